@@ -1,0 +1,41 @@
+"""An engine without torch: draws the request as coloured noise. For tests and for work on the user interface."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from pipelines.spec.engine import GeneratedImage, Inputs, Step
+from pipelines.spec.request import ResolvedRequest
+
+
+class FakeEngine:
+    """Deterministic pictures in no time; the same request gives the same pixels.
+
+    Args:
+        step_seconds: how long each step pretends to work.
+    """
+
+    def __init__(self, *, step_seconds: float = 0.0) -> None:
+        self._step_seconds = step_seconds
+
+    def generate(
+        self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
+    ) -> Iterator[GeneratedImage]:
+        """Yield one picture per request; see `pipelines.spec.engine.Engine.generate`."""
+        for index, request in enumerate(requests):
+            image = _draw(request)
+            for step in range(request.num_inference_steps + 1):
+                if step:
+                    time.sleep(self._step_seconds)
+                on_step(Step(index, step, request.num_inference_steps, preview=lambda image=image: image))  # type: ignore[misc]
+            yield GeneratedImage(index, request, image, {"engine": "fake"})
+
+
+def _draw(request: ResolvedRequest) -> Image.Image:
+    """Return an 8×8 pattern from the hash of the request, enlarged to its size."""
+    digest = hashlib.sha256(request.model_dump_json().encode()).digest()
+    pattern = np.random.default_rng(list(digest)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return Image.fromarray(pattern).resize((request.width, request.height), Image.Resampling.BICUBIC)

@@ -1,0 +1,67 @@
+"""The seam between the application and whatever makes pictures: one protocol with one method."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from PIL import Image
+
+from pipelines.spec.model import Model
+from pipelines.spec.request import ResolvedRequest
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything the requests name, opened."""
+
+    model: Model
+    init_image: Image.Image | None = None
+    """RGB, any size."""
+    mask_image: Image.Image | None = None
+    """L, any size; 255 is repainted, 0 is kept."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step is done."""
+
+    image_index: int
+    """Which of the requests, from 0."""
+    step: int
+    """Steps done, from 1; 0 says that loading is done and denoising starts."""
+    num_steps: int
+    preview: Callable[[], Image.Image] | None = field(default=None, compare=False)
+    """Draws the picture as it stands (small, RGB); costs nothing until called."""
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One finished picture and how it came to be."""
+
+    index: int
+    """Which of the requests it answers, from 0."""
+    request: ResolvedRequest
+    image: Image.Image
+    """RGB, width × height of the request."""
+    provenance: Mapping[str, str | int | float | bool]
+    """What the request does not say but the pixels depend on: device, dtype, library versions, retries."""
+
+
+class Engine(Protocol):
+    """Makes pictures. Knows torch (or nothing), and neither HTTP nor SQL."""
+
+    def generate(
+        self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
+    ) -> Iterator[GeneratedImage]:
+        """Yield one picture per request, in order, each as soon as it is finished.
+
+        Args:
+            requests: at least one; all name the same model, inputs and size.
+            inputs: the opened model and images.
+            on_step: called after every step. It may raise `Cancelled`: the engine then stops at once, unharmed.
+
+        Raises:
+            Cancelled: raised by `on_step`, passed on.
+            GenerationFailed: a picture could not be made; those already yielded stand.
+        """
+        ...

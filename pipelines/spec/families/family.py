@@ -1,0 +1,22 @@
+"""What sets one model family apart from another, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.spec.request import Task
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the family table."""
+
+    name: str
+    label: str
+    pipeline_classes: frozenset[str]
+    """The `_class_name`s in model_index.json that belong to this family."""
+    tasks: frozenset[Task]
+    size_multiple: int
+    """Width and height are multiples of this many pixels."""
+    defaults: Mapping[str, Any]
+    """Default of every request field that may be left empty, width and height apart: those are the model's own."""
