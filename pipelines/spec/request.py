@@ -62,7 +62,9 @@ class GenerationRequest(_Frozen):
     )
     width: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Width in pixels.")
     height: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Height in pixels.")
-    num_inference_steps: int | None = Field(None, ge=1, le=200, description="Denoising steps: more is slower and finer.")
+    num_inference_steps: int | None = Field(
+        None, ge=1, le=200, description="Denoising steps: more is slower and finer."
+    )
     guidance_scale: float | None = Field(
         None, ge=1, le=50, description="How strictly the prompt is followed (CFG scale in A1111). 1 turns it off."
     )

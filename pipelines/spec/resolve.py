@@ -1,6 +1,7 @@
 """Asked -> what will run: fill every default from the model, and refuse what cannot work before anything loads."""
 
 import math
+from typing import Any
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.model import Model
@@ -56,7 +57,7 @@ def resolve(
     )
 
 
-def _or_default(request: GenerationRequest, model: Model, field: str) -> object:
+def _or_default(request: GenerationRequest, model: Model, field: str) -> Any:
     value = getattr(request, field)
     return model.default(field) if value is None else value
 
@@ -87,7 +88,8 @@ def _size(request: GenerationRequest, model: Model, input_size: tuple[int, int] 
         if side % step:
             below = side // step * step
             raise InvalidRequest(
-                f"{field} must be a multiple of {step} for {model.family.label}, got {side}; try {below} or {below + step}",
+                f"{field} must be a multiple of {step} for {model.family.label}, got {side}; "
+                f"try {below} or {below + step}",
                 field=field,
             )
     return width, height

@@ -1,0 +1,164 @@
+"""Tables, connections and migrations. Short transactions only; SQLite by default, PostgreSQL by URL."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipelines.spec.errors import StorageError
+
+HEAD = "0001"
+"""The newest revision in studio/migrations/versions."""
+
+metadata = sa.MetaData()
+
+job_table = sa.Table(
+    "job",
+    metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(16), nullable=False, unique=True),
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("idempotency_key", sa.String(200), unique=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),
+    sa.Column("finished_at", sa.Float),
+    sa.Column("device", sa.String(32)),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("worker_deaths", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("image_index", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("step", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("num_steps", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("preview", sa.LargeBinary),
+    sa.Column("error", sa.Text),
+    sa.Index("job_by_state", "state", "sequence"),
+    sqlite_autoincrement=True,
+)
+
+image_table = sa.Table(
+    "image",
+    metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.String(16), nullable=False),
+    sa.Column("index", sa.Integer, nullable=False),
+    sa.Column("path", sa.Text, nullable=False, unique=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("record", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("job_id", "index"),
+    sa.Index("image_by_created_at", "created_at"),
+)
+
+
+class Database:
+    """Opens the database, migrates it and hands out transactions.
+
+    Args:
+        url: a SQLAlchemy URL.
+
+    Raises:
+        StorageError: the file is damaged, or its folder cannot be written.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = sa.make_url(url)
+        self._engine = sa.create_engine(self._url, json_serializer=partial(json.dumps, ensure_ascii=False))
+        if self._url.get_backend_name() == "sqlite":
+            sa.event.listen(self._engine, "connect", _configure_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_sqlite)
+        with self._explaining():
+            if self._url.get_backend_name() == "sqlite":
+                self._check_sqlite()
+            self._migrate()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Open a transaction that only reads."""
+        with self._explaining(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Open a transaction that holds the write lock from its first moment; commits unless the block raises."""
+        with self._explaining(), self._engine.connect().execution_options(write=True) as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def _check_sqlite(self) -> None:
+        with self.read() as connection:
+            verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if verdict != "ok":
+            raise sa.exc.DatabaseError("PRAGMA quick_check", None, sqlite3.DatabaseError(str(verdict)))
+
+    def _migrate(self) -> None:
+        """Bring the schema to HEAD. Alembic is imported only when there is something to do."""
+        with self.read() as connection:
+            is_new = not sa.inspect(connection).has_table("alembic_version")
+            if not is_new and connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == HEAD:
+                return
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.set_main_option("path_separator", "os")
+        with self.write() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Turn what the driver says into a sentence with the way out."""
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            reason = str(error.orig)
+            for sign, advice in _ADVICE.items():
+                if sign in reason:
+                    raise StorageError(f"database {self._place}: {reason}; {advice}") from error
+            raise
+
+    @property
+    def _place(self) -> str:
+        return self._url.database or self._url.render_as_string(hide_password=True)
+
+
+_REBUILD = "move the file away and run `studio gallery rebuild`: every picture carries its own record"
+_ADVICE = {
+    "malformed": f"it is damaged; {_REBUILD}",
+    "not a database": f"it is damaged; {_REBUILD}",
+    "in database": f"it is damaged; {_REBUILD}",
+    "full": "free some disk space, nothing was lost",
+    "unable to open": "check that the folder exists and can be written",
+    "readonly": "check that the folder can be written",
+    "attempt to write": "check that the folder can be written",
+    "locked": "another program holds it; try again",
+    "disk I/O error": "the disk reports an error; check its health and space",
+}
+
+
+def wal_is_safe(version: tuple[int, int, int]) -> bool:
+    """Whether this SQLite is free of the WAL-reset bug: 3.51.3 and later, 3.50.7+, 3.44.6+ (sqlite.org/wal.html)."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    """Pragmas of every connection. The driver's own transaction handling is off; `_begin_sqlite` begins."""
+    connection.isolation_level = None
+    connection.execute("PRAGMA busy_timeout = 30000")
+    connection.execute(f"PRAGMA journal_mode = {'WAL' if wal_is_safe(sqlite3.sqlite_version_info) else 'DELETE'}")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,35 @@
+"""What must be in the environment before gradio, huggingface_hub, transformers or diffusers are first imported.
+
+They read these variables at import. With them set, nothing leaves the machine; `HF_HUB_OFFLINE=0` is how a download
+command opts out for its own process.
+"""
+
+import os
+
+SILENT = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_SHARE": "False",
+    "GRADIO_SSR_MODE": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""Set unless the user has set them."""
+
+UNSAFE = ("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "GRADIO_VIBE_MODE", "GRADIO_ALLOWED_PATHS", "GRADIO_LOCAL_DEV_MODE")
+"""Removed: each opens a door (pickle execution, code editing, foreign files)."""
+
+
+def silence() -> None:
+    """Set SILENT and remove UNSAFE in this process and its children."""
+    for name, value in SILENT.items():
+        os.environ.setdefault(name, value)
+    for name in UNSAFE:
+        os.environ.pop(name, None)

@@ -1,0 +1,230 @@
+"""Content-addressed inputs, durable writes and kernel locks. No path ever comes from a client.
+
+An input image is stored once under the SHA-256 of its bytes, and that id is all a request can name.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+
+MAX_INPUT_BYTES = 32 * 2**20
+MAX_INPUT_PIXELS = 64 * 10**6
+MAX_INPUT_SIDE = 16384
+MIN_INPUT_SIDE = 8
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+class InputStore:
+    """The images that users start from.
+
+    Args:
+        folder: where they are kept; made when first needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, source: bytes | Path | Image.Image, *, field: str = "init_image") -> str:
+        """Store an image and return its id; the same bytes give the same id.
+
+        Args:
+            source: bytes of a PNG, JPEG or WebP file, such a file, or a Pillow image (stored as PNG).
+            field: the request field this is for, named in errors.
+
+        Raises:
+            InvalidRequest: not such an image, or too large.
+        """
+        data = _read(source, field)
+        _check(data, field)
+        name = hashlib.sha256(data).hexdigest()
+        path = self._folder / name
+        if not path.exists():
+            publish(path, lambda file: file.write(data))
+        return name
+
+    def path(self, input_id: str) -> Path:
+        """Return the file of an input.
+
+        Raises:
+            NotFound: no such input.
+        """
+        if not re.fullmatch("[0-9a-f]{64}", input_id) or not (path := self._folder / input_id).is_file():
+            raise NotFound(f"there is no stored input {input_id[:80]!r}; store the image first")
+        return path
+
+    def open(self, input_id: str) -> Image.Image:
+        """Return an input, upright (EXIF orientation applied).
+
+        Raises:
+            NotFound: no such input.
+        """
+        with Image.open(self.path(input_id), formats=INPUT_FORMATS) as image:
+            return ImageOps.exif_transpose(image)
+
+    def size(self, input_id: str) -> tuple[int, int]:
+        """Return width and height in pixels, upright.
+
+        Raises:
+            NotFound: no such input.
+        """
+        return self.open(input_id).size
+
+
+def _read(source: bytes | Path | Image.Image, field: str) -> bytes:
+    match source:
+        case bytes():
+            return source
+        case Image.Image():
+            buffer = io.BytesIO()
+            source.save(buffer, format="PNG")
+            return buffer.getvalue()
+        case Path():
+            try:
+                if source.stat().st_size > MAX_INPUT_BYTES:
+                    raise InvalidRequest(_too_large(field, source.stat().st_size), field=field)
+                return source.read_bytes()
+            except OSError as error:
+                raise InvalidRequest(f"{field}: cannot read {source}: {error.strerror}", field=field) from error
+
+
+def _check(data: bytes, field: str) -> None:
+    """Refuse what is not a whole image of sane size. The header is checked before any pixel is decoded."""
+    if len(data) > MAX_INPUT_BYTES:
+        raise InvalidRequest(_too_large(field, len(data)), field=field)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=INPUT_FORMATS)
+        width, height = image.size
+        if min(width, height) < MIN_INPUT_SIDE or max(width, height) > MAX_INPUT_SIDE:
+            raise InvalidRequest(
+                f"{field}: sides must be {MIN_INPUT_SIDE} to {MAX_INPUT_SIDE} pixels, got {width}×{height}", field=field
+            )
+        if width * height > MAX_INPUT_PIXELS:
+            raise InvalidRequest(
+                f"{field}: at most {MAX_INPUT_PIXELS // 10**6} megapixels, got {width}×{height}; scale it down",
+                field=field,
+            )
+        image.load()
+    except UnidentifiedImageError as error:
+        raise InvalidRequest(f"{field} is not a PNG, JPEG or WebP image", field=field) from error
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise InvalidRequest(f"{field} is damaged: {error}", field=field) from error
+
+
+def _too_large(field: str, size: int) -> str:
+    return f"{field}: at most {MAX_INPUT_BYTES // 2**20} MiB, got {size / 2**20:.1f} MiB; save it smaller"
+
+
+def publish(path: Path, write: Callable[[BinaryIO], object], *, temporary: str | None = None) -> None:
+    """Write a file so that it appears whole or not at all: temporary, fsync, rename, fsync of the folder.
+
+    Args:
+        path: the final name; an older file of that name is replaced.
+        write: writes the content to a binary file.
+        temporary: name of the temporary file in the same folder; must start with a dot.
+
+    Raises:
+        StorageError: with the numbers, when the disk refuses; nothing partial stays.
+    """
+    unfinished = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise StorageError(_disk_sentence(error, path)) from error
+
+
+def _disk_sentence(error: OSError, path: Path) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        free = shutil.disk_usage(path.parent).free
+        return f"disk full: cannot write {path.name} to {path.parent} ({free / 2**20:.1f} MiB free); free some space"
+    return f"cannot write {path.name} to {path.parent}: {reason}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable. Windows cannot open folders and does not need it."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class ProcessLock:
+    """A lock that the kernel frees the moment its process dies, however it dies.
+
+    Args:
+        path: the lock file. A note of the holder stands beside it, for people.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._note = path.with_suffix(".json")
+        self._lock = FileLock(path, thread_local=False)
+
+    def acquire(self, **note: str | int) -> bool:
+        """Take the lock if it is free; return whether it is now ours. The note says who holds it."""
+        if not self._try():
+            return False
+        self._note.write_text(json.dumps({"pid": os.getpid(), **note}))
+        return True
+
+    def release(self) -> None:
+        """Free the lock."""
+        self._lock.release()
+
+    def is_held(self) -> bool:
+        """Whether a living process (this one included) holds the lock."""
+        if self._lock.is_locked:
+            return True
+        if not self._try():
+            return True
+        self.release()
+        return False
+
+    def _try(self) -> bool:
+        path = Path(self._lock.lock_file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        except OSError as error:
+            raise StorageError(_disk_sentence(error, path)) from error
+        return True
+
+    def holder(self) -> dict[str, str | int]:
+        """Return the holder's note; empty when it cannot be read."""
+        try:
+            note: dict[str, str | int] = json.loads(self._note.read_text())
+        except (OSError, ValueError):
+            return {}
+        return note
+
+
+def sweep(folder: Path, suffix: str) -> None:
+    """Delete the temporary files that a dead process left: hidden files in the folder's tree with this suffix."""
+    for path in folder.glob(f"**/.*{suffix}"):
+        path.unlink(missing_ok=True)

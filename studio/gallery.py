@@ -1,0 +1,223 @@
+"""Finished pictures: written once as file + record + thumbnail + row, found again by row, rebuilt from the files."""
+
+import hashlib
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from PIL import Image
+
+from pipelines.spec.engine import GeneratedImage
+from pipelines.spec.errors import NotFound
+from pipelines.spec.request import ResolvedRequest
+from studio import metadata
+from studio.database import Database, image_table
+from studio.files import publish
+from studio.jobs import Job, JobStore
+from studio.metadata import Record
+
+THUMBNAIL_SIDE = 256
+_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """One picture of the gallery."""
+
+    id: str
+    job_id: str
+    index: int
+    path: Path
+    thumbnail: Path
+    request: ResolvedRequest
+    """What ran: `Studio.generate(image.request.asked())` makes the same pixels again."""
+    provenance: Mapping[str, str | int | float | bool]
+    sha256: str
+    created_at: float
+    """Seconds since the epoch."""
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture itself, read from its file."""
+        with Image.open(self.path) as image:
+            image.load()
+            return image
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What `Gallery.rebuild` found."""
+
+    found: int
+    added: int
+    removed: int
+    unreadable: tuple[Path, ...]
+
+
+class Gallery:
+    """The pictures and their index.
+
+    Args:
+        outputs: folder with `images/` and `thumbnails/`.
+        database: holds the index.
+        jobs: asked, inside the transaction, whether the job still belongs to the writer.
+    """
+
+    def __init__(self, outputs: Path, database: Database, jobs: JobStore) -> None:
+        self.images_dir = outputs / "images"
+        self.thumbnails_dir = outputs / "thumbnails"
+        self._database = database
+        self._jobs = jobs
+
+    def add(self, job: Job, generated: GeneratedImage) -> GalleryImage:
+        """Publish a picture: file with record, thumbnail, row; visible exactly once, whole or not at all.
+
+        Raises:
+            StorageError: the disk refused; nothing partial stays.
+            ClaimLost: the job is no longer this worker's; nothing becomes visible.
+        """
+        record = Record(job.id, generated.index, time.time(), generated.request, generated.provenance)
+        name = _name(job, generated)
+        path = self.images_dir / name
+        buffer = io.BytesIO()
+        metadata.save(generated.image, buffer, record, output_format=generated.request.output_format)
+        data = buffer.getvalue()
+        publish(path, lambda file: file.write(data), temporary=f".{path.name}.{job.device}.tmp")
+        self._write_thumbnail(generated.image, name)
+        with self._database.write() as connection:
+            self._jobs.assert_ours(connection, job)
+            row = connection.execute(sa.insert(image_table).values(_row(record, name, data)).returning(image_table))
+            return self._image(row.one())
+
+    def made(self, job: Job) -> set[int]:
+        """Return the indexes of a job's pictures that are already published."""
+        query = sa.select(image_table.c.index).where(image_table.c.job_id == job.id)
+        with self._database.read() as connection:
+            return set(connection.execute(query).scalars())
+
+    def of_job(self, job_id: str) -> list[GalleryImage]:
+        """Return a job's pictures in their order."""
+        return self._images(sa.select(image_table).where(image_table.c.job_id == job_id).order_by(image_table.c.index))
+
+    def page(self, *, limit: int = 50, offset: int = 0) -> list[GalleryImage]:
+        """Return pictures, newest first."""
+        newest = (image_table.c.created_at.desc(), image_table.c.sequence.desc())
+        return self._images(sa.select(image_table).order_by(*newest).limit(limit).offset(offset))
+
+    def count(self) -> int:
+        """Return how many pictures there are."""
+        with self._database.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(image_table)).scalar_one()
+
+    def get(self, image_id: str) -> GalleryImage:
+        """Return one picture by its id ("job-index").
+
+        Raises:
+            NotFound: there is none.
+        """
+        job_id, _, index = image_id.rpartition("-")
+        if index.isdecimal() and len(index) <= 4:
+            found = self._images(
+                sa.select(image_table).where(image_table.c.job_id == job_id, image_table.c.index == int(index))
+            )
+            if found:
+                return found[0]
+        raise NotFound(f"there is no image {image_id[:80]!r}; `studio gallery` lists them")
+
+    def delete(self, image_id: str) -> None:
+        """Delete a picture: row, thumbnail and file.
+
+        Raises:
+            NotFound: there is none.
+        """
+        image = self.get(image_id)
+        with self._database.write() as connection:
+            connection.execute(
+                sa.delete(image_table).where(image_table.c.job_id == image.job_id, image_table.c.index == image.index)
+            )
+        image.thumbnail.unlink(missing_ok=True)
+        image.path.unlink(missing_ok=True)
+
+    def rebuild(self) -> Rebuilt:
+        """Make the index anew from the files: every picture carries its own record."""
+        names = sorted(
+            path.relative_to(self.images_dir).as_posix()
+            for path in self.images_dir.glob("**/*")
+            if path.suffix in _SUFFIXES.values() and not path.name.startswith(".")
+        )
+        with self._database.read() as connection:
+            known = set(connection.execute(sa.select(image_table.c.path)).scalars())
+        rows, unreadable = [], []
+        for name in names:
+            path = self.images_dir / name
+            try:
+                record = metadata.read(path)
+                if not self._thumbnail(name).exists():
+                    with Image.open(path) as image:
+                        self._write_thumbnail(image, name)
+            except (NotFound, OSError):
+                unreadable.append(path)
+                continue
+            if name not in known:
+                rows.append(_row(record, name, path.read_bytes()))
+        gone = known.difference(names)
+        with self._database.write() as connection:
+            for name in gone:
+                connection.execute(sa.delete(image_table).where(image_table.c.path == name))
+            for row in rows:
+                connection.execute(
+                    sa.delete(image_table).where(
+                        image_table.c.job_id == row["job_id"], image_table.c.index == row["index"]
+                    )
+                )
+                connection.execute(sa.insert(image_table).values(row))
+        return Rebuilt(found=len(names), added=len(rows), removed=len(gone), unreadable=tuple(unreadable))
+
+    def _write_thumbnail(self, image: Image.Image, name: str) -> None:
+        small = image.copy()
+        small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        publish(self._thumbnail(name), lambda file: small.save(file, format="WEBP", quality=85))
+
+    def _thumbnail(self, name: str) -> Path:
+        return (self.thumbnails_dir / name).with_suffix(".webp")
+
+    def _images(self, query: sa.Select[Any]) -> list[GalleryImage]:
+        with self._database.read() as connection:
+            return [self._image(row) for row in connection.execute(query)]
+
+    def _image(self, row: sa.Row[Any]) -> GalleryImage:
+        record, index = Record.from_json(row.record), row._mapping["index"]
+        return GalleryImage(
+            id=f"{row.job_id}-{index}",
+            job_id=row.job_id,
+            index=index,
+            path=self.images_dir / row.path,
+            thumbnail=self._thumbnail(row.path),
+            request=record.request,
+            provenance=record.provenance,
+            sha256=row.sha256,
+            created_at=row.created_at,
+        )
+
+
+def _name(job: Job, generated: GeneratedImage) -> str:
+    """Return folder and file name; the same job and index always give the same, so that a second try replaces."""
+    day = datetime.fromtimestamp(job.created_at).astimezone().date()
+    suffix = _SUFFIXES[generated.request.output_format]
+    return f"{day}/{generated.request.seed}-{job.id}-{generated.index:02d}{suffix}"
+
+
+def _row(record: Record, name: str, data: bytes) -> dict[str, Any]:
+    return {
+        "job_id": record.job_id,
+        "index": record.index,
+        "path": name,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "record": record.to_json(),
+        "created_at": record.created_at,
+    }

@@ -1,0 +1,294 @@
+"""The queue: jobs in a database. Submitting, claiming, progress, cancelling, and what happens when a worker dies.
+
+A job is queued, then running, then done, failed or cancelled. A running job belongs to one attempt on one device; every
+write of a worker names its attempt, so that a worker that lost its job changes nothing (fencing).
+"""
+
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipelines.spec.errors import NotFound, StudioError
+from pipelines.spec.request import GenerationRequest
+from studio.database import Database, job_table
+
+_FENCE_LOST = "this job is no longer ours"
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+UNFINISHED = frozenset({JobState.QUEUED, JobState.RUNNING})
+
+
+class ClaimLost(StudioError):
+    """Somebody else has the job now, or it is over; the worker drops it without a trace."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the queue. Times are seconds since the epoch."""
+
+    id: str
+    state: JobState
+    request: GenerationRequest
+    """As asked, with a seed."""
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    device: str | None
+    """The worker's device, once claimed."""
+    attempt: int
+    worker_deaths: int
+    cancel_requested: bool
+    image_index: int
+    """The image being made, from 0."""
+    step: int
+    """Steps done of that image."""
+    num_steps: int
+    """Steps of one image; 0 until the model is loaded."""
+    error: str | None
+    """Why it failed, in words."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state not in UNFINISHED
+
+    @property
+    def progress(self) -> float:
+        """How much is done, from 0 to 1."""
+        if self.state is JobState.DONE:
+            return 1.0
+        within = self.step / self.num_steps if self.num_steps else 0.0
+        return min(1.0, (self.image_index + within) / self.request.num_images)
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds that are probably left, or None while that cannot be known."""
+        if self.state is not JobState.RUNNING or self.started_at is None or self.progress <= 0:
+            return None
+        elapsed = max(0.0, time.time() - self.started_at)
+        return elapsed * (1 - self.progress) / self.progress
+
+
+_COLUMNS = [column for column in job_table.columns if column.name in Job.__dataclass_fields__]
+
+
+class JobStore:
+    """Reads and writes jobs.
+
+    Args:
+        database: where they are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def submit(self, request: GenerationRequest, *, idempotency_key: str | None = None) -> Job:
+        """Store a request as a queued job. The same idempotency key always returns the first job it made."""
+        values = {
+            "id": secrets.token_hex(8),
+            "state": JobState.QUEUED,
+            "request": request.with_seed().model_dump(mode="json", exclude_defaults=True),
+            "idempotency_key": idempotency_key,
+            "created_at": time.time(),
+        }
+        with self._database.write() as connection:
+            if idempotency_key is not None:
+                known = connection.execute(
+                    sa.select(*_COLUMNS).where(job_table.c.idempotency_key == idempotency_key)
+                ).one_or_none()
+                if known is not None:
+                    return _job(known)
+            return _job(connection.execute(sa.insert(job_table).values(values).returning(*_COLUMNS)).one())
+
+    def get(self, job_id: str) -> Job:
+        """Return one job.
+
+        Raises:
+            NotFound: no job has this id.
+        """
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(*_COLUMNS).where(job_table.c.id == job_id)).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no job {job_id!r}; `studio jobs` lists them")
+        return _job(row)
+
+    def newest(self, *, states: Collection[JobState] | None = None, limit: int = 50) -> list[Job]:
+        """Return the newest jobs first, of some states only if asked."""
+        query = sa.select(*_COLUMNS).order_by(job_table.c.sequence.desc()).limit(limit)
+        if states is not None:
+            query = query.where(job_table.c.state.in_(states))
+        with self._database.read() as connection:
+            return [_job(row) for row in connection.execute(query)]
+
+    def count(self, states: Collection[JobState]) -> int:
+        """Return how many jobs are in these states."""
+        query = sa.select(sa.func.count()).select_from(job_table).where(job_table.c.state.in_(states))
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one()
+
+    def preview(self, job_id: str) -> bytes | None:
+        """Return the running job's picture as it stands: a small JPEG, or None."""
+        with self._database.read() as connection:
+            return connection.execute(sa.select(job_table.c.preview).where(job_table.c.id == job_id)).scalar()
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a queued job at once, or ask the worker of a running one to stop. A finished job stays as it is.
+
+        Raises:
+            NotFound: no job has this id.
+        """
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(job_table)
+                .where(job_table.c.id == job_id, job_table.c.state == JobState.QUEUED)
+                .values(state=JobState.CANCELLED, finished_at=time.time())
+            )
+            connection.execute(
+                sa.update(job_table)
+                .where(job_table.c.id == job_id, job_table.c.state == JobState.RUNNING)
+                .values(cancel_requested=True)
+            )
+        return self.get(job_id)
+
+    # What workers do.
+
+    def claim(self, device: str, *, job_id: str | None = None) -> Job | None:
+        """Take the oldest queued job, or one by id; None when there is nothing to take."""
+        query = sa.select(job_table.c.sequence).where(job_table.c.state == JobState.QUEUED)
+        if job_id is not None:
+            query = query.where(job_table.c.id == job_id)
+        with self._database.read() as connection:
+            oldest = connection.execute(query.order_by(job_table.c.sequence).limit(1)).scalar()
+        if oldest is None:
+            return None
+        values: dict[str, Any] = {"state": JobState.RUNNING, "device": device, "started_at": time.time()}
+        with self._database.write() as connection:
+            row = connection.execute(
+                sa.update(job_table)
+                .where(job_table.c.sequence == oldest, job_table.c.state == JobState.QUEUED)
+                .values(**values, attempt=job_table.c.attempt + 1, num_steps=0, step=0)
+                .returning(*_COLUMNS)
+            ).one_or_none()
+        return None if row is None else _job(row)
+
+    def report(self, job: Job, *, image_index: int, step: int, num_steps: int, preview: bytes | None) -> bool:
+        """Write progress; return whether cancelling was asked. A None preview keeps the last one.
+
+        Raises:
+            ClaimLost: the job belongs to another attempt, or is over.
+        """
+        values: dict[str, Any] = {"image_index": image_index, "step": step, "num_steps": num_steps}
+        if preview is not None:
+            values["preview"] = preview
+        with self._database.write() as connection:
+            asked = connection.execute(
+                sa.update(job_table).where(*_fence(job)).values(values).returning(job_table.c.cancel_requested)
+            ).scalar()
+        if asked is None:
+            raise ClaimLost(_FENCE_LOST)
+        return bool(asked)
+
+    def is_cancel_requested(self, job: Job) -> bool:
+        """Return whether cancelling was asked.
+
+        Raises:
+            ClaimLost: the job belongs to another attempt, or is over.
+        """
+        with self._database.read() as connection:
+            asked = connection.execute(sa.select(job_table.c.cancel_requested).where(*_fence(job))).scalar()
+        if asked is None:
+            raise ClaimLost(_FENCE_LOST)
+        return bool(asked)
+
+    def finish(self, job: Job, state: JobState, *, error: str | None = None) -> None:
+        """Close a job.
+
+        Raises:
+            ClaimLost: the job belongs to another attempt, or is over.
+        """
+        with self._database.write() as connection:
+            self._update(connection, job, {"state": state, "error": error, "finished_at": time.time(), "preview": None})
+
+    def requeue(self, job: Job) -> None:
+        """Give a job back unfinished, for the next worker.
+
+        Raises:
+            ClaimLost: the job belongs to another attempt, or is over.
+        """
+        with self._database.write() as connection:
+            self._update(connection, job, {"state": JobState.QUEUED, "preview": None})
+
+    def assert_ours(self, connection: sa.Connection, job: Job) -> None:
+        """Check inside the caller's transaction that the job still belongs to this attempt.
+
+        Raises:
+            ClaimLost: it does not.
+        """
+        if connection.execute(sa.select(job_table.c.id).where(*_fence(job))).scalar() is None:
+            raise ClaimLost(_FENCE_LOST)
+
+    def bury(self, device: str, *, max_worker_deaths: int) -> list[Job]:
+        """Take back the running jobs of a device whose worker is known to be dead (its lock is ours).
+
+        Each goes back to the queue, or fails if it has now seen `max_worker_deaths` workers die; a job whose cancelling
+        was asked is cancelled. Return them as they are afterwards.
+        """
+        deaths = job_table.c.worker_deaths + 1
+        is_poison = deaths >= max_worker_deaths
+        message = f"the worker died {max_worker_deaths} times while running this job; see outputs/logs for the reason"
+        with self._database.write() as connection:
+            rows = connection.execute(
+                sa.update(job_table)
+                .where(job_table.c.device == device, job_table.c.state == JobState.RUNNING)
+                .values(
+                    worker_deaths=deaths,
+                    preview=None,
+                    state=sa.case(
+                        (job_table.c.cancel_requested, JobState.CANCELLED),
+                        (is_poison, JobState.FAILED),
+                        else_=JobState.QUEUED,
+                    ),
+                    error=sa.case((is_poison, message), else_=None),
+                    finished_at=sa.case((job_table.c.cancel_requested | is_poison, time.time()), else_=None),
+                )
+                .returning(*_COLUMNS)
+            )
+            return [_job(row) for row in rows]
+
+    def _update(self, connection: sa.Connection, job: Job, values: dict[str, Any]) -> None:
+        if connection.execute(sa.update(job_table).where(*_fence(job)).values(values)).rowcount != 1:
+            raise ClaimLost(_FENCE_LOST)
+
+
+def _fence(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        job_table.c.id == job.id,
+        job_table.c.attempt == job.attempt,
+        job_table.c.state == JobState.RUNNING,
+    )
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    values = dict(row._mapping)
+    return Job(
+        **{
+            **values,
+            "state": JobState(values["state"]),
+            "request": GenerationRequest.model_validate(values["request"]),
+        }
+    )

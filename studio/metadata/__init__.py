@@ -1,0 +1,99 @@
+"""Writing pictures with their record inside, and reading it back. One file per format.
+
+PNG keeps text chunks; JPEG and WebP keep EXIF: the record in ImageDescription, the infotext in UserComment.
+"""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import piexif
+import piexif.helper
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from pipelines.spec.errors import NotFound
+from pipelines.spec.request import OutputFormat
+from studio.metadata import a1111, native
+from studio.metadata.record import Record
+
+__all__ = ["Record", "read", "read_texts", "save"]
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+
+
+def save(image: Image.Image, file: BinaryIO, record: Record, *, output_format: OutputFormat) -> None:
+    """Write a picture with its record, natively and as A1111 infotext.
+
+    Args:
+        image: RGB.
+        file: where to; opened for binary writing.
+        record: how the picture came to be.
+        output_format: png is lossless; jpeg and webp are written at quality 95.
+    """
+    texts = {native.KEY: native.write(record), a1111.KEY: a1111.write(record)}
+    match output_format:
+        case "png":
+            chunks = PngInfo()
+            for key, text in texts.items():
+                chunks.add_text(key, text)
+            image.save(file, format="PNG", pnginfo=chunks)
+        case "jpeg":
+            image.save(file, format="JPEG", quality=95, subsampling=0, exif=_to_exif(texts))
+        case "webp":
+            image.save(file, format="WEBP", quality=95, method=4, exif=_to_exif(texts))
+
+
+def read(path: Path) -> Record:
+    """Return what a picture made here says about itself.
+
+    Raises:
+        NotFound: no such file, no picture, or one without our record; the message says which.
+    """
+    texts = read_texts(path)
+    if native.KEY not in texts:
+        raise NotFound(f"{path} was not made by Open Weights Studio; it carries {', '.join(texts) or 'no metadata'}")
+    try:
+        return native.read(texts[native.KEY])
+    except ValueError as error:
+        raise NotFound(f"{path} carries a record that cannot be read: {error}") from error
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """Return every metadata text of a picture, by its key.
+
+    Raises:
+        NotFound: no such file, or not a picture.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.format == "PNG":
+                image.load()  # text may stand behind the pixels
+                return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+            return _from_exif(image.info.get("exif", b""))
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {path}") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise NotFound(f"{path} is not a readable PNG, JPEG or WebP picture: {error}") from error
+
+
+def _to_exif(texts: dict[str, str]) -> bytes:
+    comment = piexif.helper.UserComment.dump(texts[a1111.KEY], encoding="unicode")
+    exif: bytes = piexif.dump(
+        {
+            "0th": {piexif.ImageIFD.ImageDescription: texts[native.KEY].encode("ascii")},
+            "Exif": {piexif.ExifIFD.UserComment: comment},
+        }
+    )
+    return exif
+
+
+def _from_exif(exif: bytes) -> dict[str, str]:
+    if not exif:
+        return {}
+    fields = piexif.load(exif)
+    texts = {}
+    if description := fields["0th"].get(piexif.ImageIFD.ImageDescription):
+        texts[native.KEY] = description.decode("ascii", errors="replace")
+    if comment := fields["Exif"].get(piexif.ExifIFD.UserComment):
+        texts[a1111.KEY] = piexif.helper.UserComment.load(comment)
+    return texts

@@ -1,0 +1,94 @@
+"""What can be set: defaults < studio.toml < STUDIO_* variables < flags. Frozen, passed along, never a global."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.spec.errors import InvalidRequest
+
+_PROJECT = Path(__file__).resolve().parent.parent
+
+
+def default_home() -> Path:
+    """Return the project folder when run from a checkout, else a folder in the user's home."""
+    return _PROJECT if (_PROJECT / "pyproject.toml").is_file() else Path.home() / "open-weights-studio"
+
+
+class Settings(BaseModel):
+    """One studio's settings. Folders left empty follow from `home`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(default_factory=default_home, description="Folder that holds outputs, models and loras.")
+    outputs: Path | None = Field(None, description="Folder of images, thumbnails, inputs and the database.")
+    models: Path | None = Field(None, description="Folder of diffusers models, one folder each.")
+    database: str | None = Field(None, description="SQLAlchemy URL; a SQLite file in outputs by default.")
+    host: str = Field("127.0.0.1", description="Address the server listens on.")
+    port: int = Field(7860, ge=1, le=65535, description="Port the server listens on.")
+    engine: Literal["diffusers", "fake"] = Field("diffusers", description="What makes the pictures.")
+    devices: tuple[str, ...] = Field(
+        ("auto",), min_length=1, description="One worker process each: auto, cpu, cuda:0 …"
+    )
+    default_model: str = Field("pocket", description="The model of a request that names none.")
+    max_worker_deaths: int = Field(2, ge=1, description="A job that was running at so many worker deaths fails.")
+    restart_delay: float = Field(1.0, gt=0, description="Seconds before a dead worker is restarted; doubles up to 30.")
+    drain_seconds: float = Field(10.0, ge=0, description="How long a stopping worker may finish its job.")
+    fake_step_seconds: float = Field(0.0, ge=0, description="How long each step of the fake engine takes.")
+
+    @property
+    def outputs_dir(self) -> Path:
+        """Images, thumbnails, inputs, locks and the database live here."""
+        return self.outputs or self.home / "outputs"
+
+    @property
+    def models_dir(self) -> Path:
+        """The user's models: one diffusers folder each."""
+        return self.models or self.home / "models"
+
+    @property
+    def database_url(self) -> str:
+        """Where jobs and the gallery's index are kept."""
+        return self.database or f"sqlite:///{self.outputs_dir / 'studio.db'}"
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:
+        """Read studio.toml in `home` and the STUDIO_* variables; flags that are not None win.
+
+        Raises:
+            InvalidRequest: naming the setting, the value and where it came from.
+        """
+        environment = _from_environment(os.environ)
+        given = {name: value for name, value in flags.items() if value is not None}
+        home = Path(given.get("home") or environment.get("home") or default_home())
+        try:
+            return cls(**{"home": home, **_from_file(home / "studio.toml"), **environment, **given})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else "settings"
+            raise InvalidRequest(
+                f"setting {name}: {first['msg'].lower()}, got {first['input']!r}; "
+                f"correct it in studio.toml, STUDIO_{name.upper()} or --{name.replace('_', '-')}",
+                field=name,
+            ) from error
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} is not valid TOML: {error}") from error
+
+
+def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        value = variables.get(f"STUDIO_{name.upper()}")
+        if value:
+            found[name] = tuple(value.split(",")) if name == "devices" else value
+    return found

@@ -1,0 +1,77 @@
+"""Everything that is kept, opened together: settings, inputs, jobs, gallery. And the locks that say who is alive."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from pipelines.spec.engine import Inputs
+from pipelines.spec.errors import StorageError
+from pipelines.spec.model import Model
+from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.resolve import resolve
+from studio.database import Database
+from studio.files import InputStore, ProcessLock
+from studio.gallery import Gallery
+from studio.jobs import JobStore
+from studio.settings import Settings
+from studio.store import find_model
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a studio keeps, and how a request is read against it."""
+
+    settings: Settings
+    database: Database
+    inputs: InputStore
+    jobs: JobStore
+    gallery: Gallery
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Open (and make or migrate) everything.
+
+        Raises:
+            StorageError: a folder cannot be written, or the database is damaged.
+        """
+        outputs = settings.outputs_dir
+        try:
+            outputs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the folder {outputs}: {error.strerror}") from error
+        database = Database(settings.database_url)
+        jobs = JobStore(database)
+        return cls(settings, database, InputStore(outputs / "inputs"), jobs, Gallery(outputs, database, jobs))
+
+    def expand(self, request: GenerationRequest) -> tuple[Model, tuple[ResolvedRequest, ...]]:
+        """Return the model and one resolved request per image; refuses what cannot work. Loads nothing.
+
+        Raises:
+            InvalidRequest: naming the field.
+            NotFound: the model or an input does not exist.
+        """
+        model = find_model(request.model or self.settings.default_model, self.settings.models_dir)
+        input_size = None if request.init_image is None else self.inputs.size(request.init_image)
+        if request.mask_image is not None:
+            self.inputs.path(request.mask_image)
+        return model, resolve(request, model, input_size=input_size)
+
+    def open_inputs(self, request: GenerationRequest, model: Model) -> Inputs:
+        """Open the images that a request names."""
+        init_image, mask_image = (
+            None if name is None else self.inputs.open(name) for name in (request.init_image, request.mask_image)
+        )
+        return Inputs(
+            model,
+            init_image=None if init_image is None else init_image.convert("RGB"),
+            mask_image=None if mask_image is None else mask_image.convert("L"),
+        )
+
+
+def server_lock(settings: Settings) -> ProcessLock:
+    """Return the lock of the one server that may own the outputs folder."""
+    return ProcessLock(settings.outputs_dir / "run" / "server.lock")
+
+
+def worker_lock(settings: Settings, device: str) -> ProcessLock:
+    """Return the lock of the one process that may run jobs on a device. Held means: its running jobs are alive."""
+    return ProcessLock(settings.outputs_dir / "run" / f"worker-{device.replace(':', '-')}.lock")

@@ -1,0 +1,91 @@
+"""Keeps one worker process per device alive, and owns the outputs folder while it does."""
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pipelines.spec.errors import AlreadyRunning
+from studio.settings import Settings
+from studio.storage import server_lock
+
+MAX_RESTART_SECONDS = 30.0
+LOG_BYTES = 4 * 2**20
+"""A worker's log is begun anew when it is larger than this at a start."""
+
+
+class Supervisor:
+    """Starts workers, restarts the dead with growing pauses, and drains them at the end.
+
+    Args:
+        settings: name the devices, the outputs folder and the pauses.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = server_lock(settings)
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._keep_alive, args=(device,), name=f"supervise-{device}", daemon=True)
+            for device in settings.devices
+        ]
+
+    def start(self) -> None:
+        """Take the outputs folder and start the workers.
+
+        Raises:
+            AlreadyRunning: another server has the folder.
+        """
+        url = f"http://{self._settings.host}:{self._settings.port}"
+        if not self._lock.acquire(url=url):
+            holder = self._lock.holder()
+            raise AlreadyRunning(
+                f"another studio (process {holder.get('pid', 'unknown')}) is serving {self._settings.outputs_dir} "
+                f"at {holder.get('url', 'an unknown address')}; use that one, stop it, or choose other --outputs"
+            )
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let every worker finish or give back its job, then end it."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self._lock.release()
+
+    def _keep_alive(self, device: str) -> None:
+        delay = self._settings.restart_delay
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            with self._open_log(device).open("ab") as log:
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", "studio.worker", self._settings.model_dump_json(), device],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+                self._watch(worker)
+            if time.monotonic() - started > 10 * delay:
+                delay = self._settings.restart_delay
+            self._stopping.wait(delay)
+            delay = min(2 * delay, MAX_RESTART_SECONDS)
+
+    def _watch(self, worker: subprocess.Popen[bytes]) -> None:
+        """Wait until the worker is dead; when stopping, ask it to drain first."""
+        while worker.poll() is None:
+            if self._stopping.wait(0.05):
+                assert worker.stdin is not None
+                worker.stdin.close()
+                try:
+                    worker.wait(timeout=self._settings.drain_seconds + 5)
+                except subprocess.TimeoutExpired:
+                    worker.kill()
+                    worker.wait()
+
+    def _open_log(self, device: str) -> Path:
+        path = self._settings.outputs_dir / "logs" / f"worker-{device.replace(':', '-')}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.unlink()
+        return path

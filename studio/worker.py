@@ -1,0 +1,219 @@
+"""Runs jobs: one process per device, under a supervisor. `load_engine` is the only place that reaches torch."""
+
+import logging
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from importlib import import_module
+from typing import Self
+
+from pipelines.spec.engine import Engine, Step
+from pipelines.spec.errors import Cancelled, StudioError
+from studio.files import sweep
+from studio.jobs import ClaimLost, Job, JobState
+from studio.preview import encode_preview
+from studio.settings import Settings
+from studio.storage import Storage, worker_lock
+
+REPORT_SECONDS = 0.25
+"""Progress is written, and the cancel flag read, at most this often."""
+IDLE_SECONDS = 0.1
+"""How often an idle worker looks for work."""
+
+log = logging.getLogger(__name__)
+
+
+class Draining(Exception):
+    """The worker has to stop; its job goes back to the queue."""
+
+
+def load_engine(settings: Settings, device: str) -> Engine:
+    """Import and make the engine that the settings name."""
+    return _ENGINES[settings.engine](settings, device)
+
+
+def _diffusers_engine(_: Settings, device: str) -> Engine:
+    engine: Engine = import_module("pipelines.engines.diffusers_engine").DiffusersEngine(device=device)
+    return engine
+
+
+def _fake_engine(settings: Settings, _: str) -> Engine:
+    engine: Engine = import_module("pipelines.engines.fake_engine").FakeEngine(step_seconds=settings.fake_step_seconds)
+    return engine
+
+
+_ENGINES: Mapping[str, Callable[[Settings, str], Engine]] = {"diffusers": _diffusers_engine, "fake": _fake_engine}
+
+
+class Reporter:
+    """Carries progress to the job's row from a thread of its own: the denoising loop only leaves a note.
+
+    Args:
+        storage: where the job lives.
+        job: the claimed job.
+        indexes: the image index within the job of each picture the engine makes.
+        drain: set when the worker must stop; `deadline` seconds later the job is given back.
+    """
+
+    def __init__(self, storage: Storage, job: Job, *, indexes: list[int], drain: threading.Event) -> None:
+        self._storage = storage
+        self._job = job
+        self._indexes = indexes
+        self._drain = drain
+        self._drain_deadline: float | None = None
+        self._latest: Step | None = None
+        self._stop: BaseException | None = None
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"report-{job.id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finished.set()
+        self._thread.join()
+
+    def on_step(self, step: Step) -> None:
+        """Note the step; raise what the reporting thread has learned since the last one."""
+        self._latest = step
+        if self._stop is not None:
+            raise self._stop
+        if self._drain.is_set():
+            now = time.monotonic()
+            self._drain_deadline = self._drain_deadline or now + self._storage.settings.drain_seconds
+            if now >= self._drain_deadline:
+                raise Draining
+
+    def _run(self) -> None:
+        written: Step | None = None
+        while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
+            step = self._latest
+            try:
+                if step is None or step is written:
+                    asked = self._storage.jobs.is_cancel_requested(self._job)
+                else:
+                    asked = self._write(step)
+                    written = step
+                if asked:
+                    self._stop = Cancelled(f"job {self._job.id} was cancelled")
+            except StudioError as error:
+                self._stop = error
+
+    def _write(self, step: Step) -> bool:
+        return self._storage.jobs.report(
+            self._job,
+            image_index=self._indexes[step.image_index],
+            step=step.step,
+            num_steps=step.num_steps,
+            preview=encode_preview(step.preview()) if step.preview and step.step else None,
+        )
+
+
+def run_job(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
+    """Make a claimed job's missing pictures, publish each before the next starts, and close the job.
+
+    Args:
+        job: as claimed by this process.
+        storage: where everything is kept.
+        engine: returns the engine; loads it if need be.
+        drain: set when this process must stop soon.
+    """
+    try:
+        _generate(job, storage=storage, engine=engine, drain=drain)
+        storage.jobs.finish(job, JobState.DONE)
+    except ClaimLost:
+        log.info("job %s is no longer ours", job.id)
+    except Draining:
+        storage.jobs.requeue(job)
+    except Cancelled:
+        storage.jobs.finish(job, JobState.CANCELLED)
+    except StudioError as error:
+        _fail(storage, job, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever breaks, the job says so and the worker goes on
+        log.error("job %s failed\n%s", job.id, traceback.format_exc())
+        _fail(storage, job, f"unexpected {type(error).__name__}: {error}; the log in outputs/logs has the details")
+
+
+def _generate(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
+    model, resolved = storage.expand(job.request)
+    made = storage.gallery.made(job)
+    missing = [index for index in range(len(resolved)) if index not in made]
+    if not missing:
+        return
+    inputs = storage.open_inputs(job.request, model)
+    with Reporter(storage, job, indexes=missing, drain=drain) as reporter:
+        for generated in engine().generate([resolved[index] for index in missing], inputs, reporter.on_step):
+            storage.gallery.add(job, replace(generated, index=missing[generated.index]))
+
+
+def _fail(storage: Storage, job: Job, reason: str) -> None:
+    try:
+        storage.jobs.finish(job, JobState.FAILED, error=reason)
+    except ClaimLost:
+        log.info("job %s is no longer ours", job.id)
+
+
+def take_over(storage: Storage, device: str) -> None:
+    """Clean up after dead workers of a device whose lock is ours: their jobs, their temporary files."""
+    for job in storage.jobs.bury(device, max_worker_deaths=storage.settings.max_worker_deaths):
+        log.warning("job %s was left by a dead worker; it is now %s", job.id, job.state)
+    sweep(storage.gallery.images_dir, f".{device}.tmp")
+
+
+def work(storage: Storage, device: str, *, stop: threading.Event) -> None:
+    """Claim and run jobs of one device until `stop` is set."""
+    lock = worker_lock(storage.settings, device)
+    while not lock.acquire(device=device):
+        if stop.wait(IDLE_SECONDS):
+            return
+    try:
+        take_over(storage, device)
+        engine = cache(partial(load_engine, storage.settings, device))
+        _warm_up(engine)
+        while not stop.is_set():
+            job = storage.jobs.claim(device)
+            if job is None:
+                stop.wait(IDLE_SECONDS)
+            else:
+                run_job(job, storage=storage, engine=engine, drain=stop)
+    finally:
+        lock.release()
+
+
+def _warm_up(engine: Callable[[], Engine]) -> None:
+    """Load the engine before the first job asks; what goes wrong is the answer to that job."""
+    try:
+        engine()
+    except (ImportError, OSError, StudioError):
+        log.exception("the engine cannot be loaded")
+
+
+def _watch_parent(stop: threading.Event) -> None:
+    """Wait for the end of standard input: the supervisor asks to drain, or is gone."""
+    sys.stdin.read()
+    stop.set()
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point of a worker process: `python -m studio.worker SETTINGS_JSON DEVICE`.
+
+    It drains and leaves when its standard input closes (the supervisor is gone or asks for it) or on SIGTERM.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings, device = Settings.model_validate_json(arguments[0]), arguments[1]
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threading.Thread(target=_watch_parent, args=(stop,), name="parent-watch", daemon=True).start()
+    work(Storage.open(settings), device, stop=stop)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
