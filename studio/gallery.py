@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from PIL import Image
 
 from pipelines.spec.engine import GeneratedImage
-from pipelines.spec.errors import NotFound
+from pipelines.spec.errors import NotFound, StorageError
 from pipelines.spec.request import ResolvedRequest
 from studio import metadata
 from studio.database import Database, image_table
@@ -87,12 +87,17 @@ class Gallery:
         buffer = io.BytesIO()
         metadata.save(generated.image, buffer, record, output_format=generated.request.output_format)
         data = buffer.getvalue()
-        publish(path, lambda file: file.write(data), temporary=f".{path.name}.{job.device}.tmp")
-        self._write_thumbnail(generated.image, name)
-        with self._database.write() as connection:
-            self._jobs.assert_ours(connection, job)
-            row = connection.execute(sa.insert(image_table).values(_row(record, name, data)).returning(image_table))
-            return self._image(row.one())
+        try:
+            self._write_thumbnail(generated.image, name)
+            publish(path, lambda file: file.write(data), temporary=f".{path.name}.{job.device}.tmp")
+            with self._database.write() as connection:
+                self._jobs.assert_ours(connection, job)
+                row = connection.execute(sa.insert(image_table).values(_row(record, name, data)).returning(image_table))
+                return self._image(row.one())
+        except StorageError:
+            path.unlink(missing_ok=True)
+            self._thumbnail(name).unlink(missing_ok=True)
+            raise
 
     def made(self, job: Job) -> set[int]:
         """Return the indexes of a job's pictures that are already published."""

@@ -1,5 +1,6 @@
 """Runs jobs: one process per device, under a supervisor. `load_engine` is the only place that reaches torch."""
 
+import faulthandler
 import logging
 import signal
 import sys
@@ -205,6 +206,7 @@ def main(arguments: list[str]) -> int:
 
     It drains and leaves when its standard input closes (the supervisor is gone or asks for it) or on SIGTERM.
     """
+    faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings, device = Settings.model_validate_json(arguments[0]), arguments[1]
     stop = threading.Event()

@@ -8,6 +8,7 @@ import json
 
 from pipelines.spec.request import Task
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from studio import __version__
 from studio.metadata.record import Record
 
 KEY = "parameters"
@@ -28,7 +29,7 @@ def write(record: Record) -> str:
     if request.task is not Task.TEXT_TO_IMAGE and request.strength is not None:
         pairs["Denoising strength"] = _number(request.strength)
     pairs["RNG"] = "CPU"
-    pairs["Version"] = "Open Weights Studio"
+    pairs["Version"] = f"Open Weights Studio {__version__}"
     lines = [request.prompt]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")

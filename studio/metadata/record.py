@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pipelines.spec.request import ResolvedRequest
+from studio import __version__
 
 SCHEMA = 1
 
@@ -26,7 +27,7 @@ class Record:
         """Return the record as plain data."""
         return {
             "schema": SCHEMA,
-            "software": "Open Weights Studio",
+            "software": f"Open Weights Studio {__version__}",
             "job": self.job_id,
             "index": self.index,
             "created_at": self.created_at,
