@@ -1,0 +1,99 @@
+"""Second attempts: after NaN in float32, after lack of memory in pieces. What has no remedy becomes a sentence."""
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TypeVar
+
+from pipelines.runtime.device import describe_device
+from pipelines.runtime.guards import NotFinite, Stage, is_out_of_memory, release_memory
+from pipelines.runtime.loading import Components, ModelCache
+from pipelines.spec.errors import NotANumber, OutOfMemory
+from pipelines.spec.model import Model
+
+Result = TypeVar("Result")
+GIB = 1024**3
+
+
+class Attempts:
+    """Runs the work of one job on one model, again where the cause of a failure can be removed.
+
+    Args:
+        models: gives the model, checked once against its files, and remembers its precision.
+        model: which one.
+        device: name of the device, for messages.
+    """
+
+    def __init__(self, models: ModelCache, model: Model, *, device: str) -> None:
+        self._models = models
+        self._model = model
+        self._device = device
+        self._components: Components | None = None
+        self.reduced_memory = False
+        """Whether the job ran out of memory once; it stays careful from then on."""
+
+    def run(self, work: Callable[[Components], Result]) -> Result:
+        """Return what `work` returns for the loaded model.
+
+        Raises:
+            NotANumber: NaN or infinity, even in float32.
+            OutOfMemory: even in reduced-memory mode.
+        """
+        while True:
+            trouble: Stage | str
+            try:
+                self._components = self._components or self._models.get(self._model)
+                with self._memory_mode(self._components):
+                    return work(self._components)
+            except NotFinite as error:
+                trouble = error.stage
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                traceback.clear_frames(error.__traceback__)
+                trouble = str(error).partition("\n")[0] or type(error).__name__
+            # Out here no error, and so no frame of the failed attempt, holds on to memory.
+            self._components = None
+            if isinstance(trouble, Stage):
+                self._upcast(trouble)
+            else:
+                self._reduce_memory(trouble)
+
+    def _memory_mode(self, components: Components) -> AbstractContextManager[None]:
+        return _reduced_memory(components) if self.reduced_memory else nullcontext()
+
+    def _upcast(self, stage: Stage) -> None:
+        if not self._models.upcast(self._model, stage):
+            raise NotANumber(
+                f"the {stage} of model {self._model.name} produced NaN or infinity in float32; "
+                "its weights are damaged: download the model again or choose another"
+            )
+
+    def _reduce_memory(self, reason: str) -> None:
+        self._models.keep_only(self._model)
+        device = describe_device(self._device)
+        release_memory(device.device)
+        if self.reduced_memory:
+            raise OutOfMemory(
+                f"{device.name} has {device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB free and could "
+                f"not hold this picture with model {self._model.name}, even in reduced-memory mode; "
+                f"make width and height smaller or close other programs (torch: {reason})"
+            )
+        self.reduced_memory = True
+
+
+@contextmanager
+def _reduced_memory(components: Components) -> Iterator[None]:
+    """Within it the VAE works tile by tile and, beside an accelerator, the text encoders rest on the processor.
+
+    Tiles are blended where they meet: a picture larger than one tile differs slightly from an undivided pass.
+    """
+    components.vae.enable_tiling()
+    for encoder in components.text_encoders:
+        encoder.to("cpu")
+    try:
+        yield
+    finally:
+        components.vae.disable_tiling()
+        for encoder in components.text_encoders:
+            encoder.to(components.device)
