@@ -1,6 +1,12 @@
-"""What every test starts from: none of the settings in the developer's own shell."""
+"""What every test starts from: none of the settings in the developer's own shell, and the same hypothesis examples."""
 
 import os
 
+from hypothesis import settings
+
 for name in [name for name in os.environ if name.startswith("STUDIO_")]:
     del os.environ[name]
+
+# The same examples every time: a red build can be repeated.
+settings.register_profile("studio", derandomize=True, deadline=None, database=None)
+settings.load_profile("studio")

@@ -16,10 +16,11 @@ from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.schedulers import canonical_noise_schedule, canonical_scheduler
 
 MAX_IMAGES = 100
-MAX_SEED = 2**63 - 1 - MAX_IMAGES
+MAX_SEED = 2**63 - 1
 MAX_PROMPT_CHARACTERS = 8000
 MIN_SIDE = 64
 MAX_SIDE = 4096
+MAX_STEPS = 200
 RANDOM_SEEDS = 2**32
 """Seeds drawn for the user stay below this, so that every other program can type them."""
 
@@ -63,7 +64,7 @@ class GenerationRequest(_Frozen):
     width: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Width in pixels.")
     height: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Height in pixels.")
     num_inference_steps: int | None = Field(
-        None, ge=1, le=200, description="Denoising steps: more is slower and finer."
+        None, ge=1, le=MAX_STEPS, description="Denoising steps: more is slower and finer."
     )
     guidance_scale: float | None = Field(
         None, ge=1, le=50, description="How strictly the prompt is followed (CFG scale in A1111). 1 turns it off."
@@ -79,14 +80,9 @@ class GenerationRequest(_Frozen):
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
-    def _text_can_be_encoded(cls, text: str | None, info: ValidationInfo) -> str | None:
-        if text is not None:
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(f"holds half of a surrogate pair at position {error.start}; remove it") from error
-            if "\0" in text:
-                raise ValueError(f"holds a NUL character at position {text.index(chr(0))}; remove it")
+    def _text_holds_no_nul(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is not None and "\0" in text:
+            raise ValueError(f"holds a NUL character at position {text.index(chr(0))}; remove it")
         return text
 
     @field_validator("scheduler")
@@ -138,8 +134,12 @@ class ResolvedRequest(_Frozen):
     output_format: OutputFormat
 
     def asked(self) -> GenerationRequest:
-        """Return the request that makes exactly this picture again."""
-        return GenerationRequest(**self.model_dump(), num_images=1)
+        """Return the request that makes exactly this picture again.
+
+        Raises:
+            InvalidRequest: this came from a foreign record and holds what nobody can ask.
+        """
+        return GenerationRequest.parse({**self.model_dump(), "num_images": 1})
 
 
 def bounds(field: str) -> dict[str, Any]:
@@ -173,7 +173,13 @@ def _explained(error: ValidationError) -> InvalidRequest:
             below = int(value) // step * step
             near = sorted({min(max(side, MIN_SIDE), MAX_SIDE) for side in (below, below + step)})
             tries = " or ".join(map(str, near))
-            return InvalidRequest(f"{field} must be a multiple of {step}, got {value}; try {tries}", field=field)
+            return InvalidRequest(
+                f"{field} must be a multiple of {step}, got {_short(value)}; try {tries}", field=field
+            )
+        case "string_unicode":
+            return InvalidRequest(
+                f"{field} holds half of a surrogate pair, got {_short(value)}; remove it", field=field
+            )
         case "finite_number":
             return InvalidRequest(f"{field} must be a finite number, got {value}", field=field)
         case "string_pattern_mismatch":
@@ -185,10 +191,12 @@ def _explained(error: ValidationError) -> InvalidRequest:
     rules = bounds(field) if field in GenerationRequest.model_fields else {}
     if first["type"].startswith(("greater_than", "less_than")):
         low = f"above {rules['exclusiveMinimum']}" if "exclusiveMinimum" in rules else f"at least {rules['minimum']}"
-        return InvalidRequest(f"{field} must be {low} and at most {rules['maximum']}, got {value}", field=field)
+        return InvalidRequest(f"{field} must be {low} and at most {rules['maximum']}, got {_short(value)}", field=field)
     return InvalidRequest(f"{field}: {first['msg'].lower()}, got {_short(value)}", field=field)
 
 
 def _short(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print numbers of 4300 digits
+        return f"a number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

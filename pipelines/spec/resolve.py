@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest, Task
+from pipelines.spec.request import MAX_SEED, MAX_SIDE, MAX_STEPS, MIN_SIDE, GenerationRequest, ResolvedRequest, Task
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 
 
@@ -29,13 +29,20 @@ def resolve(
     steps: int = _or_default(request, model, "num_inference_steps")
     strength: float | None = None if task is Task.TEXT_TO_IMAGE else _or_default(request, model, "strength")
     if strength is not None and int(steps * strength) < 1:
+        enough = next((more for more in range(steps, MAX_STEPS + 1) if int(more * strength) >= 1), None)
         raise InvalidRequest(
-            f"strength {strength} leaves no step of {steps}; "
-            f"try strength {math.ceil(100 / steps) / 100} or num_inference_steps {math.ceil(1 / strength)}",
+            f"strength {strength} leaves no step of {steps}; try strength {math.ceil(100 / steps) / 100}"
+            + ("" if enough is None else f" or num_inference_steps {enough}"),
             field="strength",
         )
     scheduler, noise_schedule = _sampling(request, model)
     assert request.seed is not None
+    if request.seed + request.num_images - 1 > MAX_SEED:
+        raise InvalidRequest(
+            f"seed must be at most {MAX_SEED - request.num_images + 1} for {request.num_images} images "
+            f"(image i uses seed + i), got {request.seed}",
+            field="seed",
+        )
     return tuple(
         ResolvedRequest(
             prompt=request.prompt,
@@ -81,7 +88,13 @@ def _size(request: GenerationRequest, model: Model, input_size: tuple[int, int] 
     step = model.family.size_multiple
     if input_size is not None and request.width is None and request.height is None:
         scale = math.sqrt(native_width * native_height / (input_size[0] * input_size[1]))
-        native_width, native_height = (max(64, round(side * scale / step) * step) for side in input_size)
+        native_width, native_height = (max(MIN_SIDE, round(side * scale / step) * step) for side in input_size)
+        if max(native_width, native_height) > MAX_SIDE:
+            raise InvalidRequest(
+                f"width and height must be given for an input as long as {input_size[0]}×{input_size[1]}: in its shape "
+                f"the picture would be {native_width}×{native_height}, and {MAX_SIDE} is the most",
+                field="width",
+            )
     width = native_width if request.width is None else request.width
     height = native_height if request.height is None else request.height
     for field, side in (("width", width), ("height", height)):

@@ -1,0 +1,171 @@
+"""What can be asked: bounds, messages, and that a request survives any journey as JSON."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.request import (
+    MAX_IMAGES,
+    MAX_PROMPT_CHARACTERS,
+    MAX_SEED,
+    RANDOM_SEEDS,
+    GenerationRequest,
+    Task,
+    bounds,
+    field_names,
+)
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+
+INPUT_ID = "0123456789abcdef" * 4
+
+REFUSED: list[tuple[str, Any, str]] = [
+    ("width", 0, "width must be at least 64 and at most 4096, got 0"),
+    ("width", 63, "width must be a multiple of 8, got 63; try 64"),
+    ("height", 65, "height must be a multiple of 8, got 65; try 64 or 72"),
+    ("height", 4097, "height must be a multiple of 8, got 4097; try 4096"),
+    ("width", 4104, "width must be at least 64 and at most 4096, got 4104"),
+    ("width", -512, "width must be at least 64 and at most 4096, got -512"),
+    ("width", 512.5, "width: input should be a valid integer, got 512.5"),
+    ("width", "512", "width: input should be a valid integer, got '512'"),
+    ("width", True, "width: input should be a valid integer, got True"),
+    ("num_inference_steps", 0, "num_inference_steps must be at least 1 and at most 200, got 0"),
+    ("num_inference_steps", -1, "num_inference_steps must be at least 1 and at most 200, got -1"),
+    ("num_inference_steps", 201, "num_inference_steps must be at least 1 and at most 200, got 201"),
+    ("guidance_scale", float("nan"), "guidance_scale must be a finite number, got nan"),
+    ("guidance_scale", float("inf"), "guidance_scale must be a finite number, got inf"),
+    ("guidance_scale", 0.5, "guidance_scale must be at least 1 and at most 50, got 0.5"),
+    ("strength", 0.0, "strength must be above 0 and at most 1, got 0.0"),
+    ("strength", 1.01, "strength must be above 0 and at most 1, got 1.01"),
+    ("strength", float("-inf"), "strength must be a finite number, got -inf"),
+    ("seed", 2**64, f"seed must be at least 0 and at most {MAX_SEED}, got {2**64}"),
+    ("seed", -1, f"seed must be at least 0 and at most {MAX_SEED}, got -1"),
+    ("seed", 10**5000, f"seed must be at least 0 and at most {MAX_SEED}, got a number of 16610 bits"),
+    ("width", 10**5000 + 1, "width must be a multiple of 8, got a number of 16610 bits; try 4096"),
+    ("num_images", 0, f"num_images must be at least 1 and at most {MAX_IMAGES}, got 0"),
+    ("num_images", 101, f"num_images must be at least 1 and at most {MAX_IMAGES}, got 101"),
+    ("num_images", None, "num_images: input should be a valid integer, got None"),
+    ("prompt", "x" * (MAX_PROMPT_CHARACTERS + 1), "prompt: string should have at most 8000 characters, got 'xxx"),
+    ("prompt", "half \ud83d", r"prompt holds half of a surrogate pair, got 'half \ud83d'; remove it"),
+    ("model", "\udcff", "model holds half of a surrogate pair"),
+    ("negative_prompt", "a\0b", "negative_prompt holds a NUL character at position 1; remove it"),
+    ("prompt", 5, "prompt: input should be a valid string, got 5"),
+    ("prompt", None, "prompt: input should be a valid string, got None"),
+    ("model", "", "model: string should have at least 1 character, got ''"),
+    ("scheduler", "magic", "scheduler 'magic' is not known; choose one of euler, euler_a,"),
+    ("noise_schedule", "", "noise_schedule '' is not known; choose one of default, karras,"),
+    ("output_format", "gif", "output_format: input should be 'png', 'jpeg' or 'webp', got 'gif'"),
+    ("init_image", "../../etc/passwd", "init_image must be the id of a stored input (64 hexadecimal digits), got"),
+    ("init_image", INPUT_ID.upper(), "init_image must be the id of a stored input (64 hexadecimal digits), got"),
+    ("mask_image", INPUT_ID + "\n", "mask_image must be the id of a stored input (64 hexadecimal digits), got"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), REFUSED, ids=[f"{r[0]}-{i}" for i, r in enumerate(REFUSED)])
+def test_a_bad_value_is_refused_with_field_value_and_way_out(field: str, value: object, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        GenerationRequest.parse({field: value})
+    assert caught.value.field == field
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value)) < 250
+    str(caught.value).encode()
+
+
+def test_an_unknown_field_is_refused_with_the_list_of_fields() -> None:
+    with pytest.raises(InvalidRequest, match="cfg_scale is not a field of a request; the fields are prompt, "):
+        GenerationRequest.parse({"prompt": "a boat", "cfg_scale": 7})
+
+
+@pytest.mark.parametrize("field", ["width", "height"])
+@given(value=st.integers(64, 4096))
+def test_every_size_that_a_message_proposes_is_accepted(field: str, value: int) -> None:
+    try:
+        GenerationRequest.parse({field: value})
+    except InvalidRequest as error:
+        proposals = [int(word) for word in str(error).rpartition("; try ")[2].split(" or ")]
+        assert all(getattr(GenerationRequest.parse({field: side}), field) == side for side in proposals)
+        assert any(abs(side - value) < 8 for side in proposals)
+    else:
+        assert value % 8 == 0
+
+
+@pytest.mark.parametrize("field", [name for name in field_names() if "minimum" in bounds(name)])
+def test_both_bounds_themselves_are_accepted(field: str) -> None:
+    for value in (bounds(field)["minimum"], bounds(field)["maximum"]):
+        assert getattr(GenerationRequest.parse({field: value}), field) == value
+
+
+@pytest.mark.parametrize("field", list(field_names()))
+def test_every_field_is_described_in_a_sentence(field: str) -> None:
+    assert bounds(field)["description"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("images", "task"),
+    [
+        ({}, Task.TEXT_TO_IMAGE),
+        ({"init_image": INPUT_ID}, Task.IMAGE_TO_IMAGE),
+        ({"init_image": INPUT_ID, "mask_image": INPUT_ID}, Task.INPAINT),
+    ],
+)
+def test_the_task_follows_from_the_images(images: dict[str, str], task: Task) -> None:
+    assert GenerationRequest.parse(images).task is task
+
+
+@pytest.mark.parametrize(("name", "row"), SCHEDULERS.items())
+def test_a_scheduler_is_found_by_its_name_and_its_a1111_label(name: str, row: Any) -> None:
+    for spelling in (name, row.label, row.label.upper(), f" {name} "):
+        assert GenerationRequest(scheduler=spelling).scheduler == name
+
+
+@pytest.mark.parametrize(("name", "row"), NOISE_SCHEDULES.items())
+def test_a_noise_schedule_is_found_by_its_name_and_its_a1111_label(name: str, row: Any) -> None:
+    for spelling in (name, row.label, row.label.upper(), f" {name} "):
+        assert GenerationRequest(noise_schedule=spelling).noise_schedule == name
+
+
+def test_a_request_without_a_seed_gets_one_that_other_programs_can_type() -> None:
+    request = GenerationRequest(prompt="a boat")
+    seeds = {request.with_seed().seed for _ in range(20)}
+    assert len(seeds) > 1
+    assert all(seed is not None and 0 <= seed < RANDOM_SEEDS for seed in seeds)
+    assert GenerationRequest(seed=0).with_seed().seed == 0
+
+
+def test_a_request_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        GenerationRequest(prompt="a boat").prompt = "a ship"
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=200) | st.sampled_from(
+    ["👩\u200d🚀 über die Brücke", "שלום\u202eabc", "line\nline\r\nline\ttab", '"quoted", key: value', "\ufeff\u2028"]
+)
+
+REQUESTS = st.builds(
+    GenerationRequest,
+    prompt=TEXTS,
+    negative_prompt=st.none() | TEXTS,
+    model=st.none() | TEXTS.filter(bool),
+    init_image=st.none() | st.just(INPUT_ID),
+    mask_image=st.none() | st.just(INPUT_ID[::-1]),
+    width=st.none() | st.integers(8, 512).map(lambda n: n * 8),
+    height=st.none() | st.integers(8, 512).map(lambda n: n * 8),
+    num_inference_steps=st.none() | st.integers(1, 200),
+    guidance_scale=st.none() | st.floats(1, 50),
+    strength=st.none() | st.floats(0, 1, exclude_min=True),
+    scheduler=st.none() | st.sampled_from(sorted(SCHEDULERS)),
+    noise_schedule=st.none() | st.sampled_from(sorted(NOISE_SCHEDULES)),
+    seed=st.none() | st.integers(0, MAX_SEED),
+    num_images=st.integers(1, MAX_IMAGES),
+    output_format=st.sampled_from(["png", "jpeg", "webp"]),
+)
+
+
+@given(REQUESTS)
+def test_a_request_survives_json_unchanged(request: GenerationRequest) -> None:
+    assert GenerationRequest.model_validate_json(request.model_dump_json()) == request
+    assert GenerationRequest.parse(json.loads(json.dumps(request.model_dump(mode="json")))) == request
+    assert GenerationRequest.parse(request.model_dump(mode="json", exclude_defaults=True)) == request

@@ -1,0 +1,210 @@
+"""Asked -> what will run: defaults, sizes, schedules, seeds, and what is refused before anything loads."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.families import FAMILIES
+from pipelines.spec.families.sd1 import SD1
+from pipelines.spec.model import Model
+from pipelines.spec.request import MAX_SEED, MAX_SIDE, GenerationRequest, ResolvedRequest
+from pipelines.spec.resolve import resolve
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from tests.pipelines.spec.conftest import make_model
+from tests.pipelines.spec.test_request import REQUESTS
+
+ID, OTHER_ID = "a" * 64, "b" * 64
+
+
+@pytest.mark.parametrize(("field", "of_family"), SD1.defaults.items())
+def test_a_default_comes_from_the_request_then_the_model_then_the_family(field: str, of_family: Any) -> None:
+    of_model, asked = OTHER_VALUES[field]
+    images = {"init_image": ID} if field == "strength" else {}
+
+    def resolved(model: Model, **fields: Any) -> Any:
+        return getattr(resolve(GenerationRequest(**images, **fields), model, input_size=(512, 512))[0], field)
+
+    assert resolved(make_model()) == of_family
+    assert resolved(make_model(defaults={field: of_model})) == of_model
+    assert resolved(make_model(defaults={field: of_model}), **{field: asked}) == asked
+
+
+OTHER_VALUES: dict[str, tuple[Any, Any]] = {
+    "negative_prompt": ("blurry", ""),
+    "num_inference_steps": (4, 9),
+    "guidance_scale": (3.0, 1.0),
+    "strength": (0.5, 1.0),
+    "scheduler": ("euler", "unipc"),
+    "noise_schedule": ("exponential", "sgm_uniform"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_has_a_default_for_every_field_that_may_be_left_empty(family: Any) -> None:
+    answered_elsewhere = {"model", "init_image", "mask_image", "width", "height", "seed"}
+    may_be_empty = {name for name, field in GenerationRequest.model_fields.items() if field.default is None}
+    assert set(family.defaults) == may_be_empty - answered_elsewhere
+    assert GenerationRequest.parse(family.defaults).model_dump(exclude_unset=True) == dict(family.defaults)
+    (resolved,) = resolve(GenerationRequest(prompt="a boat"), make_model(family=family))
+    assert resolved.noise_schedule in SCHEDULERS[resolved.scheduler].noise_schedules
+
+
+def test_image_i_has_seed_plus_i(model: Model) -> None:
+    resolved = resolve(GenerationRequest(prompt="a boat", seed=7, num_images=4), model)
+    assert [one.seed for one in resolved] == [7, 8, 9, 10]
+    assert len({one.model_copy(update={"seed": 0}) for one in resolved}) == 1
+
+
+def test_without_a_seed_all_images_follow_one_drawn_seed(model: Model) -> None:
+    first, second = resolve(GenerationRequest(num_images=2), model)
+    assert second.seed == first.seed + 1
+
+
+def test_every_image_of_the_highest_seed_can_be_asked_again(model: Model) -> None:
+    try:
+        resolved = resolve(GenerationRequest(seed=MAX_SEED, num_images=100), model)
+    except InvalidRequest as error:
+        assert error.field == "seed"  # noqa: PT017 - either answer is right, a picture that cannot be repeated is not
+    else:
+        assert [one.asked().seed for one in resolved] == [one.seed for one in resolved]
+
+
+@pytest.mark.parametrize(
+    ("asked", "input_size", "size"),
+    [
+        ({}, None, (512, 512)),
+        ({"width": 768}, None, (768, 512)),
+        ({"height": 64}, None, (512, 64)),
+        ({}, (512, 512), (512, 512)),
+        ({}, (1024, 1024), (512, 512)),
+        ({}, (1920, 1080), (680, 384)),
+        ({}, (1080, 1920), (384, 680)),
+        ({}, (100, 100), (512, 512)),
+        ({"width": 768}, (1920, 1080), (768, 512)),
+        ({"width": 256, "height": 320}, (1920, 1080), (256, 320)),
+    ],
+)
+def test_size_is_as_asked_else_the_inputs_shape_at_the_models_area(
+    asked: dict[str, int], input_size: tuple[int, int] | None, size: tuple[int, int], model: Model
+) -> None:
+    images = {} if input_size is None else {"init_image": ID}
+    (resolved,) = resolve(GenerationRequest(**images, **asked), model, input_size=input_size)
+    assert (resolved.width, resolved.height) == size
+
+
+@given(width=st.integers(8, 16384), height=st.integers(8, 16384))
+def test_an_input_of_any_shape_gives_a_size_that_could_be_asked_or_is_refused(width: int, height: int) -> None:
+    try:
+        (resolved,) = resolve(GenerationRequest(init_image=ID), make_model(), input_size=(width, height))
+    except InvalidRequest as error:
+        assert max(width, height) / min(width, height) > 60
+        assert f"{width}×{height}" in str(error)  # noqa: PT017
+        assert error.field in {"width", "height"}  # noqa: PT017
+    else:
+        assert resolved.asked().width == resolved.width <= MAX_SIDE
+        assert resolved.asked().height == resolved.height <= MAX_SIDE
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes", "field", "message"),
+    [
+        ({"mask_image": ID}, {}, "mask_image", "mask_image needs init_image: give the picture it masks"),
+        ({"strength": 0.5}, {}, "strength", "strength 0.5 needs init_image: text-to-image has no input to keep"),
+        (
+            {"init_image": ID, "strength": 0.01, "num_inference_steps": 20},
+            {},
+            "strength",
+            "strength 0.01 leaves no step of 20; try strength 0.05 or num_inference_steps 100",
+        ),
+        (
+            {"init_image": ID, "strength": 5e-324},
+            {},
+            "strength",
+            "strength 5e-324 leaves no step of 20; try strength 0.05",
+        ),
+        ({}, {"unet_in_channels": 9}, "model", "model toy is made for inpaint; give init_image and mask_image"),
+        (
+            {"scheduler": "euler_a", "noise_schedule": "karras"},
+            {},
+            "noise_schedule",
+            "noise_schedule karras does not exist for scheduler euler_a; choose one of default, sgm_uniform",
+        ),
+    ],
+)
+def test_what_cannot_work_with_this_model_is_refused(
+    fields: dict[str, Any], changes: dict[str, Any], field: str, message: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(GenerationRequest(**fields), make_model(**changes), input_size=(512, 512))
+    assert caught.value.field == field
+    assert str(caught.value) == message
+
+
+@given(strength=st.floats(0, 1, exclude_min=True), steps=st.integers(1, 200))
+def test_the_way_out_of_a_strength_that_leaves_no_step_leads_out(strength: float, steps: int) -> None:
+    asked = GenerationRequest(init_image=ID, strength=strength, num_inference_steps=steps)
+    try:
+        resolve(asked, make_model(), input_size=(512, 512))
+    except InvalidRequest as error:
+        proposals = re.findall(r"(strength|num_inference_steps) ([\d.]+)(?: or|$)", str(error).partition("try ")[2])
+        assert proposals[0][0] == "strength"
+        for field, value in proposals:
+            better = {**asked.model_dump(), field: float(value) if field == "strength" else int(value)}
+            assert resolve(GenerationRequest.parse(better), make_model(), input_size=(512, 512))
+
+
+@pytest.mark.parametrize("strength", [1 / 161, 1 / 187, 0.0053475935828877, 0.0062111801242236])
+def test_the_proposed_number_of_steps_survives_rounding(strength: float) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        resolve(GenerationRequest(init_image=ID, strength=strength), make_model(), input_size=(512, 512))
+    steps = int(str(caught.value).rpartition("num_inference_steps ")[2])
+    assert resolve(
+        GenerationRequest(init_image=ID, strength=strength, num_inference_steps=steps),
+        make_model(),
+        input_size=(512, 512),
+    )
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_chosen_scheduler_always_has_a_noise_schedule(scheduler: str, model: Model) -> None:
+    (resolved,) = resolve(GenerationRequest(scheduler=scheduler), model)
+    preferred = model.default("noise_schedule")
+    possible = SCHEDULERS[scheduler].noise_schedules
+    assert resolved.noise_schedule == (preferred if preferred in possible else "default")
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
+def test_each_combination_runs_as_asked_or_is_refused_by_name(
+    scheduler: str, noise_schedule: str, model: Model
+) -> None:
+    request = GenerationRequest(scheduler=scheduler, noise_schedule=noise_schedule)
+    if noise_schedule in SCHEDULERS[scheduler].noise_schedules:
+        assert resolve(request, model)[0].noise_schedule == noise_schedule
+    else:
+        with pytest.raises(InvalidRequest, match=f"{noise_schedule} does not exist for scheduler {scheduler}"):
+            resolve(request, model)
+
+
+@given(REQUESTS)
+def test_a_resolved_request_asks_for_itself_and_survives_json(request: GenerationRequest) -> None:
+    assume(request.mask_image is None or request.init_image is not None)
+    try:
+        resolved = resolve(request, make_model(), input_size=(640, 480) if request.init_image else None)
+    except InvalidRequest:
+        assume(False)
+    assert len(resolved) == request.num_images
+    for one in (resolved[0], resolved[-1]):
+        assert resolve(one.asked(), make_model(), input_size=(640, 480)) == (one,)
+        assert ResolvedRequest.model_validate_json(one.model_dump_json()) == one
+
+
+def test_a_record_with_values_that_cannot_be_asked_is_refused_by_name(model: Model) -> None:
+    (resolved,) = resolve(GenerationRequest(seed=1), model)
+    foreign = resolved.model_copy(update={"num_inference_steps": 10**6})
+    with pytest.raises(InvalidRequest, match="num_inference_steps must be at least 1 and at most 200, got 1000000"):
+        foreign.asked()

@@ -1,0 +1,60 @@
+"""The tables of schedulers, noise schedules and families hold together."""
+
+import pytest
+
+from pipelines.spec.errors import ModelError
+from pipelines.spec.families import FAMILIES, family_of
+from pipelines.spec.request import Task
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
+
+ASKED_FOR = {"euler", "euler_a", "dpmpp_2m", "dpmpp_2m_sde", "ddim", "unipc", "heun", "lcm"}
+
+
+def test_the_promised_schedulers_and_noise_schedules_are_there() -> None:
+    assert set(SCHEDULERS) >= ASKED_FOR
+    assert set(NOISE_SCHEDULES) >= {"default", "karras", "exponential", "sgm_uniform"}
+
+
+@pytest.mark.parametrize("table", [SCHEDULERS, NOISE_SCHEDULES], ids=["schedulers", "noise schedules"])
+def test_no_two_rows_answer_to_one_name(table: dict[str, object]) -> None:
+    names = [name for name, row in table.items() for name in {name, row.label.lower()}]
+    assert len(names) == len(set(names))
+    assert all(name == name.lower().strip() for name in table)
+
+
+@pytest.mark.parametrize(("name", "row"), SCHEDULERS.items())
+def test_a_scheduler_row_is_whole(name: str, row: object) -> None:
+    spec = SCHEDULERS[name]
+    assert spec.class_name.endswith("Scheduler")
+    assert "default" in spec.noise_schedules <= set(NOISE_SCHEDULES)
+    assert spec.evaluations_per_step in {1, 2}
+
+
+def test_the_tables_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        SCHEDULERS["mine"] = SCHEDULERS["euler"]
+
+
+@pytest.mark.parametrize("look_up", [canonical_scheduler, canonical_noise_schedule])
+def test_an_unknown_name_lists_the_known_ones(look_up: object) -> None:
+    with pytest.raises(ValueError, match=r"'nope' is not known; choose one of (euler|default), "):
+        look_up("nope")
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_is_found_by_each_of_its_pipelines(family: object) -> None:
+    for name in family.pipeline_classes:
+        assert family_of(name) is family
+
+
+def test_families_share_neither_name_nor_pipeline() -> None:
+    classes = [name for family in FAMILIES for name in family.pipeline_classes]
+    assert len(classes) == len(set(classes))
+    assert len({family.name for family in FAMILIES}) == len({family.label for family in FAMILIES}) == len(FAMILIES)
+    assert all(Task.TEXT_TO_IMAGE in family.tasks and family.size_multiple % 8 == 0 for family in FAMILIES)
+
+
+@pytest.mark.parametrize("name", ["FluxPipeline", "", "None", "../evil"])
+def test_an_unknown_pipeline_is_a_model_error_that_lists_the_known(name: str) -> None:
+    with pytest.raises(ModelError, match=r"which no known family runs; known are .*StableDiffusionXLPipeline"):
+        family_of(name)
