@@ -82,13 +82,10 @@ CURES = {
     r"DO NOT MATCH THE HASHES|BadZipFile|Wheel .* is invalid": (
         "A download arrived damaged. Run this again with PIP_NO_CACHE_DIR=1 in the environment."
     ),
-    r"ResolutionImpossible|conflicting dependencies|\(constraint\)": (
-        "The pinned versions contradict something else that pip was told. Look at `pip config list` and at PIP_* in "
-        "the environment; if nothing there names a package, please report it with the log."
-    ),
-    r"No matching distribution found|is not a supported wheel": (
-        "A pinned package has no build for this system. Supported are 64-bit Linux and Windows, and macOS on Apple "
-        "silicon. With --torch-index, look whether that index has this version of torch."
+    r"No matching distribution found|is not a supported wheel|ResolutionImpossible|conflicting dependencies": (
+        "A pinned version is not to be had. Either it has no build for this system (supported are 64-bit Linux and "
+        "Windows, and macOS on Apple silicon; with --torch-index, the index may lack it), or something else that pip "
+        "was told asks for another version: look at `pip config list` and at PIP_* in the environment."
     ),
     r"subprocess-exited-with-error|Failed (building|to build)|Microsoft Visual C\+\+": (
         "A package had to be compiled here and could not be: it has no build for this system. Try Python 3.12."
@@ -123,7 +120,7 @@ class Stamp:
     """What is installed: which extras ("" is the studio itself), of what, and torch from which index."""
 
     fingerprint: str = ""
-    extras: tuple[str, ...] = ()
+    extras: Sequence[str] = ()
     torch_index: str | None = None
 
     @classmethod
@@ -356,7 +353,7 @@ def install(root: Path, *, order: Order, lock: int) -> None:
     run_phase(title, [*pip, "-c", str(pins), *source, "-e", target], log=root / LOG, lock=lock)
     now = fingerprint(root)
     extras = {"", order.extra, *(before.extras if before.fingerprint == now else ())}
-    Stamp(fingerprint=now, extras=tuple(sorted(extras)), torch_index=index).write(root)
+    Stamp(fingerprint=now, extras=sorted(extras), torch_index=index).write(root)
 
 
 def start(command: Sequence[str]) -> int:
