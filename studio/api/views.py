@@ -1,0 +1,126 @@
+"""What the API answers with. Each view is made from one thing of the studio."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from fastapi import Depends, Request
+from pydantic import BaseModel, Field
+
+from pipelines.spec.model import Model
+from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from studio.core import Studio
+from studio.gallery import GalleryImage
+from studio.jobs import Job, JobState
+
+
+def _studio(request: Request) -> Studio:
+    studio: Studio = request.app.state.studio
+    return studio
+
+
+StudioDep = Annotated[Studio, Depends(_studio)]
+"""The studio that the app serves."""
+
+
+class JobView(BaseModel):
+    """A job as it stands. Times are seconds since the epoch."""
+
+    id: str
+    state: JobState
+    request: GenerationRequest = Field(description="As asked, with the seed that was drawn.")
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    device: str | None = Field(description="Where it runs, once a worker has it.")
+    attempt: int
+    image_index: int = Field(description="The picture being made, from 0.")
+    step: int = Field(description="Steps done of that picture.")
+    num_steps: int = Field(description="Steps of one picture; 0 until the model is loaded.")
+    progress: float = Field(description="How much is done, from 0 to 1.")
+    eta: float | None = Field(description="Seconds that are probably left.")
+    cancel_requested: bool
+    error: str | None = Field(description="Why it failed, in words.")
+
+    @classmethod
+    def of(cls, job: Job) -> Self:
+        return cls(**{name: getattr(job, name) for name in cls.model_fields})
+
+
+class ImageView(BaseModel):
+    """A picture of the gallery; its bytes are at `/images/{id}/file`."""
+
+    id: str
+    job_id: str
+    index: int
+    width: int
+    height: int
+    name: str = Field(description="The file's name.")
+    sha256: str = Field(description="Of the file.")
+    created_at: float = Field(description="Seconds since the epoch.")
+    request: ResolvedRequest = Field(description="What ran; posting it again makes the same picture.")
+    provenance: Mapping[str, Any] = Field(description="Device, precision and versions that made the pixels.")
+
+    @classmethod
+    def of(cls, image: GalleryImage) -> Self:
+        return cls(
+            id=image.id,
+            job_id=image.job_id,
+            index=image.index,
+            width=image.request.width,
+            height=image.request.height,
+            name=image.path.name,
+            sha256=image.sha256,
+            created_at=image.created_at,
+            request=image.request,
+            provenance=image.provenance,
+        )
+
+
+class ImagePage(BaseModel):
+    """Some pictures, newest first, and how many there are in all."""
+
+    images: list[ImageView]
+    total: int
+
+
+class ModelView(BaseModel):
+    """An installed model."""
+
+    name: str
+    family: str
+    description: str
+    licence: str
+    openness: str
+    native_width: int
+    native_height: int
+    tasks: list[str]
+    defaults: dict[str, Any] = Field(description="What a request's empty fields mean with this model.")
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        return cls(
+            name=model.name,
+            family=model.family.label,
+            description=model.description,
+            licence=model.licence,
+            openness=model.openness,
+            native_width=model.native_width,
+            native_height=model.native_height,
+            tasks=sorted(model.family.tasks),
+            defaults={**model.family.defaults, **model.defaults},
+        )
+
+
+class StoredInput(BaseModel):
+    """An image that requests can name."""
+
+    id: str = Field(description="For `init_image` and `mask_image`.")
+
+
+class Health(BaseModel):
+    """Whether the server answers and somebody works."""
+
+    status: str
+    version: str
+    workers: list[str] = Field(description="Devices with a living worker.")
+    queue_length: int

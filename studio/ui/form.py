@@ -1,0 +1,203 @@
+"""The form: widgets and the request they stand for, matched by field name. Bounds and hints come from the request."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+from gradio.components import Component
+from PIL import Image
+
+from pipelines.spec.errors import NotFound
+from pipelines.spec.model import Model
+from pipelines.spec.request import GenerationRequest, bounds, field_names
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from studio.core import Studio
+from studio.files import INPUT_FORMATS
+from studio.ui.widgets import Updates
+
+LABELS: Mapping[str, str] = {
+    "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
+    "model": "Model",
+    "init_image": "Image",
+    "mask_image": "Mask",
+    "width": "Width",
+    "height": "Height",
+    "num_inference_steps": "Steps",
+    "guidance_scale": "Guidance",
+    "strength": "Strength",
+    "scheduler": "Scheduler",
+    "noise_schedule": "Noise schedule",
+    "seed": "Seed",
+    "num_images": "Images",
+    "output_format": "Format",
+}
+SHAPES: Mapping[str, float] = {"Square": 1, "Portrait": 2 / 3, "Landscape": 3 / 2, "Wide": 16 / 9}
+"""Width divided by height."""
+
+_NUMBERS = ("width", "height", "num_inference_steps", "guidance_scale", "strength", "seed", "num_images")
+_CHOICES = ("scheduler", "noise_schedule", "model", "output_format")
+_IMAGES = ("init_image", "mask_image")
+
+
+class RequestForm:
+    """Widgets of all request fields, made but not yet placed: a tab renders each where it belongs.
+
+    A widget left empty means the model's default, which it shows as its placeholder.
+
+    Args:
+        studio: knows the models and keeps the images that users give.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        model = self._model(None)
+        self.widgets: dict[str, Component] = {name: self._make(name, model) for name in field_names()}
+
+    def __getitem__(self, field: str) -> Component:
+        return self.widgets[field]
+
+    def __iter__(self) -> Iterator[Component]:
+        return iter(self.widgets.values())
+
+    def read(self, values: Sequence[Any]) -> GenerationRequest:
+        """Turn the widgets' values, in the order of the fields, into a request. Images are stored first.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        given = {name: value for name, value in zip(self.widgets, values, strict=True) if value not in (None, "")}
+        if "init_image" not in given:
+            given.pop("strength", None)
+        return GenerationRequest.parse({name: self._to_field(name, value) for name, value in given.items()})
+
+    def write(self, request: GenerationRequest) -> Updates:
+        """Return updates that make the form stand for a request."""
+        values = {name: self._to_widget(name, getattr(request, name)) for name in self.widgets}
+        hints = self.hints(request.model, scheduler=request.scheduler)
+        return {widget: gr.update(value=values[name], **hints.get(widget, {})) for name, widget in self.widgets.items()}
+
+    def hints(self, model_name: str | None, *, scheduler: str | None = None) -> dict[Block, dict[str, Any]]:
+        """Return what empty widgets mean with a model, and which noise schedules a scheduler knows."""
+        model = self._model(model_name)
+        hints: dict[Block, dict[str, Any]] = {self[name]: {"placeholder": _default(name, model)} for name in _NUMBERS}
+        hints[self["scheduler"]] = {"choices": _schedulers(model)}
+        hints[self["noise_schedule"]] = {"choices": _noise_schedules(model, scheduler=scheduler or None)}
+        return hints
+
+    def shaped(self, model_name: str | None, ratio: float) -> tuple[int, int]:
+        """Return width and height of about a model's native area, with a ratio of width to height."""
+        model = self._model(model_name)
+        if model is None:
+            return 512, 512
+        area, step = model.native_width * model.native_height, model.family.size_multiple
+        return round((area * ratio) ** 0.5 / step) * step, round((area / ratio) ** 0.5 / step) * step
+
+    def _model(self, name: str | None) -> Model | None:
+        """Return the model of that name, else the default one; None when it is not installed."""
+        wanted = name or self._studio.settings.default_model
+        return next((model for model in self._studio.models() if model.name == wanted), None)
+
+    def _make(self, name: str, model: Model | None) -> Component:
+        common: dict[str, Any] = {"label": LABELS[name], "info": _hint(name), "elem_id": name, "render": False}
+        if name in _NUMBERS:
+            # gr.Number shows None as 0 and rounds seeds beyond 2**53; a text box is empty when empty, and exact
+            plain = gr.InputHTMLAttributes(autocomplete="off", spellcheck=False)
+            placeholder = "random" if name == "seed" else _default(name, model)
+            return gr.Textbox(
+                placeholder=placeholder,
+                html_attributes=plain,
+                elem_classes="number",
+                max_lines=1,
+                min_width=80,
+                **common,
+            )
+        if name in _CHOICES:
+            return self._make_choice(name, model, common)
+        if name in _IMAGES:
+            # image_mode None keeps the bytes as they were uploaded
+            del common["info"]
+            return gr.Image(
+                type="filepath", image_mode=None, sources=["upload", "clipboard"], height=180, buttons=[], **common
+            )
+        placeholder = "a red house on a green hill at night" if name == "prompt" else "nothing in particular"
+        lines, max_lines = (3, 10) if name == "prompt" else (2, 6)
+        return gr.Textbox(placeholder=placeholder, lines=lines, max_lines=max_lines, **common)
+
+    def _make_choice(self, name: str, model: Model | None, common: dict[str, Any]) -> Component:
+        choices: Callable[[], list[tuple[str, str]]] = {
+            "scheduler": lambda: _schedulers(model),
+            "noise_schedule": lambda: _noise_schedules(model, scheduler=None),
+            "model": lambda: [(known.name, known.name) for known in self._studio.models()],
+            "output_format": lambda: [(kind.upper(), kind) for kind in bounds("output_format")["enum"]],
+        }[name]
+        value = {"model": model.name if model else None, "output_format": bounds("output_format")["default"]}
+        return gr.Dropdown(choices(), value=value.get(name, ""), min_width=120, **common)
+
+    def _to_field(self, name: str, value: Any) -> Any:
+        if name in _IMAGES:
+            return self._studio.inputs.put(Path(value), field=name)
+        return _number(name, value) if name in _NUMBERS else value
+
+    def _to_widget(self, name: str, value: Any) -> Any:
+        if value is None:
+            return "" if name in _CHOICES else None
+        if name in _IMAGES:
+            return self.image_value(value)
+        return str(value) if name in _NUMBERS else value
+
+    def image_value(self, input_id: str) -> str | None:
+        """Return a stored input under a name that tells browsers its type; None if it is gone."""
+        try:
+            path = self._studio.inputs.path(input_id)
+        except NotFound:
+            return None
+        with Image.open(path, formats=INPUT_FORMATS) as image:
+            suffix = str(image.format).lower()
+        copy = self._studio.settings.outputs_dir / "tmp" / f"{input_id}.{suffix}"
+        shutil.copyfile(path, copy)
+        return str(copy)
+
+
+def _number(name: str, text: str) -> int | float | str:
+    """Read a number as it was typed; what is none is left for the request to refuse by name."""
+    kind = int if bounds(name)["type"] == "integer" else float
+    try:
+        return kind(text.replace(",", ".") if kind is float else text)
+    except ValueError:
+        return text
+
+
+def _default(name: str, model: Model | None) -> str:
+    if bounds(name).get("default") is not None:
+        return str(bounds(name)["default"])
+    if model is None:
+        return ""
+    native = {"width": model.native_width, "height": model.native_height}
+    return f"{native.get(name) or model.default(name):g}"
+
+
+def _hint(name: str) -> str:
+    rules = bounds(name)
+    low, high = rules.get("minimum", rules.get("exclusiveMinimum")), rules.get("maximum")
+    limits = f" {low} to {high}." if low is not None and high is not None and name != "seed" else ""
+    return f"{rules['description']}{limits}"
+
+
+def _schedulers(model: Model | None) -> list[tuple[str, str]]:
+    return [_choice_of_default("scheduler", model), *((row.label, name) for name, row in SCHEDULERS.items())]
+
+
+def _noise_schedules(model: Model | None, *, scheduler: str | None) -> list[tuple[str, str]]:
+    chosen = scheduler or (model.default("scheduler") if model else None)
+    possible = SCHEDULERS[chosen].noise_schedules if chosen else frozenset(NOISE_SCHEDULES)
+    known = [(row.label, name) for name, row in NOISE_SCHEDULES.items() if name in possible]
+    return [_choice_of_default("noise_schedule", model), *known]
+
+
+def _choice_of_default(name: str, model: Model | None) -> tuple[str, str]:
+    tables: Mapping[str, Mapping[str, Any]] = {"scheduler": SCHEDULERS, "noise_schedule": NOISE_SCHEDULES}
+    return (f"Default ({tables[name][model.default(name)].label})" if model else "Default", "")

@@ -1,0 +1,102 @@
+"""Pictures and settings as HTML. Everything that a user typed is escaped here."""
+
+from collections.abc import Iterable
+from html import escape
+
+from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from studio.gallery import GalleryImage
+
+_API = "/api/v1"
+"""Pictures come from the REST routes: as files, byte for byte, and never through Gradio's cache."""
+
+
+def thumbnail(image: GalleryImage) -> str:
+    """A small picture that can be pressed."""
+    return (
+        f'<button type="button" class="thumbnail" data-image="{image.id}" title="{escape(_title(image))}">'
+        f'<img src="{_API}/images/{image.id}/thumbnail" alt="{escape(_title(image))}" loading="lazy"></button>'
+    )
+
+
+def picture(image: GalleryImage) -> str:
+    """A large picture that can be pressed."""
+    return (
+        f'<button type="button" class="picture" data-image="{image.id}">'
+        f'<img src="{_API}/images/{image.id}/file" alt="{escape(_title(image))}" '
+        f'width="{image.request.width}" height="{image.request.height}"></button>'
+    )
+
+
+def full_picture(image: GalleryImage) -> str:
+    """The picture as large as it fits; pressing it opens the file."""
+    address = f"{_API}/images/{image.id}/file"
+    return (
+        f'<a class="full" href="{address}" target="_blank" rel="noopener" title="Open in full size">'
+        f'<img src="{address}" alt="{escape(_title(image))}" '
+        f'width="{image.request.width}" height="{image.request.height}"></a>'
+    )
+
+
+def download_link(image: GalleryImage) -> str:
+    """A link that saves the file itself, with the record inside it."""
+    return (
+        f'<a class="download" href="{_API}/images/{image.id}/file?download=true" '
+        f'download="{escape(image.path.name)}">Download</a>'
+    )
+
+
+def grid(images: Iterable[GalleryImage], *, label: str) -> str:
+    """Thumbnails in rows."""
+    return f'<div class="grid" role="group" aria-label="{escape(label)}">{"".join(map(thumbnail, images))}</div>'
+
+
+def caption(image: GalleryImage) -> str:
+    """One line under a result."""
+    request = image.request
+    facts = (f"Seed {request.seed}", f"{request.width} × {request.height}", request.model)
+    return " · ".join(map(escape, facts))
+
+
+def settings(image: GalleryImage) -> str:
+    """What made a picture, for reading."""
+    request = image.request
+    rows = [("Prompt", request.prompt or "–")]
+    if request.negative_prompt:
+        rows.append(("Negative prompt", request.negative_prompt))
+    rows += [
+        ("Model", request.model),
+        ("Seed", str(request.seed)),
+        ("Size", f"{request.width} × {request.height}"),
+        ("Steps", str(request.num_inference_steps)),
+        ("Guidance", f"{request.guidance_scale:g}"),
+        ("Scheduler", _sampling(request)),
+    ]
+    if request.strength is not None:
+        rows.append(("Strength", f"{request.strength:g}"))
+    rows += [("Format", request.output_format), ("File", image.path.name)]
+    body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+    return f'<dl class="settings">{body}</dl>{_inputs(request)}'
+
+
+def _sampling(request: ResolvedRequest) -> str:
+    scheduler, schedule = SCHEDULERS.get(request.scheduler), NOISE_SCHEDULES.get(request.noise_schedule)
+    names = (
+        scheduler.label if scheduler else request.scheduler,
+        schedule.label.lower() if schedule else request.noise_schedule,
+    )
+    return ", ".join(names)
+
+
+def _inputs(request: ResolvedRequest) -> str:
+    named = (("Started from", request.init_image), ("Mask", request.mask_image))
+    shown = "".join(
+        f'<figure><img src="{_API}/inputs/{name}/file" alt="{label}"><figcaption>{label}</figcaption></figure>'
+        for label, name in named
+        if name is not None
+    )
+    return f'<div class="inputs">{shown}</div>' if shown else ""
+
+
+def _title(image: GalleryImage) -> str:
+    return image.request.prompt[:200] or f"Picture {image.id}"

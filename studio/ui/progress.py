@@ -1,0 +1,134 @@
+"""What the studio is doing, as HTML. Only observes: every open page shows the same, whoever asked for the picture."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from studio.core import Studio
+from studio.gallery import GalleryImage
+from studio.jobs import UNFINISHED, Job, JobState
+from studio.ui import markup
+
+STRIP_LENGTH = 12
+"""Pictures in the strip of the latest."""
+
+_WELCOME = (
+    '<div class="stage" data-state="idle"><div class="frame"><p class="welcome">'
+    "<strong>Your picture appears here</strong>"
+    "Describe it above and press Generate.<br><kbd>Ctrl</kbd> + <kbd>Enter</kbd> does the same.</p></div></div>"
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a page shows at one moment."""
+
+    job_id: str | None
+    """The job on the stage."""
+    is_active: bool
+    """Whether something will change soon."""
+    stage: str
+    strip: str
+
+
+def observe(studio: Studio) -> View:
+    """Return what to show now: the job that runs, else the next one, else how the last one ended."""
+    unfinished = studio.jobs(states=UNFINISHED, limit=500)
+    latest = studio.gallery.page(limit=STRIP_LENGTH)
+    strip = markup.grid(latest, label="Latest pictures") if latest else ""
+    job = _on_stage(unfinished) or next(iter(studio.jobs(limit=1)), None)
+    if job is None:
+        return View(None, is_active=False, stage=_WELCOME, strip=strip)
+    images = studio.gallery.of_job(job.id)
+    if job.is_finished:
+        return View(job.id, is_active=False, stage=_ended(job, images), strip=strip)
+    preview = studio.preview(job.id)
+    waiting = len(unfinished) - 1
+    stage = _working(job, images, preview=preview, status=_status(studio, job, waiting=waiting))
+    return View(job.id, is_active=True, stage=stage, strip=strip)
+
+
+def _on_stage(newest_first: Sequence[Job]) -> Job | None:
+    """The running job, else the one that will run next."""
+    for job in newest_first:
+        if job.state is JobState.RUNNING:
+            return job
+    return newest_first[-1] if newest_first else None
+
+
+def _status(studio: Studio, job: Job, *, waiting: int) -> str:
+    parts = []
+    if job.cancel_requested:
+        parts.append("Cancelling")
+    elif job.state is JobState.QUEUED:
+        parts.append("In the queue" if studio.live_workers() else "Waiting for the worker to start")
+    elif job.num_steps == 0:
+        parts.append("Loading the model")
+    else:
+        if job.request.num_images > 1:
+            parts.append(f"Image {min(job.image_index + 1, job.request.num_images)} of {job.request.num_images}")
+        parts.append(f"step {job.step} of {job.num_steps}")
+        if job.eta is not None:
+            parts.append(f"{_duration(job.eta)} left")
+    if waiting:
+        parts.append(f"{waiting} more in the queue")
+    text = " · ".join(parts)
+    return text[:1].upper() + text[1:]
+
+
+def _duration(seconds: float) -> str:
+    whole = max(1, round(seconds))
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"
+
+
+def _working(job: Job, images: Sequence[GalleryImage], *, preview: bytes | None, status: str) -> str:
+    percent = round(100 * job.progress)
+    seen = (
+        f'<img class="preview" alt="Preview" decoding="sync" '
+        f'src="data:image/jpeg;base64,{base64.b64encode(preview).decode()}">'
+        if preview
+        else '<p class="welcome waiting" aria-hidden="true"><span></span><span></span><span></span></p>'
+    )
+    return (
+        f'<div class="stage" data-state="{job.state}" data-job="{job.id}"><div class="frame">{seen}</div>'
+        f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{percent}"><span style="width: {percent}%"></span></div>'
+        f'<p class="status" role="status">{escape(status)}</p>{_prompt(job)}{_so_far(images)}</div>'
+    )
+
+
+def _so_far(images: Sequence[GalleryImage]) -> str:
+    return markup.grid(images, label="Finished so far") if images else ""
+
+
+def _ended(job: Job, images: Sequence[GalleryImage]) -> str:
+    shown = "".join(map(markup.picture, images))
+    many = " many" if len(images) > 1 else ""
+    match job.state:
+        case JobState.FAILED:
+            words = f'<p class="complaint" role="alert">{escape(job.error or "The job failed.")}</p>'
+        case JobState.CANCELLED:
+            words = '<p class="status" role="status">Cancelled</p>'
+        case _ if not images:
+            words = '<p class="status" role="status">Done; the pictures have been deleted since</p>'
+        case _:
+            words = f'<p class="status" role="status">{_summary(job, images)}</p>'
+    frame = f'<div class="frame{many}">{shown}</div>' if images else f'<div class="frame empty">{words}</div>'
+    after = f"{words}{_prompt(job)}" if images else _prompt(job)
+    return f'<div class="stage" data-state="{job.state}" data-job="{job.id}">{frame}{after}</div>'
+
+
+def _summary(job: Job, images: Sequence[GalleryImage]) -> str:
+    parts = [
+        markup.caption(images[0]) if len(images) == 1 else f"{len(images)} pictures, seed {images[0].request.seed} on"
+    ]
+    if job.started_at is not None and job.finished_at is not None:
+        parts.append(f"{job.finished_at - job.started_at:.1f} s")
+    if len(images) == 1:
+        parts.append(markup.download_link(images[0]))
+    return " · ".join(parts)
+
+
+def _prompt(job: Job) -> str:
+    return f'<p class="prompt">{escape(job.request.prompt)}</p>' if job.request.prompt else ""

@@ -1,0 +1,160 @@
+"""The first tab: the form, the stage where the picture appears, and a strip of the latest."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from pipelines.spec.errors import StudioError
+from studio.core import Studio
+from studio.ui.form import SHAPES, RequestForm
+from studio.ui.progress import View, observe
+from studio.ui.widgets import QUIET, Updates, complaint, pictures, place
+
+ACTIVE_SECONDS = 0.4
+"""How often the page looks while a job runs."""
+IDLE_SECONDS = 2.0
+"""How often it looks otherwise: other pages and programs submit jobs too."""
+
+
+@dataclass(frozen=True)
+class GenerateTab:
+    """The parts that the page connects with other tabs."""
+
+    form: RequestForm
+    start_from: gr.Accordion
+    stage: gr.HTML
+    strip: gr.HTML
+
+
+class _Observer:
+    """Shows what the studio does: the same view on every page, whoever asked."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self.complaint = gr.HTML("", elem_id="complaint", apply_default_css=False, render=False)
+        self.stage = pictures(elem_id="stage", render=False)
+        self.strip = pictures(elem_id="strip", render=False)
+        self.cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, render=False)
+        self.timer = gr.Timer(IDLE_SECONDS, render=False)
+        self.shown = gr.State(None, render=False)
+        """The view on the page: a later one updates only what differs. Its job is the one that Cancel means."""
+        self.outputs: list[Block] = [self.stage, self.strip, self.cancel, self.timer, self.shown]
+
+    def look(self, shown: View | None) -> Updates:
+        """Return updates of what has changed since `shown`."""
+        view = observe(self._studio)
+        updates: Updates = {self.shown: view}
+        if shown is None or view.stage != shown.stage:
+            updates[self.stage] = view.stage
+        if shown is None or view.strip != shown.strip:
+            updates[self.strip] = view.strip
+        if shown is None or view.is_active != shown.is_active:
+            updates[self.cancel] = gr.update(interactive=view.is_active)
+            updates[self.timer] = gr.Timer(ACTIVE_SECONDS if view.is_active else IDLE_SECONDS)
+        return updates
+
+    def look_anew(self) -> Updates:
+        """Return updates of everything: a page has just been opened."""
+        return self.look(None)
+
+    def stop(self, shown: View | None) -> Updates:
+        """Cancel the job that the user sees."""
+        if shown is not None and shown.job_id is not None and shown.is_active:
+            self._studio.cancel(shown.job_id)
+        return self.look(shown)
+
+
+def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
+    """Lay the tab out and connect it."""
+    form, observer = RequestForm(studio), _Observer(studio)
+    with gr.Row(elem_id="ask", equal_height=True):
+        with gr.Column(scale=8, min_width=260):
+            place(form["prompt"])
+        with gr.Column(scale=1, min_width=140, elem_id="actions"):
+            generate = gr.Button("Generate", variant="primary", elem_id="generate")
+            place(observer.cancel)
+    place(observer.complaint)
+    with gr.Row(elem_id="work"):
+        with gr.Column(scale=4, min_width=300, elem_id="form"):
+            start_from = _lay_out(studio, form)
+        with gr.Column(scale=7, min_width=300, elem_id="result"):
+            place(observer.stage)
+            place(observer.strip)
+    place(observer.timer)
+    place(observer.shown)
+
+    def submit(shown: View | None, *values: Any) -> Updates:
+        try:
+            studio.submit(form.read(values))
+        except StudioError as error:
+            return {observer.complaint: complaint(str(error))}
+        return {observer.complaint: "", **observer.look(shown)}
+
+    generate.click(
+        submit, [observer.shown, *form], [observer.complaint, *observer.outputs], trigger_mode="multiple", **QUIET
+    )
+    observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
+    observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
+    demo.load(observer.look_anew, None, observer.outputs, **QUIET)
+    return GenerateTab(form, start_from, observer.stage, observer.strip)
+
+
+def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
+    """Place the form's widgets, connect those that depend on each other, return the part for images."""
+    place(form["negative_prompt"])
+    with gr.Group():
+        place(form["model"])
+        with gr.Row(elem_classes="tight"):
+            place(form["width"])
+            place(form["height"])
+        with gr.Row(elem_classes="shapes"):
+            for name, ratio in SHAPES.items():
+                gr.Button(name, size="sm", min_width=60, elem_id=f"shape-{name.lower()}").click(
+                    partial(form.shaped, ratio=ratio), form["model"], [form["width"], form["height"]], **QUIET
+                )
+        with gr.Row(elem_classes="tight"):
+            place(form["num_inference_steps"])
+            place(form["guidance_scale"])
+        with gr.Row(elem_classes="tight"):
+            place(form["num_images"])
+            place(form["seed"])
+        with gr.Row(elem_classes="shapes"):
+            draw = gr.Button("Random seed", size="sm", min_width=100, elem_id="seed-random")
+            reuse = gr.Button("Reuse last seed", size="sm", min_width=100, elem_id="seed-reuse")
+    with gr.Accordion("Start from an image", open=False, elem_id="start-from") as accordion:
+        with gr.Row(elem_classes="tight"):
+            place(form["init_image"])
+            place(form["mask_image"])
+        gr.HTML(
+            '<p class="note">The picture starts from this image. With a mask, only its white parts are repainted.</p>',
+            apply_default_css=False,
+        )
+        place(form["strength"])
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        with gr.Row(elem_classes="tight"):
+            place(form["scheduler"])
+            place(form["noise_schedule"])
+        place(form["output_format"])
+
+    def follow(model: str | None, scheduler: str | None, noise_schedule: str | None) -> Updates:
+        hints = form.hints(model, scheduler=scheduler)
+        possible = {name for _, name in hints[form["noise_schedule"]]["choices"]}
+        hints[form["noise_schedule"]]["value"] = noise_schedule if noise_schedule in possible else ""
+        return {widget: gr.update(**update) for widget, update in hints.items()}
+
+    sources = [form["model"], form["scheduler"], form["noise_schedule"]]
+    for source in sources[:2]:
+        source.input(follow, sources, list(form), **QUIET)  # type: ignore[attr-defined]
+    draw.click(lambda: "", None, form["seed"], **QUIET)
+    reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
+    start_from: gr.Accordion = accordion
+    return start_from
+
+
+def _last_seed(studio: Studio, current: str) -> str:
+    """Return the seed of the newest picture; what stands there if there is none."""
+    newest = studio.gallery.page(limit=1)
+    return str(newest[0].request.seed) if newest else current

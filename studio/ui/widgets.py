@@ -1,0 +1,41 @@
+"""What all tabs share: how events are declared, and the box that shows pictures."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""Options of every event here. They take milliseconds, so none waits in Gradio's queue, and none is an API."""
+
+Updates = dict[Block, Any]
+"""What an event returns: a new value, or new properties, for some of its outputs."""
+
+_TELL_WHICH_PICTURE = """
+element.addEventListener('click', (event) => {
+  const picture = event.target.closest('[data-image]');
+  if (picture) trigger('click', {image: picture.dataset.image});
+});
+"""
+
+
+def pictures(value: str = "", *, elem_id: str, **options: Any) -> gr.HTML:
+    """Return a box of HTML. A click on anything with `data-image` raises `click`, with the image id in the event."""
+    return gr.HTML(value, elem_id=elem_id, js_on_load=_TELL_WHICH_PICTURE, apply_default_css=False, **options)
+
+
+def place(widget: Block) -> None:
+    """Render a widget that was made earlier into the layout that is open now."""
+    widget.render()  # type: ignore[no-untyped-call]
+
+
+def clicked_image(event: gr.EventData) -> str:
+    """Return the image id of a click in a box of pictures."""
+    return str(event.image)
+
+
+def complaint(message: str) -> str:
+    """Return a sentence that asks for attention, as HTML. Empty for an empty message."""
+    return f'<p class="complaint" role="alert">{escape(message)}</p>' if message else ""
