@@ -56,7 +56,7 @@ TAIL_LINES = 15
 GIGABYTE = 10**9
 # Gigabytes (in .venv, downloaded), measured on Linux, with some air.
 SIZE_WITH_CUDA = (6.5, 3.5)
-SIZE_WITHOUT_CUDA = (2.0, 0.6)
+SIZE_WITHOUT_CUDA = (2.3, 0.6)
 SIZE_BESIDE_TORCH = (1.0, 0.4)
 # What pip or venv prints, and what to do about it; the first that matches counts.
 CURES = {
