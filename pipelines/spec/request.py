@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
 from pipelines.spec.errors import InvalidRequest
-from pipelines.spec.schedulers import canonical_noise_schedule, canonical_scheduler
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
 
 MAX_IMAGES = 100
 MAX_SEED = 2**63 - 1
@@ -72,8 +72,12 @@ class GenerationRequest(_Frozen):
     strength: float | None = Field(
         None, gt=0, le=1, description="How much of the input image is repainted (denoising strength). 1 ignores it."
     )
-    scheduler: str | None = Field(None, description="The sampler. A1111's names are understood too.")
-    noise_schedule: str | None = Field(None, description="How noise levels are spaced (schedule type in A1111).")
+    scheduler: str | None = Field(
+        None, description=f"The sampler: {', '.join(SCHEDULERS)}. A1111's names are understood too."
+    )
+    noise_schedule: str | None = Field(
+        None, description=f"How noise levels are spaced (schedule type in A1111): {', '.join(NOISE_SCHEDULES)}."
+    )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same picture. Empty: a random one.")
     num_images: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures; image i uses seed + i.")
     output_format: OutputFormat = Field("png", description="File format. Only png is lossless.")
