@@ -10,8 +10,10 @@ import json
 import os
 import re
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,7 +74,12 @@ class InputStore:
             NotFound: no such input.
         """
         with Image.open(self.path(input_id), formats=INPUT_FORMATS) as image:
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith(
+            "I"
+        ):  # 16 bits of grey; Pillow's own conversion would cut all but the darkest to white
+            return upright.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+        return upright
 
     def size(self, input_id: str) -> tuple[int, int]:
         """Return width and height in pixels, upright.
@@ -89,7 +96,11 @@ def _read(source: bytes | Path | Image.Image, field: str) -> bytes:
             return source
         case Image.Image():
             buffer = io.BytesIO()
-            source.save(buffer, format="PNG")
+            try:
+                source.save(buffer, format="PNG")
+            except (OSError, ValueError, SystemError) as error:
+                sentence = f"{field}: PNG cannot hold this {source.mode} image of {source.size}: {error}"
+                raise InvalidRequest(f"{sentence}; give image.convert('RGB')", field=field) from error
             return buffer.getvalue()
         case Path():
             try:
@@ -140,24 +151,27 @@ def publish(path: Path, write: Callable[[BinaryIO], object], *, temporary: str |
     Raises:
         StorageError: with the numbers, when the disk refuses; nothing partial stays.
     """
-    unfinished = path.with_name(temporary or f".{path.name}.{os.getpid()}.tmp")
+    unfinished = path.with_name(temporary or f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        try:
+            with unfinished.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise StorageError(_disk_sentence(error, path)) from error
 
 
 def _disk_sentence(error: OSError, path: Path) -> str:
     reason = error.strerror or str(error)
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        free = shutil.disk_usage(path.parent).free
+        free = shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free
         return f"disk full: cannot write {path.name} to {path.parent} ({free / 2**20:.1f} MiB free); free some space"
     return f"cannot write {path.name} to {path.parent}: {reason}"
 
@@ -188,7 +202,8 @@ class ProcessLock:
         """Take the lock if it is free; return whether it is now ours. The note says who holds it."""
         if not self._try():
             return False
-        self._note.write_text(json.dumps({"pid": os.getpid(), **note}))
+        with suppress(OSError):  # on a full disk the lock still counts; only people miss the note
+            self._note.write_text(json.dumps({"pid": os.getpid(), **note}))
         return True
 
     def release(self) -> None:

@@ -1,0 +1,255 @@
+"""Inputs are sane pictures under the hash of their bytes; writes are whole or nothing; locks die with their holder."""
+
+import io
+import os
+import subprocess
+import sys
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+from studio.files import InputStore, ProcessLock, publish, sweep
+
+
+def picture(size: tuple[int, int] = (32, 24), mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image: Image.Image, file_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=file_format, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> InputStore:
+    return InputStore(tmp_path / "inputs")
+
+
+@pytest.mark.parametrize(("file_format", "lossless"), [("PNG", True), ("WEBP", False), ("JPEG", False)])
+def test_a_picture_comes_back_as_it_was_given(file_format: str, lossless: bool, inputs: InputStore) -> None:
+    data = encoded(picture(), file_format)
+    name = inputs.put(data)
+    assert inputs.path(name).read_bytes() == data
+    assert inputs.size(name) == inputs.open(name).size == (32, 24)
+    assert not lossless or np.array_equal(np.asarray(inputs.open(name)), np.asarray(picture()))
+
+
+def test_the_same_bytes_have_the_same_id_whatever_they_are_called(inputs: InputStore, tmp_path: Path) -> None:
+    data = encoded(picture(), "JPEG")
+    (tmp_path / "renamed.png").write_bytes(data)
+    assert inputs.put(data) == inputs.put(tmp_path / "renamed.png", field="mask_image")
+    assert len(list((tmp_path / "inputs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_a_pillow_image_is_stored_without_loss(mode: str, inputs: InputStore) -> None:
+    image = picture(mode=mode)
+    back = inputs.open(inputs.put(image))
+    assert np.array_equal(np.asarray(back.convert("RGBA")), np.asarray(image.convert("RGBA")))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "F"])
+def test_a_pillow_image_that_png_cannot_hold_is_refused_with_the_way_out(mode: str, inputs: InputStore) -> None:
+    image = Image.new(mode, (32, 24))
+    with pytest.raises(InvalidRequest, match=rf"init_image: .*{mode}.*convert\('RGB'\)"):
+        inputs.put(image)
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_photo_is_opened_upright(orientation: int, inputs: InputStore) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    name = inputs.put(encoded(picture((32, 24)), "JPEG", exif=exif))
+    assert inputs.size(name) == ((32, 24) if orientation == 3 else (24, 32))
+
+
+def test_a_sixteen_bit_picture_keeps_its_greys(inputs: InputStore) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (24, 1))
+    upright = inputs.open(inputs.put(encoded(Image.fromarray(ramp), "PNG"))).convert("RGB")
+    expected = np.round(ramp / 257)
+    assert np.abs(np.asarray(upright)[..., 0] - expected).max() <= 1
+
+
+REFUSED: list[tuple[str, bytes, str]] = [
+    ("empty", b"", "init_image is not a PNG, JPEG or WebP image"),
+    ("text", b"hello", "init_image is not a PNG, JPEG or WebP image"),
+    ("svg", b"<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'/>", "is not a PNG, JPEG or WebP image"),
+    ("gif", encoded(picture(), "GIF"), "is not a PNG, JPEG or WebP image"),
+    ("bmp named png", encoded(picture(), "BMP"), "is not a PNG, JPEG or WebP image"),
+    ("truncated png", encoded(picture((200, 200)), "PNG")[:-40000], "init_image is damaged: "),
+    ("truncated jpeg", encoded(picture((200, 200)), "JPEG")[:-4000], "init_image is damaged: "),
+    ("truncated webp", encoded(picture((200, 200)), "WEBP")[:-4000], "init_image is (damaged|not a PNG)"),
+    ("png header only", encoded(picture(), "PNG")[:20], "init_image is (damaged|not a PNG)"),
+    ("one pixel", encoded(picture((1, 1)), "PNG"), "sides must be 8 to 16384 pixels, got 1×1"),
+    ("7 rows", encoded(picture((32, 7)), "PNG"), "sides must be 8 to 16384 pixels, got 32×7"),
+    ("long side", png_header(20000, 8), "sides must be 8 to 16384 pixels, got 20000×8"),
+    ("65 megapixels", png_header(13000, 5000), "at most 64 megapixels, got 13000×5000; scale it down"),
+    ("bomb", png_header(100000, 100000), "init_image is damaged: |sides must be"),
+    ("overflow", png_header(2**31 - 1, 2**31 - 1), "init_image is damaged: |sides must be"),
+    ("no pixels", png_header(64, 64), "init_image is damaged: "),
+    ("too many bytes", b"\x89PNG\r\n\x1a\n" + bytes(33 * 2**20), "at most 32 MiB, got 33.0 MiB; save it smaller"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_what_is_no_sane_picture_is_refused(data: bytes, message: str, inputs: InputStore, tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        inputs.put(data)
+    assert caught.value.field == "init_image"
+    assert not (tmp_path / "inputs").exists()
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_with_flipped_bytes_is_a_picture_or_refused(file_format: str, inputs: InputStore) -> None:
+    whole = encoded(picture(), file_format)
+    for seed in range(150):
+        random = np.random.default_rng(seed)
+        data = bytearray(whole)
+        for at in random.integers(0, len(data), 4):
+            data[at] ^= int(random.integers(1, 256))
+        with suppress(InvalidRequest):
+            assert min(inputs.size(inputs.put(bytes(data)))) >= 8
+
+
+def test_a_file_that_cannot_be_read_is_refused(inputs: InputStore, tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.png", tmp_path):
+        with pytest.raises(InvalidRequest, match=f"mask_image: cannot read {path}: "):
+            inputs.put(path, field="mask_image")
+
+
+@pytest.mark.parametrize(
+    "input_id", ["", ".", "../studio.db", "/etc/passwd", "a" * 63, "A" * 64, "g" * 64, "a" * 64 + "\n", "a\0", "\udcff"]
+)
+def test_an_id_is_a_hash_and_never_a_path(input_id: str, inputs: InputStore) -> None:
+    with pytest.raises(NotFound, match="there is no stored input"):
+        inputs.path(input_id)
+    with pytest.raises(NotFound):
+        inputs.open(input_id)
+
+
+def test_many_uploads_of_one_picture_at_once_all_succeed(inputs: InputStore, tmp_path: Path) -> None:
+    data = encoded(picture((400, 400)), "PNG")
+    start = threading.Barrier(8)
+
+    def upload(_: int) -> str:
+        start.wait()
+        return inputs.put(data)
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            (name,) = set(pool.map(upload, range(8)))
+            assert inputs.path(name).read_bytes() == data
+            inputs.path(name).unlink()
+    assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def test_publish_replaces_a_whole_file_by_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "file"
+    for content in (b"one", b"another"):
+        publish(path, lambda file, content=content: file.write(content))
+        assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("cannot encode"), KeyboardInterrupt()])
+def test_a_write_that_breaks_leaves_the_old_file_and_nothing_else(error: BaseException, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def write(file: io.BufferedIOBase) -> None:
+        file.write(b"half")
+        raise error
+
+    with pytest.raises(StorageError if isinstance(error, OSError) else type(error)):
+        publish(path, write)
+    assert [child.name for child in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_a_file_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "images").write_text("I am in the way")
+    with pytest.raises(StorageError, match=r"cannot write picture.png to .*images"):
+        publish(tmp_path / "images" / "today" / "picture.png", lambda file: file.write(b"x"))
+
+
+def test_a_full_device_is_told_with_numbers(tmp_path: Path) -> None:
+    def write(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"disk full: cannot write file to .* \(\d+\.\d MiB free\); free some space"):
+        publish(tmp_path / "file", write)
+
+
+def test_sweep_deletes_only_hidden_files_with_the_suffix(tmp_path: Path) -> None:
+    for name in ("a/.x.cpu.tmp", "a/.y.cuda-0.tmp", "a/x.cpu.tmp", "b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    sweep(tmp_path, ".cpu.tmp")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a/.y.cuda-0.tmp", "a/x.cpu.tmp", "b.png"}
+
+
+def test_a_lock_has_one_holder_and_a_note(tmp_path: Path) -> None:
+    first, second = ProcessLock(tmp_path / "run" / "x.lock"), ProcessLock(tmp_path / "run" / "x.lock")
+    assert not first.is_held()
+    assert first.acquire(url="http://127.0.0.1:7860")
+    assert not second.acquire()
+    assert first.is_held()
+    assert second.is_held()
+    assert second.holder() == {"pid": os.getpid(), "url": "http://127.0.0.1:7860"}
+    first.release()
+    assert not second.is_held()
+    assert second.acquire()
+    second.release()
+
+
+def test_the_kernel_frees_the_lock_of_a_killed_process(tmp_path: Path) -> None:
+    script = f"""
+import pathlib, sys
+from studio.files import ProcessLock
+lock = ProcessLock(pathlib.Path({str(tmp_path / "x.lock")!r}))
+print(lock.acquire(), flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        lock = ProcessLock(tmp_path / "x.lock")
+        assert not lock.acquire()
+        holder.kill()
+        holder.wait()
+        assert lock.acquire()
+        lock.release()
+
+
+def test_a_note_that_cannot_be_written_or_read_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.json").mkdir()
+    lock = ProcessLock(tmp_path / "x.lock")
+    assert lock.acquire(url="anything")
+    assert lock.holder() == {}
+    lock.release()
+
+
+def test_a_lock_in_a_folder_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("I am in the way")
+    with pytest.raises(StorageError, match=r"x\.lock"):
+        ProcessLock(tmp_path / "run" / "x.lock").acquire()
