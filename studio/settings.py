@@ -4,9 +4,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from pipelines.spec.errors import InvalidRequest
 
@@ -21,7 +21,7 @@ def default_home() -> Path:
 class Settings(BaseModel):
     """One studio's settings. Folders left empty follow from `home`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     home: Path = Field(default_factory=default_home, description="Folder that holds outputs, models and loras.")
     outputs: Path | None = Field(None, description="Folder of images, thumbnails, inputs and the database.")
@@ -30,7 +30,7 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="Address the server listens on.")
     port: int = Field(7860, ge=1, le=65535, description="Port the server listens on.")
     engine: Literal["diffusers", "fake"] = Field("diffusers", description="What makes the pictures.")
-    devices: tuple[str, ...] = Field(
+    devices: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z]+(:\d+)?$")], ...] = Field(
         ("auto",), min_length=1, description="One worker process each: auto, cpu, cuda:0 …"
     )
     default_model: str = Field("pocket", description="The model of a request that names none.")
@@ -38,6 +38,14 @@ class Settings(BaseModel):
     restart_delay: float = Field(1.0, gt=0, description="Seconds before a dead worker is restarted; doubles up to 30.")
     drain_seconds: float = Field(10.0, ge=0, description="How long a stopping worker may finish its job.")
     fake_step_seconds: float = Field(0.0, ge=0, description="How long each step of the fake engine takes.")
+
+    @field_validator("devices")
+    @classmethod
+    def _each_device_once(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
+        for device in devices:
+            if devices.count(device) > 1:
+                raise ValueError(f"names {device} twice; one worker runs on each")
+        return devices
 
     @property
     def outputs_dir(self) -> Path:
@@ -81,6 +89,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} is not valid TOML: {error}") from error
 
@@ -90,5 +100,5 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     for name in Settings.model_fields:
         value = variables.get(f"STUDIO_{name.upper()}")
         if value:
-            found[name] = tuple(value.split(",")) if name == "devices" else value
+            found[name] = tuple(device.strip() for device in value.split(",")) if name == "devices" else value
     return found
