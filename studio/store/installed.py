@@ -2,16 +2,39 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import pipelines
 from pipelines.spec.errors import InvalidRequest, ModelError, NotFound
 from pipelines.spec.families import family_of
+from pipelines.spec.families.family import Family
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest
+from pipelines.spec.request import MAX_SIDE, GenerationRequest
 
 POCKET = Path(pipelines.__file__).parent / "pocket" / "weights"
 """The model that ships with the project."""
+
+
+_LatentSide = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+class _UnetConfig(BaseModel):
+    """What unet/config.json must say."""
+
+    model_config = ConfigDict(strict=True, title="unet")
+    sample_size: _LatentSide | Annotated[list[_LatentSide], Field(min_length=2, max_length=2)]
+    """In latent pixels; rows and columns where they differ."""
+    in_channels: int = Field(ge=1)
+
+
+class _VaeConfig(BaseModel):
+    """What vae/config.json must say."""
+
+    model_config = ConfigDict(strict=True, title="vae")
+    block_out_channels: list[int] = Field(min_length=1, max_length=8)
+    """One entry per level; each but the last halves the picture."""
 
 
 def installed_models(models_dir: Path) -> list[Model]:
@@ -48,31 +71,41 @@ def _folders(models_dir: Path) -> dict[str, Path]:
 
 def _read_model(name: str, path: Path) -> Model:
     family = family_of(str(_read_json(path / "model_index.json").get("_class_name")))
-    unet = _read_json(path / "unet" / "config.json")
-    vae = _read_json(path / "vae" / "config.json")
     own = _read_json(path / "studio.json") if (path / "studio.json").is_file() else {}
     try:
-        size = unet["sample_size"]
-        rows, columns = size if isinstance(size, list) else (size, size)
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
-        channels = int(unet["in_channels"])
-        defaults = GenerationRequest.parse(own.get("defaults", {})).model_dump(exclude_unset=True)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"model {name}: its unet or vae config.json lacks or misstates {error}") from error
-    except InvalidRequest as error:
-        raise ModelError(f"model {name}: studio.json: {error}") from error
+        unet = _UnetConfig.model_validate(_read_json(path / "unet" / "config.json"))
+        vae = _VaeConfig.model_validate(_read_json(path / "vae" / "config.json"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, problem = first["loc"][0], first["msg"].lower()
+        raise ModelError(f"model {name}: {place} in its {error.title} config.json: {problem}") from error
+    size = unet.sample_size
+    rows, columns = size if isinstance(size, list) else (size, size)
+    factor = 2 ** (len(vae.block_out_channels) - 1)
     return Model(
         name=name,
         path=path,
         family=family,
         native_width=columns * factor,
         native_height=rows * factor,
-        unet_in_channels=channels,
-        defaults=defaults,
+        unet_in_channels=unet.in_channels,
+        defaults=_defaults(name, own.get("defaults", {}), family),
         description=str(own.get("description", "")),
         licence=str(own.get("licence", "unknown")),
         openness=str(own.get("openness", "unknown")),
     )
+
+
+def _defaults(name: str, own: object, family: Family) -> dict[str, Any]:
+    if not isinstance(own, dict):
+        raise ModelError(f"model {name}: studio.json: defaults must be a JSON object")
+    try:
+        defaults = GenerationRequest.parse(own).model_dump(exclude_unset=True, exclude_none=True)
+    except InvalidRequest as error:
+        raise ModelError(f"model {name}: studio.json: {error}") from error
+    for field in defaults.keys() - family.defaults.keys():
+        raise ModelError(f"model {name}: studio.json: {field} cannot have a default")
+    return defaults
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -80,7 +113,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing; copy the whole model folder again") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(data, dict):
         raise ModelError(f"{path} must hold a JSON object")
