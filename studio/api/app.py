@@ -83,9 +83,13 @@ def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None
         supervisor = Supervisor(settings)
         supervisor.start()
         try:
-            app = create_app(studio)
             config = uvicorn.Config(
-                app, access_log=False, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+                lambda: create_app(studio),
+                factory=True,  # made inside the running event loop: Gradio would open loops of its own and leave them
+                access_log=False,
+                log_level="warning",
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_SECONDS,
             )
             _Server(config, on_ready=on_ready).serve_on(listener)
         finally:

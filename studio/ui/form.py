@@ -43,6 +43,14 @@ _CHOICES = ("scheduler", "noise_schedule", "model", "output_format")
 _IMAGES = ("init_image", "mask_image")
 
 
+_ALWAYS: Mapping[str, str] = {
+    "prompt": "a red house on a green hill at night",
+    "seed": "random",
+    "num_images": str(bounds("num_images")["default"]),
+}
+"""What an empty widget means, or might hold, with every model."""
+
+
 class RequestForm:
     """Widgets of all request fields, made but not yet placed: a tab renders each where it belongs.
 
@@ -83,7 +91,9 @@ class RequestForm:
     def hints(self, model_name: str | None, *, scheduler: str | None = None) -> dict[Block, dict[str, Any]]:
         """Return what empty widgets mean with a model, and which noise schedules a scheduler knows."""
         model = self._model(model_name)
-        hints: dict[Block, dict[str, Any]] = {self[name]: {"placeholder": _default(name, model)} for name in _NUMBERS}
+        hints: dict[Block, dict[str, Any]] = {
+            self[name]: {"placeholder": _default(name, model)} for name in (*_NUMBERS, "negative_prompt")
+        }
         hints[self["scheduler"]] = {"choices": _schedulers(model)}
         hints[self["noise_schedule"]] = {"choices": _noise_schedules(model, scheduler=scheduler or None)}
         return hints
@@ -123,9 +133,8 @@ class RequestForm:
             return gr.Image(
                 type="filepath", image_mode=None, sources=["upload", "clipboard"], height=180, buttons=[], **common
             )
-        placeholder = "a red house on a green hill at night" if name == "prompt" else "nothing in particular"
         lines, max_lines = (3, 10) if name == "prompt" else (2, 6)
-        return gr.Textbox(placeholder=placeholder, lines=lines, max_lines=max_lines, **common)
+        return gr.Textbox(placeholder=_default(name, model), lines=lines, max_lines=max_lines, **common)
 
     def _make_choice(self, name: str, model: Model | None, common: dict[str, Any]) -> Component:
         choices: Callable[[], list[tuple[str, str]]] = {
@@ -172,12 +181,14 @@ def _number(name: str, text: str) -> int | float | str:
 
 
 def _default(name: str, model: Model | None) -> str:
-    if bounds(name).get("default") is not None:
-        return str(bounds(name)["default"])
+    """Return what an empty widget means, for its placeholder."""
+    if name in _ALWAYS:
+        return _ALWAYS[name]
     if model is None:
         return ""
     native = {"width": model.native_width, "height": model.native_height}
-    return f"{native.get(name) or model.default(name):g}"
+    value = native.get(name) or model.default(name)
+    return f"{value:g}" if isinstance(value, int | float) else value or "nothing in particular"
 
 
 def _hint(name: str) -> str:
