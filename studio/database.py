@@ -66,15 +66,21 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = sa.make_url(url)
-        self._engine = sa.create_engine(self._url, json_serializer=partial(json.dumps, ensure_ascii=False))
+        try:
+            self._url = sa.make_url(url)
+            self._engine = sa.create_engine(self._url, json_serializer=partial(json.dumps, ensure_ascii=False))
+        except (sa.exc.ArgumentError, ImportError) as error:
+            raise StorageError(f"database {url}: {error}; give a URL such as sqlite:///studio.db") from error
         if self._url.get_backend_name() == "sqlite":
             sa.event.listen(self._engine, "connect", _configure_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
-        with self._explaining():
+        try:
             if self._url.get_backend_name() == "sqlite":
                 self._check_sqlite()
             self._migrate()
+        except StorageError:
+            self.close()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -96,14 +102,18 @@ class Database:
         with self.read() as connection:
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if verdict != "ok":
-            raise sa.exc.DatabaseError("PRAGMA quick_check", None, sqlite3.DatabaseError(str(verdict)))
+            raise StorageError(f"database {self._place}: {verdict}; {_DAMAGED}")
 
     def _migrate(self) -> None:
         """Bring the schema to HEAD. Alembic is imported only when there is something to do."""
         with self.read() as connection:
             is_new = not sa.inspect(connection).has_table("alembic_version")
-            if not is_new and connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == HEAD:
-                return
+            version = None if is_new else connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if version == HEAD:
+            return
+        if version is not None and version > HEAD:
+            sentence = f"was made by a newer version (revision {version}, this one knows {HEAD}); use that version"
+            raise StorageError(f"database {self._place} {sentence}")
         from alembic import command
         from alembic.config import Config
 
@@ -116,26 +126,23 @@ class Database:
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Turn what the driver says into a sentence with the way out."""
+        """Turn what the driver says, or a row that cannot be decoded, into a sentence with the way out."""
         try:
             yield
         except sa.exc.DBAPIError as error:
             reason = str(error.orig)
-            for sign, advice in _ADVICE.items():
-                if sign in reason:
-                    raise StorageError(f"database {self._place}: {reason}; {advice}") from error
-            raise
+            advice = next((advice for sign, advice in _ADVICE.items() if sign in reason), _DAMAGED)
+            raise StorageError(f"database {self._place}: {reason}; {advice}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise StorageError(f"database {self._place}: {error}; {_DAMAGED}") from error
 
     @property
     def _place(self) -> str:
         return self._url.database or self._url.render_as_string(hide_password=True)
 
 
-_REBUILD = "move the file away and run `studio gallery rebuild`: every picture carries its own record"
+_DAMAGED = "it is damaged; move the file away and run `studio gallery rebuild`: every picture carries its own record"
 _ADVICE = {
-    "malformed": f"it is damaged; {_REBUILD}",
-    "not a database": f"it is damaged; {_REBUILD}",
-    "in database": f"it is damaged; {_REBUILD}",
     "full": "free some disk space, nothing was lost",
     "unable to open": "check that the folder exists and can be written",
     "readonly": "check that the folder can be written",
