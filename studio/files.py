@@ -187,6 +187,11 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_suffix(device: str) -> str:
+    """Return how the temporary files of a device's worker end, so that the next worker can sweep them."""
+    return f".{device.replace(':', '-')}.tmp"
+
+
 class ProcessLock:
     """A lock that the kernel frees the moment its process dies, however it dies.
 

@@ -2,10 +2,13 @@
 
 import hashlib
 import io
+import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from pipelines.spec.errors import NotFound, StorageError
 from pipelines.spec.request import ResolvedRequest
 from studio import metadata
 from studio.database import Database, image_table
-from studio.files import publish
+from studio.files import publish, temporary_suffix
 from studio.jobs import Job, JobStore
 from studio.metadata import Record
 
@@ -84,19 +87,23 @@ class Gallery:
         record = Record(job.id, generated.index, time.time(), generated.request, generated.provenance)
         name = _name(job, generated)
         path = self.images_dir / name
+        temporary = f".{path.name}{temporary_suffix(job.device or '')}"
         buffer = io.BytesIO()
         metadata.save(generated.image, buffer, record, output_format=generated.request.output_format)
         data = buffer.getvalue()
         try:
-            self._write_thumbnail(generated.image, name)
-            publish(path, lambda file: file.write(data), temporary=f".{path.name}.{job.device}.tmp")
+            self._write_thumbnail(generated.image, name, temporary=temporary)
+            publish(path, lambda file: file.write(data), temporary=temporary)
             with self._database.write() as connection:
                 self._jobs.assert_ours(connection, job)
-                row = connection.execute(sa.insert(image_table).values(_row(record, name, data)).returning(image_table))
-                return self._image(row.one())
+                row = _row(record, name, data)
+                connection.execute(sa.delete(image_table).where(*_same(row)))  # a rebuild may have found the file first
+                return self._image(connection.execute(sa.insert(image_table).values(row).returning(image_table)).one())
         except StorageError:
-            path.unlink(missing_ok=True)
-            self._thumbnail(name).unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
+            with suppress(OSError):
+                self._thumbnail(name).unlink()
             raise
 
     def made(self, job: Job) -> set[int]:
@@ -125,11 +132,9 @@ class Gallery:
         Raises:
             NotFound: there is none.
         """
-        job_id, _, index = image_id.rpartition("-")
-        if index.isdecimal() and len(index) <= 4:
-            found = self._images(
-                sa.select(image_table).where(image_table.c.job_id == job_id, image_table.c.index == int(index))
-            )
+        if match := re.fullmatch(r"([0-9a-f]{16})-([0-9]{1,4})", image_id):
+            same = (image_table.c.job_id == match[1], image_table.c.index == int(match[2]))
+            found = self._images(sa.select(image_table).where(*same))
             if found:
                 return found[0]
         raise NotFound(f"there is no image {image_id[:80]!r}; `studio gallery` lists them")
@@ -150,15 +155,17 @@ class Gallery:
 
     def rebuild(self) -> Rebuilt:
         """Make the index anew from the files: every picture carries its own record."""
-        names = sorted(
+        names = {
             path.relative_to(self.images_dir).as_posix()
             for path in self.images_dir.glob("**/*")
             if path.suffix in _SUFFIXES.values() and not path.name.startswith(".")
-        )
+        }
         with self._database.read() as connection:
-            known = set(connection.execute(sa.select(image_table.c.path)).scalars())
+            listed = connection.execute(sa.select(image_table.c.path, image_table.c.job_id, image_table.c.index)).all()
+        known = {row.path for row in listed}
+        taken = {(row.job_id, row[2]) for row in listed if row.path in names}
         rows, unreadable = [], []
-        for name in names:
+        for name in sorted(names):
             path = self.images_dir / name
             try:
                 record = metadata.read(path)
@@ -168,25 +175,23 @@ class Gallery:
             except (NotFound, OSError):
                 unreadable.append(path)
                 continue
-            if name not in known:
+            if name not in known and (record.job_id, record.index) not in taken:  # else it is a copy
+                taken.add((record.job_id, record.index))
                 rows.append(_row(record, name, path.read_bytes()))
-        gone = known.difference(names)
+        gone = known - names
         with self._database.write() as connection:
             for name in gone:
                 connection.execute(sa.delete(image_table).where(image_table.c.path == name))
             for row in rows:
-                connection.execute(
-                    sa.delete(image_table).where(
-                        image_table.c.job_id == row["job_id"], image_table.c.index == row["index"]
-                    )
-                )
+                connection.execute(sa.delete(image_table).where(*_same(row)))
                 connection.execute(sa.insert(image_table).values(row))
         return Rebuilt(found=len(names), added=len(rows), removed=len(gone), unreadable=tuple(unreadable))
 
-    def _write_thumbnail(self, image: Image.Image, name: str) -> None:
+    def _write_thumbnail(self, image: Image.Image, name: str, *, temporary: str | None = None) -> None:
         small = image.copy()
         small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        publish(self._thumbnail(name), lambda file: small.save(file, format="WEBP", quality=85))
+        write = partial(small.save, format="WEBP", quality=85)
+        publish(self._thumbnail(name), write, temporary=temporary)
 
     def _thumbnail(self, name: str) -> Path:
         return (self.thumbnails_dir / name).with_suffix(".webp")
@@ -196,7 +201,12 @@ class Gallery:
             return [self._image(row) for row in connection.execute(query)]
 
     def _image(self, row: sa.Row[Any]) -> GalleryImage:
-        record, index = Record.from_json(row.record), row._mapping["index"]
+        index = row._mapping["index"]
+        try:
+            record = Record.from_json(row.record)
+        except ValueError as error:
+            sentence = f"image {row.job_id}-{index} in the database is damaged: {error}"
+            raise StorageError(f"{sentence}; run `studio gallery rebuild`") from error
         return GalleryImage(
             id=f"{row.job_id}-{index}",
             job_id=row.job_id,
@@ -215,6 +225,11 @@ def _name(job: Job, generated: GeneratedImage) -> str:
     day = datetime.fromtimestamp(job.created_at).astimezone().date()
     suffix = _SUFFIXES[generated.request.output_format]
     return f"{day}/{generated.request.seed}-{job.id}-{generated.index:02d}{suffix}"
+
+
+def _same(row: Mapping[str, Any]) -> tuple[sa.ColumnElement[bool], ...]:
+    """Match the picture that a new row stands for."""
+    return image_table.c.job_id == row["job_id"], image_table.c.index == row["index"]
 
 
 def _row(record: Record, name: str, data: bytes) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines.spec.errors import NotFound, StudioError
+from pipelines.spec.errors import NotFound, StorageError, StudioError
 from pipelines.spec.request import GenerationRequest
 from studio.database import Database, job_table
 
@@ -122,9 +122,9 @@ class JobStore:
             NotFound: no job has this id.
         """
         with self._database.read() as connection:
-            row = connection.execute(sa.select(*_COLUMNS).where(job_table.c.id == job_id)).one_or_none()
+            row = connection.execute(sa.select(*_COLUMNS).where(_is(job_id))).one_or_none()
         if row is None:
-            raise NotFound(f"there is no job {job_id!r}; `studio jobs` lists them")
+            raise NotFound(f"there is no job {job_id[:80]!r}; `studio jobs` lists them")
         return _job(row)
 
     def newest(self, *, states: Collection[JobState] | None = None, limit: int = 50) -> list[Job]:
@@ -144,7 +144,7 @@ class JobStore:
     def preview(self, job_id: str) -> bytes | None:
         """Return the running job's picture as it stands: a small JPEG, or None."""
         with self._database.read() as connection:
-            return connection.execute(sa.select(job_table.c.preview).where(job_table.c.id == job_id)).scalar()
+            return connection.execute(sa.select(job_table.c.preview).where(_is(job_id))).scalar()
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a queued job at once, or ask the worker of a running one to stop. A finished job stays as it is.
@@ -155,12 +155,12 @@ class JobStore:
         with self._database.write() as connection:
             connection.execute(
                 sa.update(job_table)
-                .where(job_table.c.id == job_id, job_table.c.state == JobState.QUEUED)
+                .where(_is(job_id), job_table.c.state == JobState.QUEUED)
                 .values(state=JobState.CANCELLED, finished_at=time.time())
             )
             connection.execute(
                 sa.update(job_table)
-                .where(job_table.c.id == job_id, job_table.c.state == JobState.RUNNING)
+                .where(_is(job_id), job_table.c.state == JobState.RUNNING)
                 .values(cancel_requested=True)
             )
         return self.get(job_id)
@@ -171,7 +171,7 @@ class JobStore:
         """Take the oldest queued job, or one by id; None when there is nothing to take."""
         query = sa.select(job_table.c.sequence).where(job_table.c.state == JobState.QUEUED)
         if job_id is not None:
-            query = query.where(job_table.c.id == job_id)
+            query = query.where(_is(job_id))
         with self._database.read() as connection:
             oldest = connection.execute(query.order_by(job_table.c.sequence).limit(1)).scalar()
         if oldest is None:
@@ -225,13 +225,19 @@ class JobStore:
             self._update(connection, job, {"state": state, "error": error, "finished_at": time.time(), "preview": None})
 
     def requeue(self, job: Job) -> None:
-        """Give a job back unfinished, for the next worker.
+        """Give a job back unfinished, for the next worker; one whose cancelling was asked is cancelled.
 
         Raises:
             ClaimLost: the job belongs to another attempt, or is over.
         """
         with self._database.write() as connection:
-            self._update(connection, job, {"state": JobState.QUEUED, "preview": None})
+            asked = job_table.c.cancel_requested
+            values = {
+                "state": sa.case((asked, JobState.CANCELLED), else_=JobState.QUEUED),
+                "finished_at": sa.case((asked, time.time()), else_=None),
+                "preview": None,
+            }
+            self._update(connection, job, values)
 
     def assert_ours(self, connection: sa.Connection, job: Job) -> None:
         """Check inside the caller's transaction that the job still belongs to this attempt.
@@ -263,7 +269,7 @@ class JobStore:
                         (is_poison, JobState.FAILED),
                         else_=JobState.QUEUED,
                     ),
-                    error=sa.case((is_poison, message), else_=None),
+                    error=sa.case((is_poison & ~job_table.c.cancel_requested, message), else_=None),
                     finished_at=sa.case((job_table.c.cancel_requested | is_poison, time.time()), else_=None),
                 )
                 .returning(*_COLUMNS)
@@ -273,6 +279,11 @@ class JobStore:
     def _update(self, connection: sa.Connection, job: Job, values: dict[str, Any]) -> None:
         if connection.execute(sa.update(job_table).where(*_fence(job)).values(values)).rowcount != 1:
             raise ClaimLost(_FENCE_LOST)
+
+
+def _is(job_id: str) -> sa.ColumnElement[bool]:
+    """Match one job. What is not ASCII is no id, and half of a surrogate pair cannot even be looked up."""
+    return job_table.c.id == job_id if job_id.isascii() else sa.false()
 
 
 def _fence(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
@@ -285,10 +296,8 @@ def _fence(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _job(row: sa.Row[Any]) -> Job:
     values = dict(row._mapping)
-    return Job(
-        **{
-            **values,
-            "state": JobState(values["state"]),
-            "request": GenerationRequest.model_validate(values["request"]),
-        }
-    )
+    try:
+        state, request = JobState(values["state"]), GenerationRequest.model_validate(values["request"])
+    except ValueError as error:
+        raise StorageError(f"job {values['id']} in the database is damaged: {error}; cancel it") from error
+    return Job(**{**values, "state": state, "request": request})

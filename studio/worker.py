@@ -15,7 +15,7 @@ from typing import Self
 
 from pipelines.spec.engine import Engine, Step
 from pipelines.spec.errors import Cancelled, StudioError
-from studio.files import sweep
+from studio.files import sweep, temporary_suffix
 from studio.jobs import ClaimLost, Job, JobState
 from studio.preview import encode_preview
 from studio.settings import Settings
@@ -164,7 +164,8 @@ def take_over(storage: Storage, device: str) -> None:
     """Clean up after dead workers of a device whose lock is ours: their jobs, their temporary files."""
     for job in storage.jobs.bury(device, max_worker_deaths=storage.settings.max_worker_deaths):
         log.warning("job %s was left by a dead worker; it is now %s", job.id, job.state)
-    sweep(storage.gallery.images_dir, f".{device}.tmp")
+    for folder in (storage.gallery.images_dir, storage.gallery.thumbnails_dir):
+        sweep(folder, temporary_suffix(device))
 
 
 def work(storage: Storage, device: str, *, stop: threading.Event) -> None:

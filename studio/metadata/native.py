@@ -2,6 +2,7 @@
 
 import json
 
+from pipelines.spec.errors import InvalidRequest
 from studio.metadata.record import Record
 
 KEY = "studio"
@@ -19,6 +20,12 @@ def read(text: str) -> Record:
         ValueError: it is not a record of ours.
     """
     try:
-        return Record.from_json(json.loads(text))
-    except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"not a record of Open Weights Studio: {error!r}") from error
+        data = json.loads(text)
+        json.dumps(
+            data, ensure_ascii=False
+        ).encode()  # JSON can spell half of a surrogate pair; nothing else can hold it
+        record = Record.from_json(data)
+        record.request.asked()
+    except (RecursionError, InvalidRequest) as error:
+        raise ValueError(f"not a record of Open Weights Studio: {error}") from error
+    return record

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pipelines.spec.request import ResolvedRequest
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.spec.request import MAX_IMAGES, ResolvedRequest
 from studio import __version__
 
 SCHEMA = 1
@@ -40,14 +42,19 @@ class Record:
         """Read plain data back.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not such a record.
+            ValueError: it is not such a record.
         """
-        if data["schema"] != SCHEMA:
-            raise ValueError(f"record has schema {data['schema']!r}; this version reads {SCHEMA}")
-        return cls(
-            job_id=str(data["job"]),
-            index=int(data["index"]),
-            created_at=float(data["created_at"]),
-            request=ResolvedRequest.model_validate(data["request"]),
-            provenance=dict(data["provenance"]),
-        )
+        stored = _Stored.model_validate(data)
+        return cls(stored.job, stored.index, stored.created_at, stored.request, stored.provenance)
+
+
+class _Stored(BaseModel):
+    """The shape of a record as plain data. It may come from anyone's file."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    schema_: Literal[1] = Field(alias="schema")
+    job: str = Field(pattern="^[0-9a-f]{16}$")
+    index: int = Field(ge=0, lt=MAX_IMAGES)
+    created_at: float = Field(ge=0, lt=2**40)
+    request: ResolvedRequest
+    provenance: dict[str, str | int | float | bool]

@@ -1,0 +1,241 @@
+"""Pictures are published whole, once, and found again – from the database or, without it, from the files."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.spec.engine import GeneratedImage
+from pipelines.spec.errors import NotFound, StorageError
+from pipelines.spec.request import GenerationRequest
+from studio import Settings
+from studio.gallery import THUMBNAIL_SIDE, GalleryImage
+from studio.jobs import ClaimLost, Job
+from studio.metadata import Record, save
+from studio.storage import Storage
+
+
+@pytest.fixture
+def storage(settings: Settings) -> Iterator[Storage]:
+    storage = Storage.open(settings)
+    yield storage
+    storage.database.close()
+
+
+def claimed(storage: Storage, **fields: object) -> Job:
+    storage.jobs.submit(GenerationRequest.parse({"prompt": "a boat", "seed": 7, "num_images": 3, **fields}))
+    job = storage.jobs.claim("cpu")
+    assert job is not None
+    return job
+
+
+def generated(storage: Storage, job: Job, index: int = 0) -> GeneratedImage:
+    request = storage.expand(job.request)[1][index]
+    pixels = np.random.default_rng(index).integers(0, 256, (request.height, request.width, 3), dtype=np.uint8)
+    return GeneratedImage(index, request, Image.fromarray(pixels), {"engine": "test", "device": "cpu"})
+
+
+def fill(storage: Storage, *, jobs: int = 2, **fields: object) -> list[GalleryImage]:
+    made = []
+    for _ in range(jobs):
+        job = claimed(storage, **fields)
+        made += [storage.gallery.add(job, generated(storage, job, index)) for index in range(3)]
+    return made
+
+
+@pytest.mark.parametrize(("output_format", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
+def test_a_picture_is_a_file_with_its_record_a_thumbnail_and_a_row(
+    output_format: str, suffix: str, storage: Storage
+) -> None:
+    job = claimed(storage, output_format=output_format, width=512, height=256)
+    picture = generated(storage, job, 2)
+    image = storage.gallery.add(job, picture)
+    assert (image.id, image.index, image.request, image.provenance) == (
+        f"{job.id}-2",
+        2,
+        picture.request,
+        picture.provenance,
+    )
+    assert image.path.suffix == suffix
+    assert hashlib.sha256(image.path.read_bytes()).hexdigest() == image.sha256
+    assert image.image.size == (512, 256)
+    assert output_format != "png" or np.array_equal(np.asarray(image.image), np.asarray(picture.image))
+    with Image.open(image.thumbnail) as thumbnail:
+        assert thumbnail.size == (THUMBNAIL_SIDE, THUMBNAIL_SIDE // 2)
+    assert storage.gallery.get(image.id) == image
+
+
+def test_pages_show_the_newest_first(storage: Storage) -> None:
+    made = fill(storage)
+    assert storage.gallery.page() == made[::-1]
+    assert storage.gallery.page(limit=2, offset=1) == made[::-1][1:3]
+    assert storage.gallery.page(offset=99) == []
+    assert storage.gallery.count() == 6
+    assert storage.gallery.of_job(made[0].job_id) == made[:3]
+
+
+def test_made_lists_what_a_resumed_job_need_not_make_again(storage: Storage) -> None:
+    job = claimed(storage)
+    for index in (0, 2):
+        storage.gallery.add(job, generated(storage, job, index))
+    assert storage.gallery.made(job) == {0, 2}
+
+
+def test_a_worker_that_lost_its_job_publishes_nothing_visible(storage: Storage) -> None:
+    zombie = claimed(storage)
+    storage.jobs.bury("cpu", max_worker_deaths=9)
+    with pytest.raises(ClaimLost):
+        storage.gallery.add(zombie, generated(storage, zombie))
+    assert storage.gallery.count() == 0
+    heir = storage.jobs.claim("cpu")
+    assert heir is not None
+    image = storage.gallery.add(heir, generated(storage, heir))
+    assert storage.gallery.page() == [image]
+    assert len(list(files(storage))) == 1
+
+
+def test_deleting_removes_row_thumbnail_and_file(storage: Storage) -> None:
+    first, second, *_ = fill(storage)
+    storage.gallery.delete(first.id)
+    with pytest.raises(NotFound):
+        storage.gallery.get(first.id)
+    with pytest.raises(NotFound):
+        storage.gallery.delete(first.id)
+    assert not first.path.exists()
+    assert not first.thumbnail.exists()
+    assert storage.gallery.get(second.id).path.exists()
+    assert storage.gallery.count() == 5
+
+
+HOSTILE = ["", "-", "x-0", "../../etc/passwd-0", "-1", "{}", "{}-", "{}-99", "{}-00000", "{}-1e0", "{}- 0", "{}-²"]
+HOSTILE += ["{}-0\0", "\udcff-0", "a\0-0", "%-0", "' OR 1=1 -- -0", "{}-9999999999999999999999", "é" * 9999 + "-0"]
+
+
+@pytest.mark.parametrize("image_id", HOSTILE, ids=range(len(HOSTILE)))
+def test_an_id_of_nothing_is_not_found(image_id: str, storage: Storage) -> None:
+    made = fill(storage, jobs=1)
+    with pytest.raises(NotFound, match="there is no image ") as caught:
+        storage.gallery.get(image_id.replace("{}", made[0].job_id))
+    assert len(str(caught.value)) < 1000
+    str(caught.value).encode()
+
+
+def test_a_thumbnail_that_cannot_be_written_leaves_no_picture_behind(storage: Storage) -> None:
+    job = claimed(storage)
+    storage.gallery.thumbnails_dir.write_text("I am in the way")
+    with pytest.raises(StorageError, match="thumbnails"):
+        storage.gallery.add(job, generated(storage, job))
+    assert list(files(storage)) == []
+    assert storage.gallery.count() == 0
+
+
+def files(storage: Storage) -> Iterator[Path]:
+    return (path for path in storage.gallery.images_dir.rglob("*") if path.is_file())
+
+
+def listing(storage: Storage) -> list[GalleryImage]:
+    return storage.gallery.page(limit=1000)
+
+
+def test_rebuilding_what_is_whole_changes_nothing(storage: Storage) -> None:
+    fill(storage)
+    before = listing(storage)
+    rebuilt = storage.gallery.rebuild()
+    assert (rebuilt.found, rebuilt.added, rebuilt.removed, rebuilt.unreadable) == (6, 0, 0, ())
+    assert listing(storage) == before
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_without_the_database_the_files_give_the_same_listing(output_format: str, settings: Settings) -> None:
+    storage = Storage.open(settings)
+    fill(storage, output_format=output_format, prompt="שלום 👩\u200d🚀\nsecond line", negative_prompt="")
+    before = listing(storage)
+    storage.database.close()
+    (settings.outputs_dir / "studio.db").unlink()
+    shutil.rmtree(storage.gallery.thumbnails_dir)
+    storage = Storage.open(settings)
+    assert listing(storage) == []
+    assert storage.gallery.rebuild().added == 6
+    assert listing(storage) == before
+    assert all(image.thumbnail.is_file() for image in before)
+    storage.database.close()
+
+
+def test_rebuilding_finds_what_came_and_forgets_what_went(storage: Storage) -> None:
+    made = fill(storage)
+    made[0].path.unlink()
+    foreign = storage.gallery.images_dir / "holiday.jpg"
+    Image.new("RGB", (32, 32)).save(foreign)
+    broken = storage.gallery.images_dir / "broken.png"
+    broken.write_bytes(made[1].path.read_bytes()[:100])
+    (storage.gallery.images_dir / ".half.png").write_bytes(b"")
+    rebuilt = storage.gallery.rebuild()
+    assert (rebuilt.found, rebuilt.added, rebuilt.removed) == (7, 0, 1)
+    assert set(rebuilt.unreadable) == {foreign, broken}
+    assert listing(storage) == made[:0:-1]
+
+
+def test_a_copied_file_does_not_take_the_originals_place(storage: Storage) -> None:
+    made = fill(storage)
+    shutil.copy(made[0].path, storage.gallery.images_dir / "a copy.png")
+    for _ in range(2):
+        assert storage.gallery.rebuild().added == 0
+        assert listing(storage) == made[::-1]
+
+
+def test_rebuilding_never_lists_a_picture_twice(settings: Settings) -> None:
+    storage = Storage.open(settings)
+    made = fill(storage)
+    shutil.copy(made[0].path, storage.gallery.images_dir / "zz copy.png")
+    storage.database.close()
+    (settings.outputs_dir / "studio.db").unlink()
+    storage = Storage.open(settings)
+    assert storage.gallery.rebuild().added == 6
+    assert [image.id for image in listing(storage)] == [image.id for image in made[::-1]]
+    assert storage.gallery.rebuild().added == 0
+    storage.database.close()
+
+
+HOSTILE_RECORDS = {
+    "no picture of ours": {"schema": 99},
+    "job id that climbs": {"job": "../../../etc/passwd"},
+    "job id that is half a letter": {"job": "\ud800"},
+    "endless index": {"index": float("inf")},
+    "index without a number": {"index": float("nan")},
+    "negative index": {"index": -1},
+    "index of a thousand digits": {"index": 10**1000},
+    "time beyond all clocks": {"created_at": 10**1000},
+    "no time": {"created_at": float("nan")},
+    "prompt that is half a letter": {"request": {"prompt": "\ud800"}},
+    "list for provenance": {"provenance": ["a"]},
+    "provenance that nests": {"provenance": {"a": {"b": []}}},
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE_RECORDS.values(), ids=HOSTILE_RECORDS)
+def test_a_hostile_file_is_unreadable_and_spoils_nothing(change: dict[str, object], storage: Storage) -> None:
+    made = fill(storage, jobs=1)
+    hostile = storage.gallery.images_dir / "hostile.png"
+    picture = generated(storage, storage.jobs.get(made[0].job_id))
+    record = Record(made[0].job_id, 0, 1.0, picture.request, {})
+    data = record.to_json()
+    request = {**data["request"], **change.get("request", {})}  # type: ignore[dict-item]
+    forged = replace(record)
+    object.__setattr__(forged, "to_json", lambda: {**data, **change, "request": request})
+    with hostile.open("wb") as file:
+        save(picture.image, file, forged, output_format="png")
+    assert storage.gallery.rebuild().unreadable == (hostile,)
+    assert listing(storage) == made[::-1]
+
+
+def test_a_picture_that_a_rebuild_found_first_is_published_all_the_same(storage: Storage) -> None:
+    job = claimed(storage)
+    storage.gallery.add(job, generated(storage, job))
+    image = storage.gallery.add(job, generated(storage, job))
+    assert listing(storage) == [image]
+    assert hashlib.sha256(image.path.read_bytes()).hexdigest() == image.sha256
