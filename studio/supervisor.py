@@ -58,13 +58,15 @@ class Supervisor:
         delay = self._settings.restart_delay
         while not self._stopping.is_set():
             started = time.monotonic()
-            with self._open_log(device).open("ab") as log:
-                worker = subprocess.Popen(
+            with (
+                self._open_log(device).open("ab") as log,
+                subprocess.Popen(
                     [sys.executable, "-m", "studio.worker", self._settings.model_dump_json(), device],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                )
+                ) as worker,
+            ):
                 self._watch(worker)
             if time.monotonic() - started > 10 * delay:
                 delay = self._settings.restart_delay

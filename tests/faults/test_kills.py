@@ -1,0 +1,191 @@
+"""kill -9 at any moment: no job is lost, no picture shows twice, no file is torn."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from random import Random
+
+import psutil
+import pytest
+
+from studio import GenerationRequest, JobState, Settings, Studio
+from studio.storage import worker_lock
+from studio.supervisor import Supervisor
+from tests.faults.conftest import assert_nothing_lost, assert_tidy, start_server, start_worker, wait_until
+
+KILLS = 100
+JOBS = 150
+
+
+def submit(studio: Studio, count: int, **fields: int) -> list[str]:
+    return [studio.submit(GenerationRequest(prompt=f"{i}", seed=i, **fields)).id for i in range(count)]
+
+
+def living_worker(settings: Settings) -> psutil.Process | None:
+    lock = worker_lock(settings, "cpu")
+    try:
+        return psutil.Process(int(lock.holder()["pid"])) if lock.is_held() else None
+    except (KeyError, psutil.NoSuchProcess):
+        return None
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_lose_nothing(settings: Settings) -> None:
+    settings = settings.model_copy(update={"max_worker_deaths": 1000})
+    random = Random(1)
+    supervisor = Supervisor(settings)
+    with Studio(settings) as studio:
+        jobs = submit(studio, JOBS - 10) + submit(studio, 10, num_images=3)
+        supervisor.start()
+        try:
+            killed: set[int] = set()
+            while len(killed) < KILLS:
+                worker = living_worker(settings)
+                if worker is None or worker.pid in killed:
+                    time.sleep(0.005)
+                    continue
+                time.sleep(random.uniform(0.0, 0.12))
+                worker.kill()
+                killed.add(worker.pid)
+                if not studio.queue_length():  # keep the worker busy to the last kill
+                    jobs += submit(studio, 10)
+            wait_until(lambda: all(studio.job(job).is_finished for job in jobs), seconds=120)
+        finally:
+            supervisor.stop()
+
+        assert len(jobs) >= JOBS
+        assert_nothing_lost(studio, jobs)
+
+
+_DIES_AT_A_WRITE = textwrap.dedent("""
+    import os, signal, sys, threading
+    from contextlib import contextmanager
+    from studio.database import Database
+    from studio.gallery import Gallery
+    from studio.jobs import JobStore
+    from studio.settings import Settings
+    from studio.storage import Storage
+    from studio.worker import work
+
+    class Deadly(Database):
+        writes = 0
+
+        @contextmanager
+        def write(self):
+            Deadly.writes += 1
+            if (Deadly.writes, "before") == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            with super().write() as connection:
+                yield connection
+            if (Deadly.writes, "after") == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    settings, fatal = Settings.model_validate_json(sys.argv[1]), (int(sys.argv[2]), sys.argv[3])
+    usual = Storage.open(settings)
+    database = Deadly(settings.database_url)
+    jobs = JobStore(database)
+    storage = Storage(settings, database, usual.inputs, jobs, Gallery(settings.outputs_dir, database, jobs))
+    work(storage, "cpu", stop=threading.Event())
+""")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("write", [1, 2, 3, 4, 5, 6])
+def test_death_at_the_nth_write_loses_nothing(settings: Settings, studio: Studio, write: int, moment: str) -> None:
+    jobs = submit(studio, 2, num_images=2)
+    program = [sys.executable, "-c", _DIES_AT_A_WRITE, settings.model_dump_json(), str(write), moment]
+
+    died = subprocess.run(program, timeout=60, check=False)
+    assert died.returncode == -signal.SIGKILL
+    for job in jobs:
+        studio.wait(job)
+
+    assert_nothing_lost(studio, jobs)
+
+
+def test_a_job_that_kills_its_workers_fails_and_the_next_is_done(settings: Settings) -> None:
+    settings = settings.model_copy(update={"fake_step_seconds": 0.05})
+    supervisor = Supervisor(settings)
+    with Studio(settings) as studio:
+        poison, harmless = submit(studio, 2)
+        supervisor.start()
+        try:
+            for attempt in (1, 2):
+                wait_until(lambda attempt=attempt: studio.job(poison).attempt == attempt)  # type: ignore[misc]
+                worker = living_worker(settings)
+                assert worker is not None
+                worker.kill()
+            wait_until(lambda: studio.job(harmless).is_finished)
+        finally:
+            supervisor.stop()
+
+        assert studio.job(poison).state is JobState.FAILED
+        assert "died 2 times" in (studio.job(poison).error or "")
+        assert studio.gallery.of_job(poison) == []
+        assert studio.job(harmless).state is JobState.DONE
+
+
+def test_the_workers_of_a_killed_server_finish_their_job_and_leave(settings: Settings, studio: Studio) -> None:
+    studio.settings.outputs_dir.mkdir(exist_ok=True)
+    slow = settings.model_copy(update={"fake_step_seconds": 0.1})
+    server = start_server(slow, port=7991)
+    job = submit(studio, 1)[0]
+    wait_until(lambda: studio.job(job).state is JobState.RUNNING)
+    worker = living_worker(settings)
+    assert worker is not None
+
+    server.kill()
+    server.communicate(timeout=10)
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+    assert_nothing_lost(studio, [job])
+
+
+def test_a_stopping_worker_gives_its_job_back_and_the_next_goes_on(settings: Settings, studio: Studio) -> None:
+    hasty = settings.model_copy(update={"fake_step_seconds": 0.05, "drain_seconds": 0.1})
+    job = submit(studio, 1, num_images=4)[0]
+    with start_worker(hasty) as worker:
+        wait_until(lambda: len(studio.gallery.of_job(job)) >= 1)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=10) == 0
+    first = studio.gallery.of_job(job)
+    assert studio.job(job).state is JobState.QUEUED
+    studio.wait(job)
+
+    assert studio.gallery.of_job(job)[: len(first)] == first
+    assert studio.job(job).worker_deaths == 0
+    assert_nothing_lost(studio, [job])
+
+
+def test_a_worker_whose_input_closes_finishes_its_job(settings: Settings, studio: Studio) -> None:
+    job = submit(studio, 1, num_inference_steps=50)[0]
+    worker = start_worker(settings)
+    wait_until(lambda: studio.job(job).state is JobState.RUNNING)
+
+    worker.communicate(timeout=20)
+
+    assert worker.returncode == 0
+    assert_nothing_lost(studio, [job])
+
+
+def test_a_second_server_refuses_and_a_stale_lock_does_not(settings: Settings, studio: Studio) -> None:
+    first = start_server(settings, port=7992)
+    wait_until(lambda: bool(studio.live_workers()))
+
+    second = start_server(settings, port=7993)
+    _, sentence = second.communicate(timeout=60)
+    assert second.returncode == 3
+    assert str(first.pid) in sentence
+    assert "7992" in sentence
+
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate(timeout=10)
+    third = start_server(settings, port=7993)
+    wait_until(lambda: studio.job(submit(studio, 1)[0]).is_finished or bool(studio.live_workers()))
+    third.terminate()
+    _, sentence = third.communicate(timeout=30)
+    assert third.returncode == 0, sentence
+    assert_tidy(studio)
