@@ -24,20 +24,24 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     home: Path = Field(default_factory=default_home, description="Folder that holds outputs, models and loras.")
-    outputs: Path | None = Field(None, description="Folder of images, thumbnails, inputs and the database.")
-    models: Path | None = Field(None, description="Folder of diffusers models, one folder each.")
-    database: str | None = Field(None, description="SQLAlchemy URL; a SQLite file in outputs by default.")
-    host: str = Field("127.0.0.1", description="Address the server listens on.")
-    port: int = Field(7860, ge=1, le=65535, description="Port the server listens on.")
-    engine: Literal["diffusers", "fake"] = Field("diffusers", description="What makes the pictures.")
+    outputs: Path | None = Field(default=None, description="Folder of images, thumbnails, inputs and the database.")
+    models: Path | None = Field(default=None, description="Folder of diffusers models, one folder each.")
+    database: str | None = Field(default=None, description="SQLAlchemy URL; a SQLite file in outputs by default.")
+    host: str = Field(default="127.0.0.1", description="Address the server listens on.")
+    port: int = Field(default=7860, ge=1, le=65535, description="Port the server listens on.")
+    engine: Literal["diffusers", "fake"] = Field(default="diffusers", description="What makes the pictures.")
     devices: tuple[Annotated[str, StringConstraints(pattern=r"^[a-z]+(:\d+)?$")], ...] = Field(
-        ("auto",), min_length=1, description="One worker process each: auto, cpu, cuda:0 …"
+        default=("auto",), min_length=1, description="One worker process each: auto, cpu, cuda:0 …"
     )
-    default_model: str = Field("pocket", description="The model of a request that names none.")
-    max_worker_deaths: int = Field(2, ge=1, description="A job that was running at so many worker deaths fails.")
-    restart_delay: float = Field(1.0, gt=0, description="Seconds before a dead worker is restarted; doubles up to 30.")
-    drain_seconds: float = Field(10.0, ge=0, description="How long a stopping worker may finish its job.")
-    fake_step_seconds: float = Field(0.0, ge=0, description="How long each step of the fake engine takes.")
+    default_model: str = Field(default="pocket", description="The model of a request that names none.")
+    max_worker_deaths: int = Field(
+        default=2, ge=1, description="A job that was running at so many worker deaths fails."
+    )
+    restart_delay: float = Field(
+        default=1.0, gt=0, description="Seconds before a dead worker is restarted; doubles up to 30."
+    )
+    drain_seconds: float = Field(default=10.0, ge=0, description="How long a stopping worker may finish its job.")
+    fake_step_seconds: float = Field(default=0.0, ge=0, description="How long each step of the fake engine takes.")
 
     @field_validator("devices")
     @classmethod

@@ -50,37 +50,45 @@ class _Frozen(BaseModel):
 class GenerationRequest(_Frozen):
     """All that a user can ask. None means the default of the model's family."""
 
-    prompt: str = Field("", max_length=MAX_PROMPT_CHARACTERS, description="What the picture shows.")
+    prompt: str = Field(default="", max_length=MAX_PROMPT_CHARACTERS, description="What the picture shows.")
     negative_prompt: str | None = Field(
-        None, max_length=MAX_PROMPT_CHARACTERS, description="What the picture should not show."
+        default=None, max_length=MAX_PROMPT_CHARACTERS, description="What the picture should not show."
     )
-    model: str | None = Field(None, min_length=1, max_length=256, description="Name of an installed model.")
+    model: str | None = Field(default=None, min_length=1, max_length=256, description="Name of an installed model.")
     init_image: InputId | None = Field(
-        None, description="Start from this image (image-to-image). The id of a stored input."
+        default=None, description="Start from this image (image-to-image). The id of a stored input."
     )
     mask_image: InputId | None = Field(
-        None, description="White is repainted, black is kept (inpaint). The id of a stored input."
+        default=None, description="White is repainted, black is kept (inpaint). The id of a stored input."
     )
-    width: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Width in pixels.")
-    height: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Height in pixels.")
+    width: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Width in pixels.")
+    height: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8, description="Height in pixels.")
     num_inference_steps: int | None = Field(
-        None, ge=1, le=MAX_STEPS, description="Denoising steps: more is slower and finer."
+        default=None, ge=1, le=MAX_STEPS, description="Denoising steps: more is slower and finer."
     )
     guidance_scale: float | None = Field(
-        None, ge=1, le=50, description="How strictly the prompt is followed (CFG scale in A1111). 1 turns it off."
+        default=None,
+        ge=1,
+        le=50,
+        description="How strictly the prompt is followed (CFG scale in A1111). 1 turns it off.",
     )
     strength: float | None = Field(
-        None, gt=0, le=1, description="How much of the input image is repainted (denoising strength). 1 ignores it."
+        default=None,
+        gt=0,
+        le=1,
+        description="How much of the input image is repainted (denoising strength). 1 ignores it.",
     )
     scheduler: str | None = Field(
-        None, description=f"The sampler: {', '.join(SCHEDULERS)}. A1111's names are understood too."
+        default=None, description=f"The sampler: {', '.join(SCHEDULERS)}. A1111's names are understood too."
     )
     noise_schedule: str | None = Field(
-        None, description=f"How noise levels are spaced (schedule type in A1111): {', '.join(NOISE_SCHEDULES)}."
+        default=None, description=f"How noise levels are spaced (schedule type in A1111): {', '.join(NOISE_SCHEDULES)}."
     )
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same picture. Empty: a random one.")
-    num_images: int = Field(1, ge=1, le=MAX_IMAGES, description="How many pictures; image i uses seed + i.")
-    output_format: OutputFormat = Field("png", description="File format. Only png is lossless.")
+    seed: int | None = Field(
+        default=None, ge=0, le=MAX_SEED, description="Same seed, same picture. Empty: a random one."
+    )
+    num_images: int = Field(default=1, ge=1, le=MAX_IMAGES, description="How many pictures; image i uses seed + i.")
+    output_format: OutputFormat = Field(default="png", description="File format. Only png is lossless.")
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
