@@ -13,7 +13,7 @@ from pipelines.runtime.loading import Components
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """Return (1, 3, height, width) between -1 and 1, float32, of an RGB picture."""
     pixels = np.asarray(image, dtype=np.float32) / 255.0
-    return 2.0 * torch.from_numpy(pixels).permute(2, 0, 1)[None] - 1.0
+    return 2.0 * torch.from_numpy(pixels)[None].permute(0, 3, 1, 2) - 1.0
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:

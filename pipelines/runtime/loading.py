@@ -68,13 +68,8 @@ class Components:
     zero_empty_negative: bool
     """Whether an empty negative prompt means zeros instead of the encoded empty text (SDXL)."""
     preview: LatentPreview
+    device: torch.device
     num_bytes: int
-
-    @property
-    def device(self) -> torch.device:
-        """Where the U-Net is."""
-        device: torch.device = self.unet.device
-        return device
 
     @property
     def vae_scale_factor(self) -> int:
@@ -201,6 +196,7 @@ class _Loader:
             zero_empty_negative=self._model.family.name == "sdxl"
             and bool(self._index.get("force_zeros_for_empty_prompt", True)),
             preview=LatentPreview(vae, scaling_factor=vae.config.scaling_factor),
+            device=self._device,
             num_bytes=self.predict_bytes(precision),
         )
 
@@ -231,8 +227,6 @@ class _Loader:
                 folder,
                 dtype=precision.vae_dtype if part == "vae" else precision.dtype,
                 variant=self._weights[part].variant,
-                # Mapped weights that stay on the processor would die with SIGBUS when the file is cut short.
-                disable_mmap=self._device.type == "cpu",
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
@@ -246,7 +240,19 @@ class _Loader:
         missing = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])
         if missing:
             raise ModelError(f"{folder} lacks {len(missing)} tensors that its config.json asks for, first {missing[0]}")
+        if self._device.type == "cpu":
+            _detach_from_file(module)
         return module.to(self._device).eval().requires_grad_(False)
+
+
+def _detach_from_file(module: torch.nn.Module) -> None:
+    """Copy weights that may still be a view of the mapped file into memory of torch's own.
+
+    A mapped file that is cut short kills the process with SIGBUS. And tensors lie in the file at any offset, while the
+    order in which kernels add numbers up, and so the last bit of every pixel, follows from the alignment.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 @contextmanager

@@ -135,11 +135,11 @@ class _Denoiser:
         self._num_branches = len(branches)
         self._embeds = torch.cat([branch.prompt_embeds for branch in branches])
         self._added = _size_conditioning(branches, size=size)
-        self._extra_channels = None if extra_channels is None else extra_channels.repeat(len(branches), 1, 1, 1)
+        self._extra_channels = None if extra_channels is None else torch.cat([extra_channels] * len(branches))
 
     def __call__(self, scaled: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Return the guided prediction for (1, channels, height, width), float32 whatever the U-Net runs in."""
-        batch = scaled.repeat(self._num_branches, 1, 1, 1)
+        batch = torch.cat([scaled] * self._num_branches)
         if self._extra_channels is not None:
             batch = torch.cat([batch, self._extra_channels], dim=1)
         predictions: torch.Tensor = self._unet(

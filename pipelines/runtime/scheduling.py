@@ -54,7 +54,8 @@ def set_timesteps(
     scheduler.set_timesteps(num_inference_steps, device=device)
     skipped = 0 if strength is None else num_inference_steps - int(num_inference_steps * strength)
     start = skipped * scheduler.order
-    scheduler.set_begin_index(start)
+    if hasattr(scheduler, "set_begin_index"):  # DDIM keeps no index: it goes by the timestep alone.
+        scheduler.set_begin_index(start)
     timesteps: torch.Tensor = scheduler.timesteps[start:]
     return timesteps
 

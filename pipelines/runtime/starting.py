@@ -63,6 +63,9 @@ def start_denoising(
     sees_mask = components.sees_mask
     paints_over = canvas.mask_image is not None and request.strength == 1
     original = None if sees_mask and paints_over else encode(pixels, components=components, generator=generator)
+    if original is not None and canvas.mask_image is not None:
+        # diffusers lays latents out like this for inpaint, and the layout decides in which order kernels add.
+        original = original.contiguous()
     noise = draw(shape, generator, device=components.device)
     if paints_over:
         latents = noise * scheduler.init_noise_sigma

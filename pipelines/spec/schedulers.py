@@ -52,7 +52,8 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
             {"algorithm_type": "sde-dpmsolver++", "solver_order": 2},
             is_stochastic=True,
         ),
-        "ddim": SchedulerSpec("DDIM", "DDIMScheduler", noise_schedules=_SPACING_ONLY),
+        # Latents are not bounded by 1 as pixels are, but the class clips by default.
+        "ddim": SchedulerSpec("DDIM", "DDIMScheduler", {"clip_sample": False}, noise_schedules=_SPACING_ONLY),
         "unipc": SchedulerSpec("UniPC", "UniPCMultistepScheduler"),
         "heun": SchedulerSpec("Heun", "HeunDiscreteScheduler", evaluations_per_step=2),
         "lcm": SchedulerSpec("LCM", "LCMScheduler", noise_schedules=frozenset({"default"}), is_stochastic=True),

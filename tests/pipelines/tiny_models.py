@@ -68,7 +68,7 @@ def build_sdxl(folder: Path, *, unet_in_channels: int = 4) -> Model:
 def build_unet(**options: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         **{
-            "sample_size": 32,
+            "sample_size": SIDE // 8,
             "out_channels": 4,
             "layers_per_block": 1,
             "block_out_channels": (16, 32),
@@ -82,12 +82,12 @@ def build_unet(**options: Any) -> UNet2DConditionModel:
 
 
 def build_vae(**options: Any) -> AutoencoderKL:
-    """A VAE of two pixels per latent along each side."""
+    """A VAE of eight pixels per latent along each side, like the real ones."""
     return AutoencoderKL(
         **{
-            "block_out_channels": (8, 16),
-            "down_block_types": ("DownEncoderBlock2D",) * 2,
-            "up_block_types": ("UpDecoderBlock2D",) * 2,
+            "block_out_channels": (8, 8, 16, 16),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
             "latent_channels": 4,
             "norm_num_groups": 4,
             "sample_size": SIDE,
