@@ -8,6 +8,7 @@ from pipelines.spec.errors import StorageError
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import resolve
+from studio import metadata
 from studio.database import Database
 from studio.files import InputStore, ProcessLock
 from studio.gallery import Gallery
@@ -53,7 +54,9 @@ class Storage:
         input_size = None if request.init_image is None else self.inputs.size(request.init_image)
         if request.mask_image is not None:
             self.inputs.path(request.mask_image)
-        return model, resolve(request, model, input_size=input_size)
+        resolved = resolve(request, model, input_size=input_size)
+        metadata.check_room(resolved[0])
+        return model, resolved
 
     def open_inputs(self, request: GenerationRequest, model: Model) -> Inputs:
         """Open the images that a request names."""
