@@ -156,7 +156,7 @@ class RequestForm:
             return "" if name in _CHOICES else None
         if name in _IMAGES:
             return self.image_value(value)
-        return str(value) if name in _NUMBERS else value
+        return str(value).removesuffix(".0") if name in _NUMBERS else value
 
     def image_value(self, input_id: str) -> str | None:
         """Return a stored input under a name that tells browsers its type; None if it is gone."""

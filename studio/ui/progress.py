@@ -1,6 +1,7 @@
 """What the studio is doing, as HTML. Only observes: every open page shows the same, whoever asked for the picture."""
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -104,7 +105,8 @@ def _so_far(images: Sequence[GalleryImage]) -> str:
 
 def _ended(job: Job, images: Sequence[GalleryImage]) -> str:
     shown = "".join(map(markup.picture, images))
-    many = " many" if len(images) > 1 else ""
+    columns = math.ceil(math.sqrt(len(images)))
+    many = f' many" style="--columns: {columns}' if len(images) > 1 else ""
     match job.state:
         case JobState.FAILED:
             words = f'<p class="complaint" role="alert">{escape(job.error or "The job failed.")}</p>'

@@ -105,7 +105,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
 def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
     """Place the form's widgets, connect those that depend on each other, return the part for images."""
     place(form["negative_prompt"])
-    with gr.Group():
+    with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
         with gr.Row(elem_classes="tight"):
             place(form["width"])
