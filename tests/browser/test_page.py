@@ -1,0 +1,219 @@
+"""The page in a real browser, against a real server and worker: what a user does and sees."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from studio.jobs import JobState
+
+pytestmark = pytest.mark.browser
+
+
+def fill(page: Page, **fields: object) -> None:
+    for name, value in fields.items():
+        page.fill(f"#{name} :is(input, textarea)", str(value))
+
+
+def open_page(context: BrowserContext, url: str) -> Page:
+    page = context.new_page()
+    page.goto(url)
+    page.wait_for_selector("#stage .stage")
+    return page
+
+
+def open_gallery(page: Page) -> None:
+    page.click("button[role=tab]:has-text('Gallery')")
+    page.wait_for_selector("#gallery-list")
+
+
+def test_type_generate_watch_and_see(page: Page, server: Any) -> None:
+    fill(page, prompt="a red house", num_inference_steps=12, seed=7)
+    page.click("#generate")
+
+    page.wait_for_selector("#stage [data-state=running] .preview")
+    expect(page.locator("#stage .status")).to_have_text(re.compile(r"Step \d+ of 12( · \d+ s left)?"))
+    assert 0 < int(page.get_attribute("#stage [role=progressbar]", "aria-valuenow") or 0) <= 100
+    expect(page.locator("#cancel")).to_be_enabled()
+
+    page.wait_for_selector("#stage [data-state=done]")
+    expect(page.locator("#stage .status")).to_contain_text("Seed 7 · 256 × 256 · toy")
+    picture = page.locator("#stage .picture img")
+    expect(picture).to_have_js_property("naturalWidth", 256)
+    image = server.studio.gallery.page(limit=1)[0]
+    assert (image.request.prompt, image.request.seed) == ("a red house", 7)
+    expect(page.locator(f"#strip [data-image='{image.id}'] img")).to_be_visible()
+
+
+def test_ctrl_enter_generates_and_empty_seed_is_random(page: Page, server: Any) -> None:
+    fill(page, prompt="by keyboard", seed="")
+    page.press("#prompt textarea", "Control+Enter")
+
+    expect(page.locator("#stage [data-state=done] .prompt")).to_have_text("by keyboard")
+    page.click("#seed-reuse")
+    expect(page.locator("#seed :is(input, textarea)")).to_have_value(
+        str(server.studio.gallery.page(limit=1)[0].request.seed)
+    )
+    page.click("#seed-random")
+    expect(page.locator("#seed :is(input, textarea)")).to_have_value("")
+
+
+def test_reload_and_second_tab_watch_the_same_job(page: Page, context: BrowserContext, server: Any) -> None:
+    fill(page, prompt="seen by all", num_inference_steps=40)
+    page.click("#generate")
+    job = page.wait_for_selector("#stage [data-state=running]").get_attribute("data-job")
+
+    page.reload()
+    second = open_page(context, server.url)
+
+    for seen in (page, second):
+        seen.wait_for_selector(f"#stage [data-job='{job}'][data-state=running] .preview")
+    for seen in (page, second):
+        seen.wait_for_selector(f"#stage [data-job='{job}'][data-state=done]")
+    second.close()
+
+
+def test_idle_tab_notices_what_another_program_asked(page: Page, server: Any) -> None:
+    job = server.studio.submit(server.studio.request("from elsewhere", num_inference_steps=10))
+
+    page.wait_for_selector(f"#stage [data-job='{job.id}'][data-state=done]")
+
+
+def test_closed_browser_loses_nothing(chromium: Browser, server: Any) -> None:
+    before = server.studio.gallery.count()
+    first = chromium.new_context()
+    page = open_page(first, server.url)
+    for number in range(2):
+        fill(page, prompt=f"left alone {number}", num_images=2, num_inference_steps=5)
+        page.click("#generate")
+        expect(page.locator("#cancel")).to_be_enabled()
+    first.close()
+
+    later = chromium.new_context()
+    page = open_page(later, server.url)
+    page.wait_for_selector("#stage [data-state=done]", timeout=30_000)
+    open_gallery(page)
+
+    expect(page.locator("#gallery-count")).to_contain_text(f"{before + 4} pictures")
+    expect(page.locator("#gallery-grid .thumbnail")).to_have_count(min(24, before + 4))
+    later.close()
+
+
+def test_cancel_stops_within_a_step_or_two(page: Page, server: Any) -> None:
+    fill(page, prompt="never mind", num_inference_steps=200)
+    page.click("#generate")
+    page.wait_for_selector("#stage [data-state=running] .preview")
+
+    page.click("#cancel")
+
+    page.wait_for_selector("#stage [data-state=cancelled]", timeout=5_000)
+    expect(page.locator("#stage .status")).to_have_text("Cancelled")
+    expect(page.locator("#cancel")).to_be_disabled()
+    assert server.studio.jobs(limit=1)[0].state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "sentence"),
+    [
+        ("width", "63", "width must be a multiple of 8, got 63; try 64"),
+        ("num_inference_steps", "0", "num_inference_steps must be at least 1 and at most 200, got 0"),
+        ("seed", "<b>x</b>", "seed"),
+    ],
+)
+def test_bad_input_is_told_beside_the_button(page: Page, server: Any, field: str, typed: str, sentence: str) -> None:
+    before = len(server.studio.jobs())
+    fill(page, **{field: typed})
+    page.click("#generate")
+
+    expect(page.locator("#complaint [role=alert]")).to_contain_text(sentence)
+    assert len(server.studio.jobs()) == before
+
+    fill(page, **{field: ""}, prompt="good again")
+    page.click("#generate")
+    expect(page.locator("#complaint [role=alert]")).to_have_count(0)
+    page.wait_for_selector("#stage [data-state=done]")
+
+
+def test_image_and_mask_reach_the_request(page: Page, server: Any, tmp_path: Path) -> None:
+    picture = tmp_path / "given.png"
+    Image.new("RGB", (96, 64), "teal").save(picture)
+    page.click("#start-from button >> nth=0")
+    page.set_input_files("#init_image input[type=file]", picture)
+    page.set_input_files("#mask_image input[type=file]", picture)
+    expect(page.locator("#init_image img, #mask_image img")).to_have_count(2)
+    fill(page, prompt="from an image", strength="0.5")
+    page.click("#generate")
+
+    expect(page.locator("#stage [data-state=done] .prompt")).to_have_text("from an image")
+    request = server.studio.gallery.page(limit=1)[0].request
+    assert request.strength == 0.5
+    assert server.studio.inputs.path(request.init_image).read_bytes() == picture.read_bytes()
+    assert request.mask_image == request.init_image
+
+
+def test_gallery_shows_reuses_downloads_and_deletes(page: Page, server: Any, tmp_path: Path) -> None:
+    job = server.studio.submit(server.studio.request("to keep", seed=2**60, guidance_scale=6.5, num_inference_steps=3))
+    page.wait_for_selector(f"#stage [data-job='{job.id}'][data-state=done]")
+    image = server.studio.gallery.of_job(job.id)[0]
+    page.click("#stage .picture")
+
+    expect(page.locator("#detail-settings")).to_contain_text("to keep")
+    expect(page.locator("#detail-picture img")).to_have_js_property("naturalWidth", 256)
+    with page.expect_download() as download:
+        page.click("#detail-download a")
+    assert download.value.suggested_filename == image.path.name
+    assert Path(download.value.path()).read_bytes() == image.path.read_bytes()
+
+    page.click("#detail-reuse")
+    expect(page.locator("#prompt textarea")).to_have_value("to keep")
+    expect(page.locator("#seed :is(input, textarea)")).to_have_value(str(2**60))
+    page.click("#generate")
+    page.wait_for_selector(f"#stage [data-state=done]:not([data-job='{job.id}'])")
+    again = server.studio.gallery.page(limit=1)[0]
+    assert again.request == image.request
+
+    page.click("#stage .picture")
+    page.click("#detail-delete")
+    page.click("#detail-really")
+    expect(page.locator(f"#gallery-grid [data-image='{image.id}']")).to_be_visible()
+    expect(page.locator(f"#gallery-grid [data-image='{again.id}']")).to_have_count(0)
+    assert not again.path.exists()
+
+
+def test_gallery_turns_pages(page: Page, server: Any) -> None:
+    missing = 30 - server.studio.gallery.count()
+    if missing > 0:
+        job = server.studio.submit(server.studio.request("many", num_images=missing, num_inference_steps=1))
+        page.wait_for_selector(f"#stage [data-job='{job.id}'][data-state=done]", timeout=30_000)
+    oldest = server.studio.gallery.page(limit=100)[-1].id
+    open_gallery(page)
+
+    expect(page.locator("#gallery-count")).to_contain_text("page 1 of 2")
+    page.click("#gallery-older")
+    expect(page.locator("#gallery-count")).to_contain_text("page 2 of 2")
+    expect(page.locator(f"#gallery-grid [data-image='{oldest}']")).to_be_visible()
+    expect(page.locator("#gallery-older")).to_be_disabled()
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    for accordion in ("#start-from", "#advanced"):
+        page.click(f"{accordion} button >> nth=0")
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, input, textarea, select, img')]
+            .filter((e) => e.checkVisibility() && e.type !== 'file')
+            .filter((e) => !(e.ariaLabel || e.title || e.alt || e.innerText?.trim() || e.labels?.length
+                || e.querySelector('img')?.alt))
+            .map((e) => e.outerHTML.slice(0, 200))"""
+    )
+    assert nameless == []
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+def test_page_is_never_wider_than_its_window(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    expect(page.locator("#generate")).to_be_in_viewport()
