@@ -1,6 +1,7 @@
 """How long submitting and claiming take with 10,000 jobs in the queue. `python -m benchmarks.queue`."""
 
 import argparse
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,6 +39,16 @@ def milliseconds(action: Callable[[], object], *, repeats: int) -> list[float]:
     return times
 
 
+def bare_commits(path: Path, *, repeats: int) -> list[float]:
+    """Return how long the same disk takes to commit one small row without any of our code: the peer."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("CREATE TABLE row (content TEXT)")
+    times = milliseconds(lambda: connection.execute("INSERT INTO row VALUES ('x')"), repeats=repeats)
+    connection.close()
+    return times
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -56,6 +67,9 @@ def main() -> None:
             f"claim (target p95 {CLAIM_P95_MS} ms)": milliseconds(lambda: jobs.claim("cpu"), repeats=arguments.repeats),
         }
         database.close()
+        measured["a bare sqlite3 commit on this disk"] = bare_commits(
+            Path(folder) / "bare.db", repeats=arguments.repeats
+        )
     print_table(
         (f"{arguments.queued} queued", "p50 ms", "p95 ms", "max ms"),
         [
