@@ -1,7 +1,11 @@
 """The page. Turns widgets into requests and jobs into pictures; knows the studio only through its facade."""
 
+import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -18,4 +22,27 @@ def mount(app: FastAPI, studio: Studio) -> None:
     folder = studio.settings.outputs_dir / "tmp"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    with _no_stub_files():
+        import_module("gradio")
     import_module("studio.ui.app").mount(app, studio)
+
+
+@contextmanager
+def _no_stub_files() -> Iterator[None]:
+    """Keep Gradio from parsing and rewriting its own `.pyi` files for each of its 80 components while it is imported.
+
+    That is half of its import (1.9 of 3.7 s, measured) and writes into site-packages. Gradio skips a component whose
+    source file cannot be told (`gradio/component_meta.py`), so for this one import none of theirs can.
+    """
+    told = inspect.getfile
+
+    def getfile(thing: Any) -> str:
+        if type(thing).__name__ == "ComponentMeta":
+            raise OSError("not needed now")
+        return told(thing)
+
+    inspect.getfile = getfile  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        inspect.getfile = told
