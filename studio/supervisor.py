@@ -1,5 +1,6 @@
 """Keeps one worker process per device alive, and owns the outputs folder while it does."""
 
+import logging
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ from studio.storage import server_lock
 MAX_RESTART_SECONDS = 30.0
 LOG_BYTES = 4 * 2**20
 """A worker's log is begun anew when it is larger than this at a start."""
+
+log = logging.getLogger(__name__)
 
 
 class Supervisor:
@@ -58,20 +61,26 @@ class Supervisor:
         delay = self._settings.restart_delay
         while not self._stopping.is_set():
             started = time.monotonic()
-            with (
-                self._open_log(device).open("ab") as log,
-                subprocess.Popen(
-                    [sys.executable, "-m", "studio.worker", self._settings.model_dump_json(), device],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                ) as worker,
-            ):
-                self._watch(worker)
+            try:
+                self._run_worker(device)
+            except OSError as error:
+                log.error("the worker for %s cannot be started: %s", device, error)
             if time.monotonic() - started > 10 * delay:
                 delay = self._settings.restart_delay
             self._stopping.wait(delay)
             delay = min(2 * delay, MAX_RESTART_SECONDS)
+
+    def _run_worker(self, device: str) -> None:
+        with (
+            self._open_log(device).open("ab") as log_file,
+            subprocess.Popen(
+                [sys.executable, "-m", "studio.worker", self._settings.model_dump_json(), device],
+                stdin=subprocess.PIPE,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+            ) as worker,
+        ):
+            self._watch(worker)
 
     def _watch(self, worker: subprocess.Popen[bytes]) -> None:
         """Wait until the worker is dead; when stopping, ask it to drain first."""

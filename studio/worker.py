@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
@@ -68,23 +69,22 @@ class Reporter:
         self._drain = drain
         self._drain_deadline: float | None = None
         self._latest: Step | None = None
-        self._stop: BaseException | None = None
         self._finished = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"report-{job.id}", daemon=True)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"report-{job.id}")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._reporting = self._thread.submit(self._run)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._finished.set()
-        self._thread.join()
+        self._thread.shutdown()
 
     def on_step(self, step: Step) -> None:
-        """Note the step; raise what the reporting thread has learned since the last one."""
+        """Note the step; raise what ended the reporting thread: a cancelled or lost job, or a broken preview."""
         self._latest = step
-        if self._stop is not None:
-            raise self._stop
+        if self._reporting.done():
+            self._reporting.result()
         if self._drain.is_set():
             now = time.monotonic()
             self._drain_deadline = self._drain_deadline or now + self._storage.settings.drain_seconds
@@ -95,16 +95,13 @@ class Reporter:
         written: Step | None = None
         while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
             step = self._latest
-            try:
-                if step is None or step is written:
-                    asked = self._storage.jobs.is_cancel_requested(self._job)
-                else:
-                    asked = self._write(step)
-                    written = step
-                if asked:
-                    self._stop = Cancelled(f"job {self._job.id} was cancelled")
-            except StudioError as error:
-                self._stop = error
+            if step is None or step is written:
+                asked = self._storage.jobs.is_cancel_requested(self._job)
+            else:
+                asked = self._write(step)
+                written = step
+            if asked:
+                raise Cancelled(f"job {self._job.id} was cancelled")
 
     def _write(self, step: Step) -> bool:
         return self._storage.jobs.report(
