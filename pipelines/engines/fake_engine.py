@@ -4,7 +4,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 from PIL import Image
 
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
@@ -36,6 +35,5 @@ class FakeEngine:
 
 def _draw(request: ResolvedRequest) -> Image.Image:
     """Return an 8×8 pattern from the hash of the request, enlarged to its size."""
-    digest = hashlib.sha256(request.model_dump_json().encode()).digest()
-    pattern = np.random.default_rng(list(digest)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    return Image.fromarray(pattern).resize((request.width, request.height), Image.Resampling.BICUBIC)
+    pattern = hashlib.shake_256(request.model_dump_json().encode()).digest(8 * 8 * 3)
+    return Image.frombytes("RGB", (8, 8), pattern).resize((request.width, request.height), Image.Resampling.BICUBIC)
