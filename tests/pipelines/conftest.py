@@ -16,7 +16,9 @@ from tests.pipelines import tiny_models
 
 def pytest_configure(config: pytest.Config) -> None:
     # torch's Tensor.__array__ predates NumPy 2's keyword; diffusers' schedulers call it in set_timesteps.
-    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+    )
 
 
 @pytest.fixture(scope="session")

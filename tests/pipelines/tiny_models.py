@@ -23,15 +23,17 @@ SCHEDULER_CONFIG = {
 SIDE = 64
 
 
-def build_sd1(folder: Path, *, unet_in_channels: int = 4, **vae_options: Any) -> Model:
+def build_sd1(
+    folder: Path, *, unet_in_channels: int = 4, vae: dict[str, Any] | None = None, unet: dict[str, Any] | None = None
+) -> Model:
     """Save a StableDiffusionPipeline of a few hundred kilobytes and return it as the studio sees it."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(folder.parent / f"{folder.name}-tokenizer")
     pipeline = diffusers.StableDiffusionPipeline(
-        vae=build_vae(**vae_options),
+        vae=build_vae(**(vae or {})),
         text_encoder=CLIPTextModel(_text_config(tokenizer)),
         tokenizer=tokenizer,
-        unet=build_unet(in_channels=unet_in_channels, cross_attention_dim=32),
+        unet=build_unet(in_channels=unet_in_channels, cross_attention_dim=32, **(unet or {})),
         scheduler=DDIMScheduler(**SCHEDULER_CONFIG),
         safety_checker=None,
         feature_extractor=None,

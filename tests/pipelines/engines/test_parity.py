@@ -1,6 +1,5 @@
 """Every task, scheduler and noise schedule gives exactly the pixels of diffusers' own pipelines, on the processor."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import diffusers
@@ -18,7 +17,9 @@ from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 
 STEPS = 5
 TASKS = ("text-to-image", "image-to-image", "inpaint", "inpaint-9")
-PAIRS = [(name, noise) for name, spec in SCHEDULERS.items() for noise in NOISE_SCHEDULES if noise in spec.noise_schedules]
+PAIRS = [
+    (name, noise) for name, spec in SCHEDULERS.items() for noise in NOISE_SCHEDULES if noise in spec.noise_schedules
+]
 CLASSES = {
     ("sd1", "text-to-image"): diffusers.StableDiffusionPipeline,
     ("sd1", "image-to-image"): diffusers.StableDiffusionImg2ImgPipeline,
@@ -40,7 +41,7 @@ class Bench:
         self._pipelines: dict[tuple[str, str], Any] = {}
 
     def ours(self, family: str, task: str, **changes: Any) -> Image.Image:
-        model, inputs = self._inputs(family, task)
+        inputs = self._inputs(family, task)
         request = self.request(task, **changes)
         (image,) = self._engine.generate([request], inputs, lambda step: None)
         assert image.request is request
@@ -90,14 +91,14 @@ class Bench:
         }
         return ResolvedRequest.model_validate({**values, **changes})
 
-    def _inputs(self, family: str, task: str) -> tuple[Model, Inputs]:
+    def _inputs(self, family: str, task: str) -> Inputs:
         model = self._models[family, task == "inpaint-9"]
         init_image = None if task == "text-to-image" else self._init_image
-        return model, Inputs(model, init_image, self._mask_image if task.startswith("inpaint") else None)
+        return Inputs(model, init_image, self._mask_image if task.startswith("inpaint") else None)
 
     def _pipeline(self, family: str, task: str) -> Any:
         if (family, task) not in self._pipelines:
-            model, _ = self._inputs(family, task)
+            model = self._models[family, task == "inpaint-9"]
             options = {"safety_checker": None, "requires_safety_checker": False} if family == "sd1" else {}
             pipeline_class = CLASSES[family, task.removesuffix("-9")]
             pipeline = pipeline_class.from_pretrained(model.path, local_files_only=True, **options)
@@ -111,9 +112,9 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(
     sd1: Model, sd1_inpaint: Model, sdxl: Model, sdxl_inpaint: Model, init_image: Image.Image, mask_image: Image.Image
-) -> Iterator[Bench]:
+) -> Bench:
     models = {("sd1", False): sd1, ("sd1", True): sd1_inpaint, ("sdxl", False): sdxl, ("sdxl", True): sdxl_inpaint}
-    yield Bench(models, init_image, mask_image)
+    return Bench(models, init_image, mask_image)
 
 
 def _align(pipeline: Any) -> None:
