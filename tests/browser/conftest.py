@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_
 
 from studio import Settings, Studio
 
-STEP_SECONDS = 0.15
+STEP_SECONDS = 0.1
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
