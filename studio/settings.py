@@ -43,6 +43,12 @@ class Settings(BaseModel):
     drain_seconds: float = Field(default=10.0, ge=0, description="How long a stopping worker may finish its job.")
     fake_step_seconds: float = Field(default=0.0, ge=0, description="How long each step of the fake engine takes.")
 
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _devices_from_text(cls, devices: object) -> object:
+        """Variables and flags name several as "cuda:0,cuda:1"."""
+        return tuple(device.strip() for device in devices.split(",")) if isinstance(devices, str) else devices
+
     @field_validator("devices")
     @classmethod
     def _each_device_once(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
@@ -104,5 +110,5 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     for name in Settings.model_fields:
         value = variables.get(f"STUDIO_{name.upper()}")
         if value:
-            found[name] = tuple(device.strip() for device in value.split(",")) if name == "devices" else value
+            found[name] = value
     return found
