@@ -20,6 +20,7 @@ SILENT = {
     "DIFFUSERS_DISABLE_REMOTE_CODE": "1",
     "DISABLE_SAFETENSORS_CONVERSION": "1",
     "DO_NOT_TRACK": "1",
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
 }
 """Set unless the user has set them."""
 
