@@ -3,54 +3,82 @@
 Nothing heavy is imported before a command needs it, so `studio --help` answers at once.
 """
 
+import io
 import sys
+from collections.abc import Mapping, Sequence
 
 import typer
+import typer.main
 
 from pipelines.spec.errors import AlreadyRunning, Cancelled, InvalidRequest, NotFound, StudioError
+from studio import __version__
 from studio.cli import gallery, generate, jobs, models, serve
+from studio.cli.output import printable
 
-EXIT_CODES: tuple[tuple[type[StudioError], int], ...] = (
-    (InvalidRequest, 2),
-    (NotFound, 2),
-    (AlreadyRunning, 3),
-    (Cancelled, 130),
-    (StudioError, 1),
-)
-"""The first row that fits counts. 0 is done."""
+EXIT_CODES: Mapping[type[StudioError], int] = {
+    InvalidRequest: 2,
+    NotFound: 2,
+    AlreadyRunning: 3,
+    Cancelled: 130,
+    StudioError: 1,
+}
+"""The nearest ancestor decides. 0 is done; what typer itself refuses is 2 as well."""
 
 app = typer.Typer(
     name="studio",
     help="Open Weights Studio: make pictures with open-weight models, on your own machine.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done, 1 failed, 2 invalid request or not found, 3 already running, 130 cancelled.",
     add_completion=False,
-    epilog="Exit codes: 0 done, 1 failed, 2 invalid request, 3 already running, 130 cancelled.",
+    rich_markup_mode=None,  # plain help, half as slow: rich draws tables and progress only
 )
 for module in (serve, generate, jobs, gallery, models):
     module.install(app)
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version.", is_eager=True)) -> None:
+def _root(
+    context: typer.Context,
+    *,
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
     if version:
-        from studio import __version__
-
         typer.echo(f"Open Weights Studio {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
-def main() -> None:
-    """Run the command line of this process and exit."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: those of this process when not given.
+    """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file of the console's encoding
+        _never_stumble_over_a_character(stream)
+    command = typer.main.get_command(app)
     try:
-        app(prog_name="studio")
+        code = command.main(arguments, prog_name="studio", standalone_mode=False)
     except StudioError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(exit_code(error))
+        _complain(str(error))
+        return exit_code(error)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        _complain(error.format_message().rstrip("."), hint=context and f"see `{context.command_path} --help`")
+        return error.exit_code
+    return code if isinstance(code, int) else 0
 
 
 def exit_code(error: StudioError) -> int:
     """Return the exit code of an error."""
-    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+    return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+
+
+def _complain(sentence: str, *, hint: str | None = None) -> None:
+    typer.echo(printable(f"error: {sentence}" + (f"; {hint}" if hint else "")), err=True)
+
+
+def _never_stumble_over_a_character(stream: object) -> None:
+    """Let a stream pass what its encoding lacks: escaped, or as the bytes that a file name really has."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "backslashreplace")

@@ -1,5 +1,8 @@
 """`python -m studio.cli`."""
 
+import sys
+
 from studio.cli import main
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.spec.errors import InvalidRequest, NotFound
+from studio.cli.options import SETTINGS_EPILOG, with_settings
+from studio.cli.output import print_json, print_table, printable
+from studio.settings import Settings
+
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
 
 
 def install(app: typer.Typer) -> None:
     """Add the commands."""
-    gallery = typer.Typer(help="List, rebuild and tidy the gallery.", invoke_without_command=True)
-    gallery.callback()(list_images)
-    gallery.command()(rebuild)
-    gallery.command("rm")(remove)
+    gallery = typer.Typer(epilog=SETTINGS_EPILOG, rich_markup_mode=None)
+    gallery.callback(invoke_without_command=True)(with_settings(list_images))
+    gallery.command(epilog=SETTINGS_EPILOG)(with_settings(rebuild))
+    gallery.command("rm", epilog=SETTINGS_EPILOG)(with_settings(remove))
     app.add_typer(gallery, name="gallery")
     app.command()(read)
 
@@ -27,78 +32,114 @@ def list_images(
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 20,
     offset: Annotated[int, typer.Option(min=0, help="How many of the newest to pass over.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture.")] = False,
+    settings: Settings,
 ) -> None:
-    """List pictures, newest first."""
-    if context.invoked_subcommand is not None:
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """List pictures, rebuild the list, delete pictures.
 
+    Without a subcommand: list them, the newest first.
+    """
+    if context.invoked_subcommand is not None:
+        _refuse_options_of(context)
+        return
     from studio.core import Studio
 
-    with Studio() as studio:
+    with Studio(settings) as studio:
         images = studio.gallery.page(limit=limit, offset=offset)
         total = studio.gallery.count()
     if as_json:
         for image in images:
-            typer.echo(json.dumps(_described(image)))
+            print_json(_described(image))
         return
-    table = Table("id", "made", "size", "seed", "prompt", box=None, header_style="bold")
-    for image in images:
-        made = datetime.fromtimestamp(image.created_at).astimezone()
-        size = f"{image.request.width}×{image.request.height}"
-        prompt = Text(image.request.prompt, no_wrap=True, overflow="ellipsis")
-        table.add_row(image.id, f"{made:%Y-%m-%d %H:%M}", size, str(image.request.seed), prompt)
-    console = Console()
-    console.print(table)
-    console.print(f"{len(images)} of {total} pictures", style="dim")
+    print_table(("id", "made", "size", "seed", "prompt"), map(_row, images))
+    if offset + len(images) < total:
+        more = f"studio gallery --offset {offset + len(images)}"
+        typer.echo(f"{len(images)} of {total} pictures; the next: {more}", err=True)
 
 
-def rebuild() -> None:
-    """Make the gallery's index anew from the picture files; each carries its own record."""
+def rebuild(settings: Settings) -> None:
+    """Make the gallery's list anew from the picture files; each carries its own record."""
     from studio.core import Studio
 
-    with Studio() as studio:
+    with Studio(settings) as studio:
         result = studio.gallery.rebuild()
-    typer.echo(f"{result.found} pictures found, {result.added} added to the index, {result.removed} gone ones removed")
+    typer.echo(f"{result.found} pictures found: {result.added} added to the list, {result.removed} no longer there")
     for path in result.unreadable:
-        typer.echo(f"not one of ours, left alone: {path}", err=True)
+        typer.echo(printable(f"left alone, no record of ours in it: {path}"), err=True)
 
 
-def remove(image_id: Annotated[str, typer.Argument(help="The picture's id, as `studio gallery` shows it.")]) -> None:
-    """Delete a picture for good: file, thumbnail and index."""
+def remove(
+    image_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Ids of pictures, as `studio gallery` shows them.")
+    ],
+    *,
+    settings: Settings,
+) -> None:
+    """Delete pictures for good: file, thumbnail and entry in the list."""
     from studio.core import Studio
 
-    with Studio() as studio:
-        studio.gallery.delete(image_id)
+    with Studio(settings) as studio:
+        for image in [studio.gallery.get(image_id) for image_id in image_ids]:  # all are known before the first goes
+            studio.gallery.delete(image.id)
 
 
 def read(
     image: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help='Print one JSON object: "record" (null if not ours) and "texts".')
+    ] = False,
 ) -> None:
-    """Say how a picture was made, from what it carries inside."""
+    """Say how a picture was made, from what it carries inside.
+
+    That is our record, or whatever texts another program has left.
+    """
     from studio import metadata
 
     texts = metadata.read_texts(image)
-    record = metadata.read(image).to_json() if metadata.native.KEY in texts else None
+    try:
+        record = metadata.read(image).to_json()
+    except NotFound:  # a picture, but without a record of ours
+        record = None
     if as_json:
-        typer.echo(json.dumps(record if record is not None else texts, indent=2))
-    elif record is None:
-        typer.echo("\n\n".join(f"{key}:\n{text}" for key, text in texts.items()) or "This picture carries no metadata.")
+        typer.echo(json.dumps({"path": str(image), "record": record, "texts": texts}, indent=2))
+    elif record is not None:
+        made = datetime.fromtimestamp(record["created_at"]).astimezone()
+        about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record['software']}"}
+        _print_pairs({**record["request"], **record["provenance"], **about})
     else:
-        for name, value in {**record["request"], **record["provenance"]}.items():
-            if value not in (None, ""):
-                typer.echo(f"{name:20} {value}")
+        sections = [f"{key}:\n{text}" for key, text in texts.items()]
+        typer.echo(printable("\n\n".join(sections)) or "This picture carries no metadata.")
+
+
+def _refuse_options_of(context: typer.Context) -> None:
+    """Options before a subcommand would change nothing: `gallery --home A rm ID` must not delete elsewhere."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option, command = name.replace("_", "-"), context.invoked_subcommand
+            raise InvalidRequest(f"--{option} must stand behind {command}: studio gallery {command} --{option} …")
+
+
+def _print_pairs(pairs: dict[str, Any]) -> None:
+    width = max(map(len, pairs))
+    for name, value in pairs.items():
+        if value not in (None, ""):
+            typer.echo(printable(f"{name:{width}}  {value}"))
+
+
+def _row(image: "GalleryImage") -> tuple[object, ...]:
+    made = datetime.fromtimestamp(image.created_at).astimezone()
+    size = f"{image.request.width}×{image.request.height}"
+    return image.id, f"{made:%Y-%m-%d %H:%M}", size, image.request.seed, image.request.prompt
 
 
 def _described(image: "GalleryImage") -> dict[str, Any]:
     return {
         "id": image.id,
         "path": str(image.path),
+        "seed": image.request.seed,
         "created_at": image.created_at,
+        "sha256": image.sha256,
         "request": image.request.model_dump(mode="json"),
         "provenance": dict(image.provenance),
     }

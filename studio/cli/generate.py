@@ -1,66 +1,79 @@
 """`studio generate`: a prompt in, paths of pictures out. Standard output carries nothing else."""
 
-import json
+import logging
 import re
-import shutil
 import sys
+from collections.abc import Mapping
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest
-from pipelines.spec.request import bounds, field_names
-from studio.cli.options import add_options
-from studio.cli.progress import JobProgress
+from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, StorageError
+from pipelines.spec.request import GenerationRequest, InputId
+from studio.cli.copies import Copies
+from studio.cli.interruption import noticed
+from studio.cli.options import SETTINGS_EPILOG, with_request, with_settings
+from studio.cli.output import print_json
+from studio.cli.progress import progress
+from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.core import Studio
     from studio.gallery import GalleryImage
+    from studio.jobs import Job
 
-_FILE_FIELDS = ("init_image", "mask_image")
+LOG_BYTES = 4 * 2**20
+IMAGE_FIELDS = tuple(
+    name for name, field in GenerationRequest.model_fields.items() if InputId in get_args(field.annotation)
+)
 
 
 def install(app: typer.Typer) -> None:
     """Add the command, with every field of a request as an option."""
-    schemas = {name: bounds(name) for name in field_names() if name != "prompt"}
-    app.command()(add_options(generate, schemas, metavars=dict.fromkeys(_FILE_FIELDS, "FILE")))
+    command = with_request(generate, metavars=dict.fromkeys(IMAGE_FIELDS, "FILE|ID"))
+    app.command(epilog=SETTINGS_EPILOG)(with_settings(command))
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the picture shows; - reads it from standard input.")] = "",
+    prompt: Annotated[str, typer.Argument(help="What the picture shows; - reads it from standard input.")],
     *,
     output: Annotated[
         Path | None,
-        typer.Option(help="Also copy the picture here: a file, or a folder. Several pictures are numbered."),
+        typer.Option(
+            help="Also copy the picture here and print that path: a file if the name ends in .png, .jpg, .jpeg or "
+            ".webp (several pictures are numbered, and the ending chooses the format), else a folder."
+        ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per picture instead of paths.")
-    ] = False,
-    **fields: Any,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --output replace files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture instead.")] = False,
+    fields: dict[str, Any],
+    settings: Settings,
 ) -> None:
     """Make pictures and print their paths, one a line.
 
-    Ctrl-C cancels. Fields left out take the model's defaults. Pictures land in the gallery.
+    Fields left out take the model's defaults; pictures land in the gallery.
+
+    A running server does the work, else this process. Ctrl-C cancels.
     """
     from studio.core import Studio
 
-    if prompt == "-":
-        prompt = sys.stdin.read().strip()
-    with Studio() as studio:
-        for name in _FILE_FIELDS:
-            if name in fields:
-                fields[name] = _input_id(studio, name, fields[name])
-        job = studio.submit(studio.request(prompt, **fields))
-        try:
-            with JobProgress() as progress:
-                job = studio.wait(job.id, on_update=progress.show)
-        except KeyboardInterrupt:
-            raise Cancelled(f"job {job.id} was cancelled") from None
-        images = studio.gallery.of_job(job.id)
-        for index, image in enumerate(images):
-            path = image.path if output is None else _copy(image.path, output, index=index, several=len(images) > 1)
-            typer.echo(json.dumps(_described(image, path)) if as_json else str(path))
+    copies = None if output is None else Copies(output, overwrite=overwrite)
+    if copies is not None:
+        fields = copies.with_format(fields)
+    with Studio(settings) as studio:
+        _keep_log(settings)
+        request = studio.request(_read(prompt), **_with_files(fields))
+        if copies is not None:
+            copies.check(request.num_images)
+        job = _run(studio, request)
+        for image in studio.gallery.of_job(job.id):  # those made before a failure too
+            path = image.path if copies is None else copies.put(image, num_images=request.num_images)
+            if as_json:
+                print_json(_described(image, path))
+            else:
+                typer.echo(str(path))
     match job.state:
         case "cancelled":
             raise Cancelled(f"job {job.id} was cancelled")
@@ -68,26 +81,50 @@ def generate(
             raise GenerationFailed(job.error or f"job {job.id} failed")
 
 
-def _input_id(studio: "Studio", field: str, value: str) -> str:
-    """Store the file; an id of a stored input stands for itself."""
-    if re.fullmatch("[0-9a-f]{64}", value):
-        return value
-    return studio.inputs.put(Path(value), field=field)
-
-
-def _copy(path: Path, output: Path, *, index: int, several: bool) -> Path:
-    """Copy a picture byte for byte, its record inside, and return where it is now."""
-    if output.is_dir():
-        target = output / path.name
-    else:
-        suffix = output.suffix or path.suffix
-        target = output.with_name(f"{output.stem}-{index}{suffix}") if several else output.with_suffix(suffix)
+def _keep_log(settings: Settings) -> None:
+    """Send what a job in this process has to say where a worker's log is; the file is made when something is said."""
+    path = settings.outputs_dir / "logs" / "command.log"
     try:
-        return Path(shutil.copyfile(path, target))
+        path.parent.mkdir(exist_ok=True)
     except OSError as error:
-        raise InvalidRequest(
-            f"output: cannot write {target}: {error.strerror}; the picture is kept at {path}", field="output"
-        ) from error
+        raise StorageError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[handler])
+
+
+def _read(prompt: str) -> str:
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"prompt: standard input is not UTF-8: {error}", field="prompt") from error
+
+
+def _with_files(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Name images as the files they are; 64 hexadecimal digits that are no file are the id of a stored input."""
+    is_id = re.compile("[0-9a-f]{64}").fullmatch
+    files = {name: Path(fields[name]) for name in IMAGE_FIELDS if name in fields}
+    return {**fields, **{name: file for name, file in files.items() if not is_id(fields[name]) or file.exists()}}
+
+
+def _run(studio: "Studio", request: GenerationRequest) -> "Job":
+    """Submit, show and wait. The first Ctrl-C cancels the job, and the wait goes on until that has happened."""
+    with noticed() as asked:
+        job = studio.submit(request)
+        shown = progress()
+
+        def watch(job: "Job") -> None:
+            if asked.is_set() and not job.cancel_requested and not job.is_finished:
+                job = studio.cancel(job.id)
+            shown.show(job)
+
+        try:
+            return studio.wait(job.id, on_update=watch)
+        except KeyboardInterrupt:  # the second one; `wait` has cancelled the job
+            raise Cancelled(f"job {job.id} is being cancelled") from None
+        finally:
+            shown.close()
 
 
 def _described(image: "GalleryImage", path: Path) -> dict[str, Any]:

@@ -1,69 +1,79 @@
 """`studio jobs` and `studio cancel`: the queue, seen and changed."""
 
-import json
+import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.spec.errors import InvalidRequest
+from studio.cli.options import SETTINGS_EPILOG, with_settings
+from studio.cli.output import print_json, print_table, printable, table
 from studio.cli.progress import describe
+from studio.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from studio.jobs import Job, JobState
 
 WATCH_SECONDS = 0.5
+_COLUMNS = ("id", "state", "done", "left", "images", "prompt, or what went wrong")
 
 
 def install(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(jobs)
-    app.command()(cancel)
+    app.command(epilog=SETTINGS_EPILOG)(with_settings(jobs))
+    app.command(epilog=SETTINGS_EPILOG)(with_settings(cancel))
 
 
 def jobs(
     *,
-    watch: Annotated[bool, typer.Option(help="Keep the list on the screen until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing them until Ctrl-C.")] = False,
     state: Annotated[
-        list[str] | None, typer.Option(help="Only jobs that are queued, running, done, failed or cancelled.")
+        list[str] | None, typer.Option(help="Only the queued, running, done, failed or cancelled. May be repeated.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per job.")] = False,
+    settings: Settings,
 ) -> None:
-    """List the newest jobs first."""
-    from rich.console import Console
-    from rich.live import Live
+    """List jobs, the newest first.
 
+    Watched into a pipe or with --json, a job is printed whenever it has changed.
+    """
     from studio.core import Studio
 
-    states = None if not state else {_state(name) for name in state}
-    with Studio() as studio:
-        if as_json:
-            for job in studio.jobs(states=states, limit=limit):
-                typer.echo(json.dumps(_described(job)))
-            return
-        console = Console()
+    states = {_state(name) for name in state} if state else None
+    with Studio(settings) as studio:
+
+        def look() -> "list[Job]":
+            return studio.jobs(states=states, limit=limit)
+
         if not watch:
-            console.print(_table(studio.jobs(states=states, limit=limit)))
+            _print(look(), as_json=as_json)
             return
         try:
-            with Live(console=console, auto_refresh=False) as live:
-                while True:
-                    live.update(_table(studio.jobs(states=states, limit=limit)), refresh=True)
-                    time.sleep(WATCH_SECONDS)
+            if as_json or not sys.stdout.isatty():
+                _watch_lines(look, as_json=as_json)
+            else:
+                _watch_table(look)
         except KeyboardInterrupt:
             return
 
 
-def cancel(job_id: Annotated[str, typer.Argument(help="The job's id, as `studio jobs` shows it.")]) -> None:
-    """Cancel a job: a waiting one at once, a running one within a step."""
+def cancel(
+    job_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of jobs, as `studio jobs` shows them.")],
+    *,
+    settings: Settings,
+) -> None:
+    """Cancel jobs: a waiting one at once, a running one within a step."""
     from studio.core import Studio
 
-    with Studio() as studio:
-        job = studio.cancel(job_id)
-    typer.echo(f"job {job.id} is {'being cancelled' if job.state == 'running' else job.state}")
+    with Studio(settings) as studio:
+        for job in [studio.job(job_id) for job_id in job_ids]:  # all are known before the first is cancelled
+            now = studio.cancel(job.id)
+            if now.state in {"done", "failed"}:
+                raise InvalidRequest(f"job {job.id} is {now.state} already; there is nothing to cancel")
+            typer.echo(f"job {job.id} is {'being cancelled' if now.state == 'running' else now.state}")
 
 
 def _state(name: str) -> "JobState":
@@ -76,21 +86,43 @@ def _state(name: str) -> "JobState":
         raise InvalidRequest(f"state must be one of {known}, got {name!r}", field="state") from error
 
 
-def _table(jobs: "list[Job]") -> "Table":
-    from rich.table import Table
-    from rich.text import Text
+def _print(jobs: "list[Job]", *, as_json: bool) -> None:
+    if as_json:
+        for job in jobs:
+            print_json(_described(job))
+    else:
+        print_table(_COLUMNS, map(_row, jobs))
 
-    table = Table("id", "state", "progress", "left", "images", "prompt", box=None, header_style="bold")
-    for job in jobs:
-        table.add_row(
-            job.id,
-            job.state,
-            f"{job.progress:.0%}",
-            "" if job.eta is None else f"{job.eta:.0f} s",
-            str(job.request.num_images),
-            Text(job.error or job.request.prompt, no_wrap=True, overflow="ellipsis"),
-        )
-    return table
+
+def _watch_table(look: "Callable[[], list[Job]]") -> None:
+    from rich.live import Live
+
+    with Live(auto_refresh=False) as live:
+        while True:
+            live.update(table(_COLUMNS, map(_row, look())), refresh=True)
+            time.sleep(WATCH_SECONDS)
+
+
+def _watch_lines(look: "Callable[[], list[Job]]", *, as_json: bool) -> None:
+    """Print each job that has changed since the last look, the oldest first."""
+    seen: dict[str, tuple[str, ...]] = {}
+    while True:
+        for job in reversed(look()):
+            row = _row(job)
+            if seen.get(job.id) != row:
+                seen[job.id] = row
+                if as_json:
+                    print_json(_described(job))
+                else:
+                    typer.echo(printable(f"{job.id}  {describe(job)}  {' '.join(row[-1].split())}"))
+        sys.stdout.flush()
+        time.sleep(WATCH_SECONDS)
+
+
+def _row(job: "Job") -> tuple[str, ...]:
+    left = "" if job.eta is None else f"{job.eta:.0f} s"
+    number = str(job.request.num_images)
+    return job.id, str(job.state), f"{job.progress:.0%}", left, number, job.error or job.request.prompt
 
 
 def _described(job: "Job") -> dict[str, Any]:
@@ -98,8 +130,10 @@ def _described(job: "Job") -> dict[str, Any]:
         "id": job.id,
         "state": job.state,
         "progress": job.progress,
+        "eta": job.eta,
         "status": describe(job),
         "error": job.error,
+        "device": job.device,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,

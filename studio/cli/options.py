@@ -1,66 +1,111 @@
 """Command-line options made from the fields of a pydantic model: name, type, help and bounds stand there, not here."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
-_TYPES: Mapping[str, type] = {"integer": int, "number": float, "string": str, "array": str}
+from pipelines.spec.request import GenerationRequest
+from studio.settings import Settings
+
+SETTINGS_EPILOG = (
+    "Settings are options of this command too, for example --home or --outputs: see `studio serve --help`."
+)
+
+_TYPES: Mapping[str, type] = {"boolean": bool, "integer": int, "number": float, "string": str}
 
 
-def add_options(
-    function: Callable[..., None], schemas: Mapping[str, Mapping[str, Any]], *, metavars: Mapping[str, str]
-) -> Callable[..., None]:
-    """Give a command one option per field, in front of its own parameters; it receives them as `**fields`.
+def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) -> Callable[..., None]:
+    """Give a command every field of a request but the prompt as an option; it receives those given as `fields`.
 
     Args:
-        function: takes `**fields`; a field that is not given is not passed.
-        schemas: JSON schema of each field, by name.
-        metavars: what stands for the value in the help, for fields that need a word of their own.
+        function: the command; has a parameter `fields`.
+        metavars: what the help calls the value of a field that needs a word of its own.
     """
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    options = [_option(name, schema, metavars.get(name)) for name, schema in schemas.items()]
+    options = [
+        _option(name, schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name))
+        for name, schema in _schemas(GenerationRequest).items()
+        if name != "prompt"
+    ]
+    return _extended(function, "fields", options, dict)
+
+
+def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Callable[..., None]:
+    """Give a command every setting as an option; it receives all of them, read and checked, as `settings`.
+
+    Args:
+        function: the command; has a parameter `settings`.
+        hidden: keep them out of the help.
+    """
+    options = [  # text: settings are read from variables too, and explain themselves what they take
+        _option(name, schema, kind=str, metavar=_metavar(schema), hidden=hidden)
+        for name, schema in _schemas(Settings).items()
+    ]
+    return _extended(function, "settings", options, lambda given: Settings.load(**given))
+
+
+def _extended(
+    function: Callable[..., None],
+    parameter: str,
+    options: list[inspect.Parameter],
+    collect: Callable[[dict[str, Any]], object],
+) -> Callable[..., None]:
+    """Replace one parameter of a command by options; those given are collected into its value."""
 
     def command(**values: Any) -> None:
-        fields = {name: values.pop(name) for name in schemas}
-        function(**values, **{name: value for name, value in fields.items() if value is not None})
+        given = {option.name: values.pop(option.name) for option in options}
+        collected = collect({name: value for name, value in given.items() if value is not None})
+        function(**values, **{parameter: collected})
 
-    parameters = [*own, *options]
+    signature = inspect.signature(function)
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != parameter]
     command.__name__, command.__doc__ = function.__name__, function.__doc__
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*own, *options)}
     return command
 
 
-def _option(name: str, schema: Mapping[str, Any], metavar: str | None) -> inspect.Parameter:
-    kind = _TYPES[schema.get("type", "string")]
-    info = typer.Option(f"--{name.replace('_', '-')}", help=_help(schema), metavar=metavar, show_default=False)
+@cache
+def _schemas(model: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
+    """Return each field's JSON schema, with its variants other than null folded in."""
+    fields: dict[str, dict[str, Any]] = model.model_json_schema()["properties"]
+    for field in fields.values():
+        for variant in field.pop("anyOf", ()):
+            if variant["type"] != "null":
+                field |= variant
+    return fields
+
+
+def _option(
+    name: str, schema: Mapping[str, Any], *, kind: type, metavar: str | None, hidden: bool = False
+) -> inspect.Parameter:
+    info = typer.Option(help=_help(schema), metavar=metavar, show_default=False, hidden=hidden)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )
 
 
+def _metavar(schema: Mapping[str, Any]) -> str:
+    if schema["type"] == "array":
+        return "A,B"
+    return "FOLDER" if schema.get("format") == "path" else schema["type"].upper()
+
+
 def _help(schema: Mapping[str, Any]) -> str:
     notes = []
-    if "minimum" in schema or "exclusiveMinimum" in schema:
-        low = schema.get("minimum", schema.get("exclusiveMinimum"))
-        notes.append(f"{low} to {schema['maximum']}" if "maximum" in schema else f"from {low}")
     if "enum" in schema:
         notes.append(", ".join(map(str, schema["enum"])))
-    if isinstance(schema.get("default"), str | int | float) and schema["default"] != "":
-        notes.append(f"default {schema['default']}")
-    text = str(schema.get("description", ""))
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    if low is not None:
+        above = "above " if "exclusiveMinimum" in schema else "" if high is not None else "from "
+        notes.append(f"{above}{low}" if high is None else f"{above}{low} to {high}")
+    if "multipleOf" in schema:
+        notes.append(f"multiples of {schema['multipleOf']}")
+    default = schema.get("default")
+    if default not in (None, ""):
+        notes.append(f"default {','.join(default) if isinstance(default, list) else default}")
+    text = str(schema["description"])
     return f"{text} ({'; '.join(notes)})" if notes else text
-
-
-def field_schemas(schema: Mapping[str, Any], names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    """Return the schema of each named field of a model's JSON schema, with its variants other than null folded in."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for name in names:
-        field = dict(schema["properties"][name])
-        for variant in field.pop("anyOf", ()):
-            if variant.get("type") != "null":
-                field |= variant
-        found[name] = field
-    return found

@@ -1,52 +1,81 @@
-"""A job's progress on standard error: a bar where somebody watches, nothing where the output goes to a file."""
+"""A job's progress on standard error: a bar where somebody watches, a line now and then where it goes to a file."""
 
 import sys
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+import typer
 
 if TYPE_CHECKING:
     from studio.jobs import Job
 
 
-class JobProgress:
-    """Draws one job while it is waited for."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[eta]}"),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        self._task = self._progress.add_task("queued", total=1.0, eta="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+class Progress(Protocol):
+    """Shows one job while it is waited for."""
 
     def show(self, job: "Job") -> None:
-        """Draw the job as it stands."""
-        self._progress.update(
-            self._task,
-            completed=job.progress,
-            description=describe(job),
-            eta="" if job.eta is None else f"{job.eta:.0f} s left",
-        )
+        """Show the job as it stands."""
+
+    def close(self) -> None:
+        """Leave the screen in order."""
+
+
+def progress() -> Progress:
+    """Return what suits standard error."""
+    return _Bar() if sys.stderr.isatty() else _Lines()
 
 
 def describe(job: "Job") -> str:
     """Return where a job stands, in a few words."""
+    stage = _stage(job)
+    return f"{stage}, step {job.step}/{job.num_steps}" if job.state == "running" and job.num_steps else stage
+
+
+def _stage(job: "Job") -> str:
     if job.state != "running":
         return str(job.state)
+    if job.cancel_requested:
+        return "cancelling"
     if not job.num_steps:
         return "loading the model"
-    of_images = f"image {job.image_index + 1}/{job.request.num_images}, " if job.request.num_images > 1 else ""
-    return f"{of_images}step {job.step}/{job.num_steps}"
+    return f"image {min(job.image_index + 1, job.request.num_images)}/{job.request.num_images}"
+
+
+class _Bar:
+    """A bar with the time that is probably left; it goes when the job is over."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[eta]}"),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("", total=1.0, eta="")
+        self._bar.start()
+
+    def show(self, job: "Job") -> None:
+        eta = "" if job.eta is None else f"{job.eta:.0f} s left"
+        self._bar.update(self._task, completed=job.progress, description=describe(job), eta=eta)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _Lines:
+    """One line per stage of the job."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def show(self, job: "Job") -> None:
+        stage = _stage(job)
+        if stage != self._shown:
+            typer.echo(f"job {job.id}: {stage}", err=True)
+            self._shown = stage
+
+    def close(self) -> None:
+        pass

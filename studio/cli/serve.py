@@ -2,23 +2,21 @@
 
 import typer
 
-from studio.cli.options import add_options, field_schemas
+from studio.cli.options import with_settings
 from studio.settings import Settings
 
 
 def install(app: typer.Typer) -> None:
     """Add the command."""
-    schemas = field_schemas(Settings.model_json_schema(), Settings.model_fields)
-    app.command()(add_options(serve, schemas, metavars={"devices": "NAME,NAME", "home": "FOLDER"}))
+    epilog = "Settings stand in studio.toml, in variables like STUDIO_PORT, or here; the last of these wins."
+    app.command(epilog=epilog)(with_settings(serve, hidden=False))
 
 
-def serve(**settings: str) -> None:
+def serve(settings: Settings) -> None:
     """Start the studio in the browser. Ctrl-C stops it; jobs that wait stay in the queue."""
     from studio.api.app import serve as serve_forever
 
-    if "devices" in settings:
-        settings = {**settings, "devices": tuple(settings["devices"].split(","))}  # type: ignore[dict-item]
-    serve_forever(Settings.load(**settings), on_ready=_announce)
+    serve_forever(settings, on_ready=_announce)
 
 
 def _announce(url: str) -> None:

@@ -1,0 +1,77 @@
+"""`--output`: byte copies of finished pictures, their records inside, where the user wants them."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.spec.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from studio.gallery import GalleryImage
+
+FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+"""Ending of a file name -> output_format."""
+
+
+class Copies:
+    """Where the copies of one request's pictures go.
+
+    Args:
+        output: a file if its name has a known ending and it is no folder, else a folder, made when needed.
+        overwrite: replace files of the same names.
+    """
+
+    def __init__(self, output: Path, *, overwrite: bool) -> None:
+        self._output = output
+        self._overwrite = overwrite
+        self._format = None if output.is_dir() else FORMATS.get(output.suffix.lower())
+
+    def with_format(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the request's fields with the format that the file's name promises.
+
+        Raises:
+            InvalidRequest: another format was asked.
+        """
+        asked = fields.get("output_format", self._format)
+        if self._format is not None and asked != self._format:
+            raise InvalidRequest(
+                f"output_format {asked} does not go with --output {self._output.name}; give only one of them, "
+                f"or a name that ends in .{asked}",
+                field="output_format",
+            )
+        return {**fields, "output_format": asked} if self._format else dict(fields)
+
+    def check(self, num_images: int) -> None:
+        """Refuse what would fail after the work is done: a file in the way, a folder that cannot be written.
+
+        Raises:
+            InvalidRequest: naming the file or folder.
+        """
+        if self._format is not None and not self._overwrite:
+            for index in range(num_images):
+                if (target := self._target(index, num_images)).exists():
+                    raise InvalidRequest(
+                        f"--output: {target} exists already; choose another name or give --overwrite", field="output"
+                    )
+        folder = (self._output if self._format is None else self._output.parent).absolute()
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise InvalidRequest(f"--output: {nearest} is not a folder that can be written", field="output")
+
+    def put(self, image: "GalleryImage", *, num_images: int) -> Path:
+        """Copy a finished picture and return the copy's path.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        from studio.files import publish
+
+        target = self._output / image.path.name if self._format is None else self._target(image.index, num_images)
+        with image.path.open("rb") as picture:
+            publish(target, lambda file: shutil.copyfileobj(picture, file))
+        return target
+
+    def _target(self, index: int, num_images: int) -> Path:
+        return self._output if num_images == 1 else self._output.with_stem(f"{self._output.stem}-{index:02d}")

@@ -1,0 +1,113 @@
+"""`studio gallery` and `studio read`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from studio import Settings, Studio
+from tests.studio.cli.conftest import Run
+
+
+def test_pictures_are_listed_newest_first_and_in_pages(run: Run, studio: Studio) -> None:
+    images = studio.generate("a boat", seed=1, num_images=3, progress=False)
+
+    page = run("gallery", "--limit", "2")
+    rest = [json.loads(line) for line in run("gallery", "--offset", "2", "--json").out.splitlines()]
+
+    assert [line.split()[0] for line in page.out.splitlines()] == ["id", images[2].id, images[1].id]
+    assert "2 of 3 pictures; the next: studio gallery --offset 2" in page.err
+    assert [image["id"] for image in rest] == [images[0].id]
+    assert rest[0]["path"] == str(images[0].path)
+    assert rest[0]["request"]["prompt"] == "a boat"
+
+
+def test_an_empty_gallery_is_no_error(run: Run) -> None:
+    assert run("gallery", "--json").out == ""
+    assert run("gallery").code == 0
+
+
+def test_rebuild_makes_the_list_anew(run: Run, studio: Studio) -> None:
+    studio.generate("a boat", num_images=2, progress=False)
+    gone = studio.gallery.page()[0]
+    gone.path.unlink()
+    (studio.gallery.images_dir / "foreign.png").write_bytes(b"no picture")
+
+    done = run("gallery", "rebuild")
+
+    assert done.code == 0
+    assert "0 added to the list, 1 no longer there" in done.out
+    assert "foreign.png" in done.err
+
+
+def test_rm_deletes_all_or_nothing(run: Run, studio: Studio) -> None:
+    first, second = studio.generate("a boat", num_images=2, progress=False)
+
+    assert run("gallery", "rm", first.id, "gone").code == 2
+    assert studio.gallery.count() == 2
+    assert run("gallery", "rm", first.id, second.id).code == 0
+    assert studio.gallery.count() == 0
+    assert not first.path.exists()
+
+
+def test_an_option_before_the_subcommand_is_refused(run: Run, studio: Studio, tmp_path: Path) -> None:
+    image = studio.generate("a boat", progress=False)[0]
+
+    done = run("gallery", "--home", str(tmp_path / "other"), "rm", image.id)
+
+    assert done.code == 2
+    assert "studio gallery rm --home" in done.err
+    assert image.path.exists()
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_read_tells_how_our_pictures_were_made(run: Run, studio: Studio, output_format: str) -> None:
+    image = studio.generate("a boat\x1b]0;x", seed=7, output_format=output_format, progress=False)[0]
+
+    text = run("read", str(image.path)).out
+    described = json.loads(run("read", str(image.path), "--json").out)
+
+    assert "a boat�]0;x" in text
+    assert "num_inference_steps  4" in text
+    assert described["record"]["request"]["seed"] == 7
+    assert described["texts"]["parameters"].startswith("a boat")
+
+
+def test_read_shows_what_other_programs_wrote(run: Run, tmp_path: Path) -> None:
+    chunks = PngInfo()
+    chunks.add_text("parameters", "a cat\nSteps: 20\x1b[2J")
+    Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png", pnginfo=chunks)
+
+    text = run("read", str(tmp_path / "foreign.png")).out
+    described = json.loads(run("read", str(tmp_path / "foreign.png"), "--json").out)
+
+    assert text == "parameters:\na cat\nSteps: 20�[2J\n"
+    assert described["record"] is None
+    assert described["texts"] == {"parameters": "a cat\nSteps: 20\x1b[2J"}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_read_of_a_bare_picture_says_so(run: Run, tmp_path: Path, suffix: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / f"bare.{suffix}")
+
+    assert run("read", str(tmp_path / f"bare.{suffix}")).out == "This picture carries no metadata.\n"
+
+
+def test_read_of_a_broken_record_shows_the_text(run: Run, tmp_path: Path) -> None:
+    chunks = PngInfo()
+    chunks.add_text("studio", '{"schema": 99}')
+    Image.new("RGB", (8, 8)).save(tmp_path / "broken.png", pnginfo=chunks)
+
+    done = run("read", str(tmp_path / "broken.png"))
+
+    assert (done.code, done.out) == (0, 'studio:\n{"schema": 99}\n')
+
+
+@pytest.mark.parametrize("name", ["gone.png", "model_index.json", ""])
+def test_read_refuses_what_is_no_picture(run: Run, settings: Settings, name: str) -> None:
+    done = run("read", str(settings.models_dir / "toy" / name))
+
+    assert (done.code, done.out) == (2, "")
+    assert str(settings.models_dir) in done.err
