@@ -1,0 +1,142 @@
+"""The judge: a small network that reads subject, colour, setting and time of day off a picture with one subject."""
+
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipelines.pocket.muon import Optimizers
+from pipelines.pocket.parallel import Workers, lay_channels_last
+from pipelines.pocket.scenery import SETTINGS, TIMES
+from pipelines.pocket.scenes import Scene, random_scene, render
+from pipelines.pocket.sitting import Average, Every, Sitting
+from pipelines.pocket.subjects import COLOURS, SUBJECTS
+from pipelines.pocket.vae_training import to_pixels
+
+JUDGED: dict[str, tuple[str, ...]] = {
+    "subject": tuple(SUBJECTS),
+    "colour": tuple(COLOURS),
+    "setting": tuple(SETTINGS),
+    "time": tuple(TIMES),
+}
+_BATCH_SIZE = 64
+_PEAK_LEARNING_RATE = 2e-3
+_FRESH_SEED = 2_000_000_011
+
+
+class Classifier(nn.Module):
+    """Looks at half size; pictures come as (batch, 3, height, width) in -1 to 1."""
+
+    def __init__(self) -> None:
+        """Build the untrained network."""
+        super().__init__()
+        widths = (32, 64, 128)
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, stride=2, padding=2)]
+        for before, after in zip((widths[0], *widths), widths, strict=False):
+            layers += [_Residual(before, after, stride=1 if before == after == widths[0] else 2)]
+            layers += [_Residual(after, after, stride=1)] if after > widths[0] else []
+        self.body = nn.Sequential(*layers)
+        self.heads = nn.ModuleList(nn.Linear(2 * widths[-1], len(values)) for values in JUDGED.values())
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Return one tensor of scores per judged attribute."""
+        features = self.body(functional.avg_pool2d(pixels, 2))
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
+        return [head(pooled) for head in self.heads]
+
+    @torch.no_grad()
+    def read(self, pixels: Tensor) -> Tensor:
+        """Return the recognised values as indices: (batch, judged attributes)."""
+        return torch.stack([scores.argmax(-1) for scores in self(pixels)], 1)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A trained classifier, and its share of correct answers per attribute on fresh renders."""
+
+    classifier: Classifier
+    accuracy: tuple[float, ...]
+
+
+def labels_of(scenes: list[Scene]) -> Tensor:
+    """Return the true indices of the judged attributes: (scenes, judged attributes)."""
+    rows = [(scene.figure.subject, scene.figure.colour, scene.setting, scene.time) for scene in scenes]
+    return torch.tensor(
+        [[names.index(value) for value, names in zip(row, JUDGED.values(), strict=True)] for row in rows]
+    )
+
+
+def load_judge(sitting: Sitting) -> Judge:
+    """Load the judge, or train it for the length of the sitting; in both cases check it on fresh renders."""
+    classifier = Classifier()
+    state = sitting.load("classifier")
+    if state is None:
+        _train(sitting, classifier)
+        sitting.save("classifier", classifier.state_dict())
+    else:
+        classifier.load_state_dict(state)
+    classifier.eval()
+    return Judge(classifier, tuple(_accuracy(classifier, Random(_FRESH_SEED), count=2000).tolist()))
+
+
+def single_scene(random: Random) -> Scene:
+    """Draw a scene with one subject."""
+    while True:
+        scene = random_scene(random)
+        if scene.companion is None:
+            return scene
+
+
+class _Residual(nn.Module):
+    def __init__(self, before: int, after: int, *, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(before, after, 3, stride=stride, padding=1)
+        self.second = nn.Conv2d(after, after, 3, padding=1)
+        self.norms = nn.ModuleList((nn.GroupNorm(4, before), nn.GroupNorm(4, after)))
+        self.skip = nn.Conv2d(before, after, 1, stride=stride)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.first(functional.silu(self.norms[0](features)))
+        hidden = self.second(functional.silu(self.norms[1](hidden)))
+        return cast(Tensor, hidden + self.skip(features))
+
+
+def _train(sitting: Sitting, classifier: Classifier) -> None:
+    lay_channels_last(classifier)
+    workers = Workers()
+    optimizers = Optimizers([classifier], lr=_PEAK_LEARNING_RATE)
+    wrong, step, log = Average(30), 0, Every(30)
+    while sitting.progress(step) < 1:
+        losses = [partial(_loss, classifier, seed=workers.count * step + half) for half in range(workers.count)]
+        wrong.add(workers.backward(losses, optimizers.parameters))
+        optimizers.step(workers, lr=sitting.learning_rate(_PEAK_LEARNING_RATE, step, decay_from=0.5))
+        step += 1
+        if log.due():
+            sitting.log(f"classifier {step * _BATCH_SIZE} pictures, {wrong.value:.2%} not read in full")
+
+
+def _loss(classifier: Classifier, *, seed: int) -> tuple[Tensor, float]:
+    random, generator = Random(seed), torch.Generator().manual_seed(seed)
+    scenes = [single_scene(random) for _ in range(_BATCH_SIZE // 2)]
+    pixels, labels = to_pixels([render(scene) for scene in scenes]), labels_of(scenes)
+    # Blur and grain: the judge must not depend on edges sharper than an autoencoder draws.
+    blurred = functional.avg_pool2d(pixels, 5, stride=1, padding=2, count_include_pad=False)
+    pixels = pixels.lerp(blurred, torch.rand(len(scenes), 1, 1, 1, generator=generator))
+    pixels = pixels + 0.05 * torch.randn(pixels.shape, generator=generator)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = classifier(pixels.contiguous(memory_format=torch.channels_last))
+    losses = [functional.cross_entropy(score.float(), labels[:, index]) for index, score in enumerate(scores)]
+    right = torch.stack([score.argmax(-1) == labels[:, index] for index, score in enumerate(scores)]).all(0)
+    return torch.stack(losses).sum(), 1 - right.float().mean().item()
+
+
+def _accuracy(classifier: Classifier, random: Random, *, count: int) -> Tensor:
+    right = []
+    for _ in range(0, count, 50):
+        scenes = [single_scene(random) for _ in range(50)]
+        right.append(classifier.read(to_pixels([render(scene) for scene in scenes])) == labels_of(scenes))
+    return torch.cat(right).float().mean(0)
