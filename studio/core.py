@@ -97,7 +97,6 @@ class Studio:
 
         Raises:
             InvalidRequest: naming the field.
-            NotFound: the model or an input does not exist.
         """
         self._storage.expand(request)
         return self._storage.jobs.submit(request, idempotency_key=idempotency_key)

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -195,11 +194,11 @@ def _answers(url: str) -> bool:
 
 
 def _exposure(settings: Settings) -> Iterator[Finding]:
-    is_private = _is_loopback(settings.host)
+    is_private = settings.is_private
     reach = (
         "this machine only"
         if is_private
-        else "everybody who can reach this machine, without a password; choose --host 127.0.0.1"
+        else "everybody who can reach this machine, without a password; the server refuses, choose --host 127.0.0.1"
     )
     yield Finding("exposure", f"the server listens on {settings.host}:{settings.port}: {reach}", is_fine=is_private)
     loud = [f"{name}={os.environ.get(name)}" for name, value in environment.SILENT.items() if _differs(name, value)]
@@ -210,13 +209,6 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
         yield Finding("leaves", f"nothing leaves this machine; set are {switches}")
     for name in _given_unsafe():
         yield Finding("variables", f"{name} is set and opens a door; the studio ignores it, unset it", is_fine=False)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _differs(name: str, value: str) -> bool:

@@ -3,6 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -56,6 +57,14 @@ class Settings(BaseModel):
             if devices.count(device) > 1:
                 raise ValueError(f"names {device} twice; one worker runs on each")
         return devices
+
+    @property
+    def is_private(self) -> bool:
+        """Whether `host` can be reached from this machine only."""
+        try:
+            return ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def outputs_dir(self) -> Path:

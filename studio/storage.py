@@ -1,10 +1,12 @@
 """Everything that is kept, opened together: settings, inputs, jobs, gallery. And the locks that say who is alive."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
 from pipelines.spec.engine import Inputs
-from pipelines.spec.errors import StorageError
+from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import resolve
@@ -47,13 +49,16 @@ class Storage:
         """Return the model and one resolved request per image; refuses what cannot work. Loads nothing.
 
         Raises:
-            InvalidRequest: naming the field.
-            NotFound: the model or an input does not exist.
+            InvalidRequest: naming the field; a model or an input that does not exist is one too.
+            ModelError: the model's configuration cannot be read.
         """
-        model = find_model(request.model or self.settings.default_model, self.settings.models_dir)
-        input_size = None if request.init_image is None else self.inputs.size(request.init_image)
-        if request.mask_image is not None:
-            self.inputs.path(request.mask_image)
+        with _naming("model"):
+            model = find_model(request.model or self.settings.default_model, self.settings.models_dir)
+        with _naming("init_image"):
+            input_size = None if request.init_image is None else self.inputs.size(request.init_image)
+        with _naming("mask_image"):
+            if request.mask_image is not None:
+                self.inputs.path(request.mask_image)
         resolved = resolve(request, model, input_size=input_size)
         metadata.check_room(resolved[0])
         return model, resolved
@@ -68,6 +73,15 @@ class Storage:
             init_image=None if init_image is None else init_image.convert("RGB"),
             mask_image=None if mask_image is None else mask_image.convert("L"),
         )
+
+
+@contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """What a field names must exist: a request that names something else is invalid."""
+    try:
+        yield
+    except NotFound as error:
+        raise InvalidRequest(str(error), field=field) from error
 
 
 def server_lock(settings: Settings) -> ProcessLock:

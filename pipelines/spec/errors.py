@@ -2,9 +2,9 @@
 
 StudioError
 ├── InvalidRequest        what was asked cannot be done; nothing has run (HTTP 422, exit code 2)
-├── NotFound              no job, image, input or model of that name (HTTP 404, exit code 2)
+├── NotFound              no job, image or file of that name (HTTP 404, exit code 2)
 ├── StorageError          disk full, folder not writable, database damaged (HTTP 507, exit code 1)
-├── AlreadyRunning        another server owns this outputs folder (exit code 3)
+├── AlreadyRunning        another server owns this outputs folder, or the port is taken (exit code 3)
 ├── GenerationFailed      the job ran and ended without a picture (HTTP 500, exit code 1)
 │   ├── ModelError        the model's files cannot be read or are not what they claim
 │   ├── OutOfMemory       the device could not hold it, even in reduced-memory mode
@@ -39,7 +39,7 @@ class StorageError(StudioError):
 
 
 class AlreadyRunning(StudioError):
-    """Another server holds the lock of this outputs folder."""
+    """Another server holds the lock of this outputs folder, or another program the port."""
 
 
 class GenerationFailed(StudioError):

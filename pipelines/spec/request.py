@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
@@ -156,11 +157,16 @@ class ResolvedRequest(_Frozen):
 
 def bounds(field: str) -> dict[str, Any]:
     """Return the JSON schema of one field of GenerationRequest: minimum, maximum, multipleOf, description, default."""
-    schema: dict[str, Any] = GenerationRequest.model_json_schema()["properties"][field]
+    schema: dict[str, Any] = _schema()["properties"][field]
     for variant in schema.get("anyOf", ()):
         if variant.get("type") != "null":
             schema = {**schema, **variant}
     return schema
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return GenerationRequest.model_json_schema()
 
 
 def field_names() -> Iterator[str]:

@@ -10,7 +10,7 @@ from importlib import import_module
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from pipelines.spec.errors import AlreadyRunning
+from pipelines.spec.errors import AlreadyRunning, InvalidRequest
 from studio import __version__
 from studio.api import errors, guard, images, jobs
 from studio.api.views import Health, ModelView, StudioDep
@@ -75,9 +75,17 @@ def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None
         on_ready: called with the address once the page can be opened.
 
     Raises:
+        InvalidRequest: the host can be reached from other machines; there are no accounts yet.
         AlreadyRunning: another server owns the outputs folder, or another program the port.
         StorageError: the outputs folder cannot be written, or the database is damaged.
     """
+    if not settings.is_private:
+        raise InvalidRequest(
+            f"host must be an address of this machine only (127.0.0.1, localhost or ::1), got {settings.host}: there are "
+            f"no accounts yet, so everybody could use the studio; from another machine, make a tunnel: "
+            f"ssh -L {settings.port}:127.0.0.1:{settings.port} THIS_MACHINE",
+            field="host",
+        )
     listener = _listen(settings.host, settings.port)
     with listener, Studio(settings) as studio:
         supervisor = Supervisor(settings)
