@@ -81,8 +81,8 @@ def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None
     """
     if not settings.is_private:
         raise InvalidRequest(
-            f"host must be an address of this machine only (127.0.0.1, localhost or ::1), got {settings.host}: there are "
-            f"no accounts yet, so everybody could use the studio; from another machine, make a tunnel: "
+            f"host must be an address of this machine only (127.0.0.1, localhost or ::1), got {settings.host}: there "
+            "are no accounts yet, so everybody could use the studio; from another machine, make a tunnel: "
             f"ssh -L {settings.port}:127.0.0.1:{settings.port} THIS_MACHINE",
             field="host",
         )
