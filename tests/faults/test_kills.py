@@ -109,6 +109,7 @@ _SUPERVISES = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_a_server_killed_again_and_again_loses_nothing(settings: Settings, studio: Studio) -> None:
     random = Random(2)
     jobs = submit(studio, 40)
@@ -236,6 +237,7 @@ def test_a_worker_whose_input_closes_finishes_its_job(settings: Settings, studio
     assert_nothing_lost(studio, [job])
 
 
+@pytest.mark.slow
 def test_a_second_server_refuses_and_a_stale_lock_does_not(settings: Settings, studio: Studio) -> None:
     first = start_server(settings, port=7992)
     wait_until(lambda: bool(studio.live_workers()))
