@@ -1,0 +1,131 @@
+"""What the studio's road costs over a bare loop of the same components: `python -m benchmarks.overhead`.
+
+Both paint the pocket model's default picture from the same noise, and must give the same pixels. They take turns at
+going first, so that a busy machine slows both alike. The bare loop is given the encoded prompt, which the engine
+remembers as well. The time on the processor stands beside the time on the clock: only the latter depends on what else
+the machine does.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from benchmarks.table import print_table
+from pipelines.engines.diffusers_engine import DiffusersEngine
+from pipelines.spec.engine import Inputs
+from pipelines.spec.model import Model
+from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.resolve import resolve
+from studio.store import find_model
+
+TARGET = 1.03
+REQUEST = GenerationRequest(prompt="a red house on a green hill at night", seed=7, num_inference_steps=20)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Seconds for one picture."""
+
+    clock: float
+    processor: float
+
+
+class BareLoop:
+    """What one would write by hand: load, loop, decode."""
+
+    def __init__(self, folder: Path, request: ResolvedRequest) -> None:
+        self._request = request
+        self._unet = _load(UNet2DConditionModel, folder / "unet", dtype=torch.float32)
+        self._vae = _load(AutoencoderKL, folder / "vae", dtype=torch.float32)
+        self._scheduler = _load(DPMSolverMultistepScheduler, folder / "scheduler", use_karras_sigmas=True)
+        tokenizer = _load(CLIPTokenizer, folder / "tokenizer")
+        encoder = _load(CLIPTextModel, folder / "text_encoder", dtype=torch.float32)
+        texts = [request.negative_prompt, request.prompt]
+        tokens = [tokenizer(text, padding="max_length", max_length=77, return_tensors="pt") for text in texts]
+        with torch.inference_mode():
+            self._prompt_embeds = torch.cat([encoder(each.input_ids)[0] for each in tokens])
+
+    @torch.inference_mode()
+    def paint(self) -> Image.Image:
+        request, scheduler, unet, vae = self._request, self._scheduler, self._unet, self._vae
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        latents = torch.randn((1, 4, request.height // factor, request.width // factor), generator=generator)
+        scheduler.set_timesteps(request.num_inference_steps)
+        latents = latents * scheduler.init_noise_sigma
+        for timestep in scheduler.timesteps:
+            batch = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+            unconditional, conditional = unet(batch, timestep, self._prompt_embeds, return_dict=False)[0].chunk(2)
+            prediction = unconditional + request.guidance_scale * (conditional - unconditional)
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0][0]
+        pixels = (decoded / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy()
+        return Image.fromarray((pixels * 255).round().astype(np.uint8))
+
+
+class StudioRoad:
+    """The engine, with nobody looking at the steps."""
+
+    def __init__(self, model: Model, request: ResolvedRequest) -> None:
+        self._engine = DiffusersEngine(device="cpu")
+        self._request = request
+        self._inputs = Inputs(model)
+
+    def paint(self) -> Image.Image:
+        (result,) = self._engine.generate([self._request], self._inputs, lambda step: None)
+        return result.image
+
+
+def _load(component: Any, folder: Path, **options: Any) -> Any:
+    return component.from_pretrained(folder, local_files_only=True, **options)
+
+
+def measure(paint: Callable[[], Image.Image]) -> Taken:
+    """Return the time one picture takes."""
+    clock, processor = time.perf_counter(), time.process_time()
+    paint()
+    return Taken(time.perf_counter() - clock, time.process_time() - processor)
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--runs", type=int, default=30)
+    runs: int = parser.parse_args().runs
+
+    with tempfile.TemporaryDirectory() as empty:
+        model = find_model("pocket", Path(empty))
+    (request,) = resolve(REQUEST, model)
+    bare, studio = BareLoop(model.path, request), StudioRoad(model, request)
+    if bare.paint().tobytes() != studio.paint().tobytes():
+        raise SystemExit("the two roads give different pictures: the comparison would mean nothing")
+    pairs = []
+    for run in range(runs):
+        order = (bare, studio) if run % 2 else (studio, bare)
+        taken = {road: measure(road.paint) for road in order}
+        pairs.append((taken[bare], taken[studio]))
+
+    rows = []
+    for name in ("clock", "processor"):
+        seconds = [(getattr(first, name), getattr(second, name)) for first, second in pairs]
+        medians = [statistics.median(column) for column in zip(*seconds, strict=True)]
+        ratio = statistics.median(second / first for first, second in seconds)
+        rows.append((name, f"{medians[0]:.3f} s", f"{medians[1]:.3f} s", f"{ratio:.3f}", f"≤ {TARGET}"))
+    print(f"One picture of {request.width}×{request.height}, {request.num_inference_steps} steps with guidance; ")
+    print(f"{torch.get_num_threads()} thread(s), median of {runs} pairs.\n")
+    print_table(("time on the", "bare loop", "studio", "ratio, median of pairs", "target"), rows)
+
+
+if __name__ == "__main__":
+    main()
