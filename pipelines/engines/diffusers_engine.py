@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipelines.runtime import autoencoding
 from pipelines.runtime.conditioning import PromptEncoder
-from pipelines.runtime.device import describe_device
+from pipelines.runtime.device import DeviceInfo, describe_device
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.runtime.recovery import Attempts
 from pipelines.runtime.sampling import Denoised, Progress, denoise
@@ -100,8 +100,16 @@ class DiffusersEngine:
             "torch": str(torch.__version__),
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
+            **_processor(self._device),
             **({"vae_upcast": True} if precision.vae_upcast else {}),
         }
+
+
+def _processor(device: DeviceInfo) -> dict[str, str | int | float | bool]:
+    """How sums are split among threads and vector lanes shows in their last bit, and so in single pixels."""
+    if device.kind != "cpu":
+        return {}
+    return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
 
 
 def _reporter(on_step: Callable[[Step], None], index: int) -> Progress:

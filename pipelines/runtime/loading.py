@@ -13,7 +13,7 @@ import diffusers
 import torch
 import transformers
 
-from pipelines.runtime.guards import Stage, release_memory
+from pipelines.runtime.guards import Stage, is_out_of_memory, release_memory
 from pipelines.runtime.preview import LatentPreview
 from pipelines.runtime.weights import Stamp, Weights, find_weights, fingerprint, read_json, stamp_files
 from pipelines.spec.errors import ModelError
@@ -234,7 +234,7 @@ class _Loader:
         except ModelError:
             raise
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            if is_out_of_memory(error):
                 raise
             raise ModelError(f"{folder} cannot be loaded: {error}") from error
         missing = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])

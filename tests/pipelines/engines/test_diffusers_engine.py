@@ -81,7 +81,7 @@ def test_provenance_says_what_the_pixels_depend_on(
     (result,) = paint(engine, sd1, scheduler=scheduler)
 
     assert result.provenance["evaluations"] == evaluations
-    assert {"engine", "device", "dtype", "torch", "diffusers", "transformers"} < result.provenance.keys()
+    assert {"engine", "device", "dtype", "torch", "diffusers", "transformers", "threads"} < result.provenance.keys()
     assert {type(value) for value in result.provenance.values()} <= {str, int}
     assert not {"vae_upcast", "reduced_memory"} & result.provenance.keys()
 

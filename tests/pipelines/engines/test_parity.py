@@ -53,7 +53,7 @@ class Bench:
         spec = SCHEDULERS[request.scheduler]
         config = {**spec.config, **NOISE_SCHEDULES[request.noise_schedule].config}
         pipeline.scheduler = getattr(diffusers, spec.class_name).from_config(self._scheduler_config, **config)
-        kwargs: dict[str, Any] = {"width": 64, "height": 64}
+        kwargs: dict[str, Any] = {"width": request.width, "height": request.height}
         if task != "text-to-image":
             kwargs = {"image": self._init_image, "strength": request.strength}
         if task.startswith("inpaint"):
@@ -166,3 +166,9 @@ def test_other_fields_are_diffusers_to_the_bit(bench: Bench, family: str, task: 
 def test_full_strength_is_diffusers_to_the_bit(bench: Bench, family: str, task: str, scheduler: str) -> None:
     changes = {"strength": 1.0, "scheduler": scheduler}
     assert_same_pixels(bench.ours(family, task, **changes), bench.theirs(family, task, **changes))
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_sides_that_halve_unevenly_are_diffusers_to_the_bit(bench: Bench, family: str) -> None:
+    changes = {"width": 72, "height": 104}
+    assert_same_pixels(bench.ours(family, "text-to-image", **changes), bench.theirs(family, "text-to-image", **changes))
