@@ -182,7 +182,8 @@ class Studio:
         """Start running a job in this process if a device is free and the job is still to be had."""
         for device in self.settings.devices:
             lock = worker_lock(self.settings, device)
-            if lock.acquire(device=device):
+            is_possible = job.state is JobState.QUEUED or job.device == device
+            if is_possible and lock.acquire(device=device):
                 break
         else:
             return None
