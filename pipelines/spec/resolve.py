@@ -36,6 +36,7 @@ def resolve(
             field="strength",
         )
     scheduler, noise_schedule = _sampling(request, model)
+    _check_steps(steps, scheduler)
     assert request.seed is not None
     if request.seed + request.num_images - 1 > MAX_SEED:
         raise InvalidRequest(
@@ -106,6 +107,16 @@ def _size(request: GenerationRequest, model: Model, input_size: tuple[int, int] 
                 field=field,
             )
     return width, height
+
+
+def _check_steps(steps: int, scheduler: str) -> None:
+    most = SCHEDULERS[scheduler].max_steps
+    if most is not None and steps > most:
+        raise InvalidRequest(
+            f"num_inference_steps must be at most {most} for scheduler {scheduler}, got {steps}; "
+            "take fewer steps or another scheduler",
+            field="num_inference_steps",
+        )
 
 
 def _sampling(request: GenerationRequest, model: Model) -> tuple[str, str]:

@@ -23,6 +23,8 @@ class SchedulerSpec:
     noise_schedules: frozenset[str] = frozenset({"default", "karras", "exponential", "sgm_uniform"})
     evaluations_per_step: int = 1
     """How often the denoiser runs per step; 2 for second-order samplers."""
+    max_steps: int | None = None
+    """The most steps it can do, where the class has a limit of its own."""
     is_stochastic: bool = False
     """Whether it draws noise at each step."""
 
@@ -56,7 +58,9 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
         "ddim": SchedulerSpec("DDIM", "DDIMScheduler", {"clip_sample": False}, noise_schedules=_SPACING_ONLY),
         "unipc": SchedulerSpec("UniPC", "UniPCMultistepScheduler"),
         "heun": SchedulerSpec("Heun", "HeunDiscreteScheduler", evaluations_per_step=2),
-        "lcm": SchedulerSpec("LCM", "LCMScheduler", noise_schedules=frozenset({"default"}), is_stochastic=True),
+        "lcm": SchedulerSpec(
+            "LCM", "LCMScheduler", noise_schedules=frozenset({"default"}), max_steps=50, is_stochastic=True
+        ),
     }
 )
 

@@ -14,13 +14,6 @@ from pipelines.spec.model import Model
 from tests.pipelines import tiny_models
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # torch's Tensor.__array__ predates NumPy 2's keyword; diffusers' schedulers call it in set_timesteps.
-    config.addinivalue_line(
-        "filterwarnings", "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-    )
-
-
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -133,6 +133,12 @@ def test_an_input_of_any_shape_gives_a_size_that_could_be_asked_or_is_refused(wi
             "noise_schedule",
             "noise_schedule karras does not exist for scheduler euler_a; choose one of default, sgm_uniform",
         ),
+        (
+            {"scheduler": "lcm", "num_inference_steps": 51},
+            {},
+            "num_inference_steps",
+            "num_inference_steps must be at most 50 for scheduler lcm, got 51; take fewer steps or another scheduler",
+        ),
     ],
 )
 def test_what_cannot_work_with_this_model_is_refused(
