@@ -129,6 +129,7 @@ def test_a_server_killed_again_and_again_loses_nothing(settings: Settings, studi
 _DIES_AT_A_WRITE = textwrap.dedent("""
     import os, signal, sys, threading
     from contextlib import contextmanager
+    from itertools import count
     from studio.database import Database
     from studio.gallery import Gallery
     from studio.jobs import JobStore
@@ -137,16 +138,16 @@ _DIES_AT_A_WRITE = textwrap.dedent("""
     from studio.worker import work
 
     class Deadly(Database):
-        writes = 0
+        numbers = count(1)
 
         @contextmanager
         def write(self):
-            Deadly.writes += 1
-            if (Deadly.writes, "before") == fatal:
+            number = next(Deadly.numbers)
+            if (number, "before") == fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
             with super().write() as connection:
                 yield connection
-            if (Deadly.writes, "after") == fatal:
+            if (number, "after") == fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     settings, fatal = Settings.model_validate_json(sys.argv[1]), (int(sys.argv[2]), sys.argv[3])
