@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS_FOLDER, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS_FOLDER, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)  # type: ignore[no-untyped-call]
     seconds = [_paint_seconds(pipeline) for _ in range(asked.runs + 1)][1:]
     with FlopCounterMode(display=False) as counter:

@@ -51,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     judge = load_judge(Sitting(asked.classifier_minutes))
+    if min(judge.accuracy) < REQUIRED_JUDGE:
+        sys.stdout.write(
+            f"the judge itself is below {REQUIRED_JUDGE:.0%}: train it longer before believing the table\n"
+        )
     parts = load_parts(asked.weights)
     scenes = evaluation_scenes(asked.prompts)
     pictures = paint([plain_caption(scene) for scene in scenes], parts, guidance_scale=asked.guidance_scale)

@@ -16,11 +16,15 @@ _WARM_UP_STEPS = 60
 
 @dataclass(frozen=True)
 class Sitting:
-    """A budget in minutes, or in steps for runs that must repeat exactly; the learning rate falls towards its end."""
+    """A budget in minutes, or in steps for runs that must repeat exactly; the learning rate falls towards its end.
+
+    `samples` is how many pictures a sample sheet shows; checks on fresh renders take eight times as many.
+    """
 
     minutes: float
     steps: int | None = None
     folder: Path = TRAINING_FOLDER
+    samples: int = 16
     started: float = field(default_factory=time.monotonic)
 
     def progress(self, steps_done: int) -> float:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    sitting = Sitting(asked.minutes, steps=asked.steps, folder=asked.folder)
+    sitting = Sitting(asked.minutes, steps=asked.steps, folder=asked.folder, samples=asked.samples)
     match asked.part:
         case "tokenizer":
             tokenizer = train_tokenizer()
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only-decoder", action="store_true", help="vae: polish the decoder, leave the latents as they are"
     )
+    parser.add_argument("--samples", type=int, default=16, help="pictures on a sample sheet (default: 16)")
     parser.add_argument("--folder", type=Path, default=TRAINING_FOLDER, help="checkpoints (default: %(default)s)")
     parser.add_argument(
         "--weights", type=Path, default=WEIGHTS_FOLDER, help="model folder to write (default: the shipped one)"

@@ -33,7 +33,6 @@ ATTRIBUTE_WEIGHT = 0.05
 EMA_DECAY = 0.9985
 OTHER_SIZES = ((192, 128), (128, 192), (192, 192))
 OTHER_SIZES_FROM = 0.7
-_SHOWN = 16
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -116,10 +115,10 @@ def train_unet(sitting: Sitting, trainee: Trainee, *, resume: bool) -> None:
             checkpoint()
         if show.due():
             export(trainee.averaged, trainee.weights)
-            sitting.save_sheet(f"unet-{pictures_seen:07d}", samples(trainee.averaged, count=_SHOWN), columns=8)
+            sitting.save_sheet(f"unet-{pictures_seen:07d}", samples(trainee.averaged, count=sitting.samples), columns=8)
     checkpoint()
     export(trainee.averaged, trainee.weights)
-    sitting.save_sheet(f"unet-{pictures_seen:07d}", samples(trainee.averaged, count=_SHOWN), columns=8)
+    sitting.save_sheet(f"unet-{pictures_seen:07d}", samples(trainee.averaged, count=sitting.samples), columns=8)
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def train_vae(sitting: Sitting, vae: AutoencoderKL, *, resume: bool, only_decode
     def checkpoint() -> None:
         kept = {"vae": vae.state_dict(), "optimizers": optimizers.state_dict()}
         sitting.save("vae", kept | {"pictures_seen": pictures_seen, "only_decoder": only_decoder})
-        sitting.save_sheet("vae", reconstructions(vae), columns=8)
+        sitting.save_sheet("vae", reconstructions(vae, count=sitting.samples), columns=8)
 
     while sitting.progress(step) < 1:
         losses = [partial(_loss, vae, seed=pictures_seen + number, only_decoder=only_decoder) for number in range(2)]
@@ -76,7 +76,8 @@ def train_vae(sitting: Sitting, vae: AutoencoderKL, *, resume: bool, only_decode
         if save.due():
             checkpoint()
     checkpoint()
-    sitting.log(f"vae {pictures_seen} pictures, {decibel(validation_error(vae)):.2f} dB on fresh renders")
+    quality = decibel(validation_error(vae, count=8 * sitting.samples))
+    sitting.log(f"vae {pictures_seen} pictures, {quality:.2f} dB on fresh renders")
 
 
 def to_pixels(pictures: list[Image.Image]) -> Tensor:
@@ -109,11 +110,11 @@ def validation_error(vae: AutoencoderKL, *, count: int = 128) -> float:
 
 
 @torch.no_grad()
-def reconstructions(vae: AutoencoderKL) -> list[Image.Image]:
-    """Return 24 fresh renders in rows of eight, each row followed by its reconstruction."""
+def reconstructions(vae: AutoencoderKL, *, count: int) -> list[Image.Image]:
+    """Return fresh renders in rows of eight, each row followed by its reconstruction."""
     random = Random(VALIDATION_SEED + 1)
     sheet: list[Image.Image] = []
-    for _ in range(3):
+    for _ in range(0, count, 8):
         pixels, _ = _layered_batch(random, count=8)
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
         sheet += to_pictures(pixels) + to_pictures(decoded)

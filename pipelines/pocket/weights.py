@@ -72,7 +72,7 @@ def pipeline_of(parts: Parts) -> StableDiffusionPipeline:
 
 def load_parts(folder: Path = WEIGHTS_FOLDER) -> Parts:
     """Read the components in float32, ready to train on."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return Parts(pipeline.vae, pipeline.unet, pipeline.text_encoder, pipeline.tokenizer)
 
 

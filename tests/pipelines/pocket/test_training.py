@@ -30,7 +30,7 @@ def test_the_learning_rate_warms_up_holds_and_decays() -> None:
 @pytest.mark.slow
 def test_training_writes_a_model_folder_and_resumes(tmp_path: Path) -> None:
     folder, weights = tmp_path / "training", tmp_path / "weights"
-    places = ["--steps", "1", "--folder", str(folder), "--weights", str(weights)]
+    places = ["--steps", "1", "--samples", "1", "--folder", str(folder), "--weights", str(weights)]
     for part in ("tokenizer", "vae", "unet"):
         main([part, *places])
     assert (weights / "model_index.json").exists()
