@@ -85,6 +85,9 @@ def export(parts: Parts, folder: Path = WEIGHTS_FOLDER) -> None:
             Parts(_half(parts.vae), _half(parts.unet), _half(parts.text_encoder), parts.tokenizer)
         ).save_pretrained(staged)
         parts.tokenizer.backend_tokenizer.model.save(str(staged / "tokenizer"))
+        # transformers loads in the precision named here; float16 would make stock diffusers mix two precisions.
+        text_config = staged / "text_encoder" / "config.json"
+        text_config.write_text(text_config.read_text().replace('"float16"', '"float32"'))
         (staged / "studio.json").write_text(json.dumps(STUDIO_RECORD, indent=2) + "\n")
         for path in sorted(staged.rglob("*"), key=lambda path: path.name == "model_index.json"):
             target = folder / path.relative_to(staged)

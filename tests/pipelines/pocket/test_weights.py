@@ -39,6 +39,13 @@ def test_it_is_a_plain_stable_diffusion(pipeline: StableDiffusionPipeline) -> No
     assert pipeline.safety_checker is None
 
 
+def test_stock_diffusers_paints_without_being_told_a_precision() -> None:
+    stock = StableDiffusionPipeline.from_pretrained(WEIGHTS_FOLDER, local_files_only=True)
+    stock.set_progress_bar_config(disable=True)
+    assert {part.dtype for part in (stock.unet, stock.vae, stock.text_encoder)} == {torch.float32}
+    assert stock("a boat", num_inference_steps=1).images[0].size == (128, 128)
+
+
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (192, 128)])
 def test_it_paints_at_its_sizes(pipeline: StableDiffusionPipeline, width: int, height: int) -> None:
     picture = pipeline(
