@@ -1,7 +1,13 @@
-"""A small picture of unfinished latents, by one matrix product instead of the decoder."""
+"""A small picture of unfinished latents, by one matrix product instead of the decoder.
+
+Previews are drawn on a thread beside the denoising loop, so they are drawn without torch: a second thread that enters
+one of its parallel regions makes OpenMP give up its fast waiting, and the loop takes almost twice as long.
+"""
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -9,13 +15,15 @@ FIT_PATCHES = 4
 FIT_SIDE = 16
 """The colours are fitted on 4 × 4 patches of one random colour each, 16 × 16 latents in all."""
 
+Array = npt.NDArray[np.float32]
+
 
 class LatentPreview:
     """Colours of one model's latents: rgb = latent · matrix + offset, one pixel per latent.
 
-    Every VAE has its own latent space, so the matrix is fitted to the loaded one, at the first preview: patches of
-    random latents are decoded once (a 128 × 128 picture for Stable Diffusion) and solved for by least squares. On the
-    pocket model the colours are off by 16 of 255 on average; the best possible matrix is off by 14.
+    Every VAE has its own latent space, so the matrix is fitted to the loaded one: patches of random latents are decoded
+    once (a 128 × 128 picture for Stable Diffusion) and solved for by least squares. On the pocket model the colours are
+    off by 16 of 255 on average; the best possible matrix is off by 14.
 
     Args:
         vae: the decoder.
@@ -23,35 +31,32 @@ class LatentPreview:
     """
 
     def __init__(self, vae: Any, *, scaling_factor: float) -> None:
-        self._vae = vae
-        self._scaling_factor = scaling_factor
-        self._matrix: torch.Tensor | None = None
+        self._matrix = _fit(vae, scaling_factor)
 
-    def draw(self, latents: torch.Tensor) -> Image.Image:
+    def draw(self, latents: Array) -> Image.Image:
         """Return an RGB picture, one pixel per latent, of latents (1, channels, height, width)."""
-        if self._matrix is None:
-            self._matrix = self._fit()
-        colours = _with_ones(latents) @ self._matrix
-        pixels = colours.nan_to_num().mul(255).round().clamp(0, 255).to(torch.uint8)
-        return Image.fromarray(pixels.reshape(*latents.shape[2:], 3).numpy(), "RGB")
+        colours = np.nan_to_num(_with_ones(latents) @ self._matrix)
+        pixels = (colours * 255).round().clip(0, 255).astype(np.uint8)
+        return Image.fromarray(pixels.reshape(*latents.shape[2:], 3), "RGB")
 
-    @torch.inference_mode()
-    def _fit(self) -> torch.Tensor:
-        """Return the (channels + 1, 3) matrix that maps latents to colours between 0 and 1."""
-        channels = self._vae.config.latent_channels
-        generator = torch.Generator("cpu").manual_seed(0)
-        patches = torch.randn((1, channels, FIT_PATCHES, FIT_PATCHES), generator=generator)
-        field = torch.nn.functional.interpolate(patches, (FIT_SIDE, FIT_SIDE))
-        scaled = (field / self._scaling_factor).to(self._vae.device, self._vae.dtype)
-        decoded = self._vae.decode(scaled, return_dict=False)[0].float().cpu()
-        colours = torch.nn.functional.adaptive_avg_pool2d(decoded, (FIT_SIDE, FIT_SIDE)).clamp(-1, 1) / 2 + 0.5
-        solution: torch.Tensor = torch.linalg.lstsq(_with_ones(field), colours[0].flatten(1).T).solution
-        return solution.nan_to_num()
+
+@torch.inference_mode()
+def _fit(vae: Any, scaling_factor: float) -> Array:
+    """Return the (channels + 1, 3) matrix that maps latents to colours between 0 and 1."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    patches = torch.randn((1, vae.config.latent_channels, FIT_PATCHES, FIT_PATCHES), generator=generator)
+    field = torch.nn.functional.interpolate(patches, (FIT_SIDE, FIT_SIDE))
+    decoded = vae.decode((field / scaling_factor).to(vae.device, vae.dtype), return_dict=False)[0].float().cpu()
+    pooled = torch.nn.functional.adaptive_avg_pool2d(decoded.nan_to_num(), (FIT_SIDE, FIT_SIDE))
+    colours = pooled.clamp(-1, 1) / 2 + 0.5
+    rows = torch.from_numpy(_with_ones(field.numpy()))
+    solution: Array = torch.linalg.lstsq(rows, colours[0].flatten(1).T).solution.nan_to_num().numpy()
+    return solution
 
 
 def predicted_original(
     scheduler: Any, *, scaled: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor
-) -> torch.Tensor:
+) -> Array:
     """Return the latents the denoiser sees behind the noise at one step (x0; arXiv:2010.02502, equation 12).
 
     Args:
@@ -64,17 +69,19 @@ def predicted_original(
     position = float(timestep)
     below = min(int(position), len(alphas) - 1)
     above = min(below + 1, len(alphas) - 1)
-    alpha = torch.lerp(alphas[below], alphas[above], position - int(position)).to(scaled.device)
+    share = position - int(position)
+    alpha = (1 - share) * float(alphas[below]) + share * float(alphas[above])
+    given, answer = (tensor.detach().float().cpu().numpy() for tensor in (scaled, prediction))
     match scheduler.config.prediction_type:
         case "epsilon":
-            return (scaled - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
+            return np.asarray((given - (1 - alpha) ** 0.5 * answer) / alpha**0.5, dtype=np.float32)
         case "v_prediction":
-            return alpha.sqrt() * scaled - (1 - alpha).sqrt() * prediction
+            return np.asarray(alpha**0.5 * given - (1 - alpha) ** 0.5 * answer, dtype=np.float32)
         case _:
-            return prediction
+            return answer
 
 
-def _with_ones(latents: torch.Tensor) -> torch.Tensor:
-    """(1, channels, height, width) -> (height · width, channels + 1), float32 on the processor."""
-    rows = latents[0].detach().flatten(1).T.float().cpu()
-    return torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
+def _with_ones(latents: Array) -> Array:
+    """(1, channels, height, width) -> (height · width, channels + 1)."""
+    rows = latents[0].reshape(latents.shape[1], -1).T
+    return np.concatenate([rows, np.ones((len(rows), 1), dtype=np.float32)], axis=1)
