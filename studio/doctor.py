@@ -212,7 +212,12 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
 
 
 def _differs(name: str, value: str) -> bool:
-    return os.environ.get(name, "").lower() != value.lower()
+    """Whether a switch means something else than it should; Gradio itself writes "True" where "1" stood."""
+    return _meaning(os.environ.get(name, "")) != _meaning(value)
+
+
+def _meaning(value: str) -> str:
+    return {"true": "1", "yes": "1", "on": "1"}.get(value.lower(), value.lower())
 
 
 def _given_unsafe() -> list[str]:
