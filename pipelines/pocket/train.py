@@ -64,7 +64,10 @@ def _vae(sitting: Sitting, weights: Path, *, resume: bool, only_decoder: bool) -
     shipped = _shipped(weights) if resume else None
     start = new_vae() if shipped is None else shipped.vae
     train_vae(sitting, start, resume=resume, only_decoder=only_decoder)
-    if only_decoder and shipped is not None:
+    if shipped is not None:
+        if not only_decoder:
+            start = _frozen_vae(sitting)
+            _forget_latents(sitting)
         export(Parts(start, shipped.unet, shipped.text_encoder, shipped.tokenizer), weights)
 
 
@@ -86,6 +89,13 @@ def _unet(sitting: Sitting, weights: Path, *, resume: bool) -> None:
 
 def _shipped(weights: Path) -> Parts | None:
     return load_parts(weights) if (weights / "model_index.json").exists() else None
+
+
+def _forget_latents(sitting: Sitting) -> None:
+    """Empty the pool of latents in the UNet's checkpoint: they are another autoencoder's."""
+    state = sitting.load("unet")
+    if state is not None:
+        sitting.save("unet", state | {"pool": None})
 
 
 @torch.no_grad()

@@ -193,5 +193,6 @@ def _restore(sitting: Sitting, trainee: Trainee, optimizers: Optimizers, pool: L
     trainee.averaged.text_encoder.load_state_dict(state["averaged_text_encoder"])
     trainee.heads.load_state_dict(state["heads"])
     optimizers.load_state_dict(state["optimizers"])
-    pool.load_state_dict(state["pool"])
+    if state["pool"] is not None:
+        pool.load_state_dict(state["pool"])
     return int(state["pictures_seen"])

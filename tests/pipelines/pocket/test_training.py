@@ -8,6 +8,7 @@ import torch
 from pipelines.pocket.muon import orthogonal
 from pipelines.pocket.sitting import Sitting
 from pipelines.pocket.train import main
+from pipelines.pocket.weights import load_parts
 
 
 def test_orthogonal_flattens_the_singular_values() -> None:
@@ -39,3 +40,17 @@ def test_training_writes_a_model_folder_and_resumes(tmp_path: Path) -> None:
     (folder / "unet.pt").unlink()
     main(["unet", "--resume", *places])
     assert torch.load(folder / "unet.pt", weights_only=True)["pictures_seen"] == 64
+
+
+@pytest.mark.slow
+def test_a_new_autoencoder_empties_the_pool_of_latents(tmp_path: Path) -> None:
+    folder, weights = tmp_path / "training", tmp_path / "weights"
+    places = ["--steps", "1", "--samples", "1", "--folder", str(folder), "--weights", str(weights)]
+    for part in ("tokenizer", "vae", "unet"):
+        main([part, *places])
+    before = load_parts(weights)
+    main(["vae", "--resume", *places])
+    after = load_parts(weights)
+    assert torch.load(folder / "unet.pt", weights_only=True)["pool"] is None
+    assert not torch.equal(after.vae.decoder.conv_in.weight, before.vae.decoder.conv_in.weight)
+    assert torch.equal(after.unet.conv_in.weight, before.unet.conv_in.weight)

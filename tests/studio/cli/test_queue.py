@@ -92,7 +92,7 @@ def test_an_unknown_state_is_refused_with_those_there_are(run: Run) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error(start: Start, submit: Callable[[str], Job], settings: Settings) -> None:
-    for _ in range(3):
+    for _ in range(20):  # far more than a pipe holds, so that the reader leaves while there is something to write
         submit("x" * 8000)
     process = start("jobs", "--json", "--watch", stderr=subprocess.PIPE)
     assert process.stdout is not None
