@@ -46,10 +46,19 @@ class GalleryImage:
 
     @property
     def image(self) -> Image.Image:
-        """The picture itself, read from its file."""
-        with Image.open(self.path) as image:
-            image.load()
-            return image
+        """The picture itself, read from its file.
+
+        Raises:
+            NotFound: the file is gone.
+        """
+        try:
+            with Image.open(self.path) as image:
+                image.load()
+                return image
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"the file of picture {self.id} is gone: {self.path}; put it back, or run `studio gallery rebuild`"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,13 @@ def test_a_picture_is_a_file_with_its_record_a_thumbnail_and_a_row(
     assert storage.gallery.get(image.id) == image
 
 
+def test_a_picture_whose_file_is_gone_says_so(storage: Storage) -> None:
+    image = fill(storage, jobs=1)[0]
+    image.path.unlink()
+    with pytest.raises(NotFound, match=f"the file of picture {image.id} is gone: .*studio gallery rebuild"):
+        _ = image.image
+
+
 def test_pages_show_the_newest_first(storage: Storage) -> None:
     made = fill(storage)
     assert storage.gallery.page() == made[::-1]
