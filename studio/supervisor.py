@@ -29,13 +29,19 @@ class Supervisor:
         self._settings = settings
         self._lock = server_lock(settings)
         self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._keep_alive, args=(device,), name=f"supervise-{device}", daemon=True)
-            for device in settings.devices
-        ]
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Take the outputs folder and start the workers.
+
+        Raises:
+            AlreadyRunning: another server has the folder.
+        """
+        self.take_folder()
+        self.start_workers()
+
+    def take_folder(self) -> None:
+        """Take the outputs folder, before there is anything to work with.
 
         Raises:
             AlreadyRunning: another server has the folder.
@@ -47,7 +53,12 @@ class Supervisor:
                 f"another studio (process {holder.get('pid', 'unknown')}) is serving {self._settings.outputs_dir} "
                 f"at {holder.get('url', 'an unknown address')}; use that one, stop it, or choose other --outputs"
             )
-        for thread in self._threads:
+
+    def start_workers(self) -> None:
+        """Start a worker for each device. The folder must be taken."""
+        for device in self._settings.devices:
+            thread = threading.Thread(target=self._keep_alive, args=(device,), name=f"supervise-{device}", daemon=True)
+            self._threads.append(thread)
             thread.start()
 
     def stop(self) -> None:

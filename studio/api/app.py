@@ -89,7 +89,13 @@ def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None
     listener = _listen(settings.host, settings.port)
     with listener, Studio(settings) as studio:
         supervisor = Supervisor(settings)
-        supervisor.start()
+        supervisor.take_folder()
+
+        def ready(url: str) -> None:
+            supervisor.start_workers()  # not sooner: importing torch beside Gradio delays the page by two seconds
+            if on_ready is not None:
+                on_ready(url)
+
         try:
             config = uvicorn.Config(
                 lambda: create_app(studio),
@@ -99,19 +105,19 @@ def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None
                 server_header=False,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
-            _Server(config, on_ready=on_ready).serve_on(listener)
+            _Server(config, on_ready=ready).serve_on(listener)
         finally:
             supervisor.stop()
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[str], object] | None) -> None:
+    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[str], object]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._on_ready is not None and self.started and sockets:
+        if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
