@@ -1,5 +1,6 @@
 """Studio: the one facade that every front door uses, and the place where the parts are put together."""
 
+import sys
 import threading
 from collections.abc import Callable, Collection
 from functools import cache, partial
@@ -13,7 +14,7 @@ from pipelines.spec.engine import Engine
 from pipelines.spec.errors import Cancelled, GenerationFailed
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
-from studio.files import InputStore
+from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
 from studio.settings import Settings
@@ -62,8 +63,9 @@ class Studio:
 
         Args:
             request: a prompt, or a whole request.
-            progress: show a progress bar on standard error (or in the notebook).
-            fields: fields of GenerationRequest. `init_image` and `mask_image` may be Pillow images or files.
+            progress: show a progress bar on standard error, if that is a terminal, or in the notebook.
+            fields: fields of GenerationRequest. `init_image` and `mask_image` may be Pillow images or files, and paths
+                may be strings.
 
         Raises:
             InvalidRequest: naming the field, before anything runs.
@@ -71,7 +73,8 @@ class Studio:
             Cancelled: somebody cancelled the job.
         """
         job = self.submit(self.request(request, **fields))
-        with tqdm(total=100, unit="%", disable=not progress, leave=False, bar_format=_BAR) as bar:
+        is_hidden = not (progress and _is_watched())
+        with tqdm(total=100, unit="%", disable=is_hidden, leave=False, bar_format=_BAR) as bar:
             job = self.wait(job.id, on_update=lambda job: _show(bar, job))
         match job.state:
             case JobState.CANCELLED:
@@ -87,8 +90,11 @@ class Studio:
             InvalidRequest: naming the field.
         """
         for name in _IMAGE_FIELDS:
-            if isinstance(fields.get(name), Image.Image | Path | bytes):
-                fields[name] = self.inputs.put(fields[name], field=name)
+            given = fields.get(name)
+            if isinstance(given, str) and not is_input_id(given):
+                given = Path(given)
+            if isinstance(given, Image.Image | Path | bytes):
+                fields[name] = self.inputs.put(given, field=name)
         base = {"prompt": request} if isinstance(request, str) else request.model_dump()
         return GenerationRequest.parse({**base, **fields})
 
@@ -203,12 +209,16 @@ class Studio:
         return thread
 
 
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{postfix}"
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
 
 
 def _show(bar: "tqdm[Any]", job: Job) -> None:
-    image = min(job.image_index + 1, job.request.num_images)
-    bar.set_description_str(f"{job.state} image {image}/{job.request.num_images} step {job.step}/{job.num_steps}")
-    bar.set_postfix_str("" if job.eta is None else f"{job.eta:.0f} s left")
+    bar.set_description_str(job.status, refresh=False)
+    bar.set_postfix_str("" if job.eta is None else f"{job.eta:.0f} s left", refresh=False)
     bar.n = round(100 * job.progress)
     bar.refresh()
+
+
+def _is_watched() -> bool:
+    """Whether somebody sees the bar: a terminal or a notebook, whose output is no terminal, but no file."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules

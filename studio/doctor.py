@@ -200,7 +200,8 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
         if is_private
         else "everybody who can reach this machine, without a password; the server refuses, choose --host 127.0.0.1"
     )
-    yield Finding("exposure", f"the server listens on {settings.host}:{settings.port}: {reach}", is_fine=is_private)
+    address = f"{settings.host}:{settings.port}"
+    yield Finding("exposure", f"with these settings a server listens on {address}: {reach}", is_fine=is_private)
     loud = [f"{name}={os.environ.get(name)}" for name, value in environment.SILENT.items() if _differs(name, value)]
     if loud:
         yield Finding("leaves", f"what is sent is not known, for you have set {', '.join(loud)}; unset them", False)

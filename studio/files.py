@@ -63,7 +63,7 @@ class InputStore:
         Raises:
             NotFound: no such input.
         """
-        if not re.fullmatch("[0-9a-f]{64}", input_id) or not (path := self._folder / input_id).is_file():
+        if not is_input_id(input_id) or not (path := self._folder / input_id).is_file():
             raise NotFound(f"there is no stored input {input_id[:80]!r}; store the image first")
         return path
 
@@ -88,6 +88,11 @@ class InputStore:
             NotFound: no such input.
         """
         return self.open(input_id).size
+
+
+def is_input_id(text: str) -> bool:
+    """Whether a text has the form of an input's id."""
+    return re.fullmatch("[0-9a-f]{64}", text) is not None
 
 
 def _read(source: bytes | Path | Image.Image, field: str) -> bytes:

@@ -76,6 +76,23 @@ class Job:
         return min(1.0, (self.image_index + within) / self.request.num_images)
 
     @property
+    def stage(self) -> str:
+        """What is being done now, in a few words; changes a few times in a job's life."""
+        if self.state is not JobState.RUNNING:
+            return str(self.state)
+        if not self.num_steps:
+            return "cancelling once the model is loaded" if self.cancel_requested else "loading the model"
+        if self.cancel_requested:
+            return "cancelling"
+        return f"image {min(self.image_index + 1, self.request.num_images)}/{self.request.num_images}"
+
+    @property
+    def status(self) -> str:
+        """The stage and, while an image is made, its step."""
+        is_painting = self.state is JobState.RUNNING and self.num_steps
+        return f"{self.stage}, step {self.step}/{self.num_steps}" if is_painting else self.stage
+
+    @property
     def eta(self) -> float | None:
         """Seconds that are probably left, or None while that cannot be known."""
         if self.state is not JobState.RUNNING or self.started_at is None or self.progress <= 0:

@@ -86,9 +86,15 @@ def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None
             f"ssh -L {settings.port}:127.0.0.1:{settings.port} THIS_MACHINE",
             field="host",
         )
-    listener = _listen(settings.host, settings.port)
+    supervisor = Supervisor(settings)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except AlreadyRunning:
+        if settings.outputs_dir.exists():  # if it is a studio with this folder, that is the better thing to say
+            supervisor.take_folder()
+            supervisor.stop()
+        raise
     with listener, Studio(settings) as studio:
-        supervisor = Supervisor(settings)
         supervisor.take_folder()
 
         def ready(url: str) -> None:

@@ -52,7 +52,7 @@ def list_images(
         return
     print_table(("id", "made", "size", "seed", "prompt"), map(_row, images))
     if offset + len(images) < total:
-        more = f"studio gallery --offset {offset + len(images)}"
+        more = f"studio gallery --limit {limit} --offset {offset + len(images)}"
         typer.echo(f"{len(images)} of {total} pictures; the next: {more}", err=True)
 
 

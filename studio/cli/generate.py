@@ -1,9 +1,7 @@
 """`studio generate`: a prompt in, paths of pictures out. Standard output carries nothing else."""
 
 import logging
-import re
 import sys
-from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -64,7 +62,7 @@ def generate(
         fields = copies.with_format(fields)
     with Studio(settings) as studio:
         _keep_log(settings)
-        request = studio.request(_read(prompt), **_with_files(fields))
+        request = studio.request(_read(prompt), **fields)
         if copies is not None:
             copies.check(request.num_images)
         job = _run(studio, request)
@@ -99,13 +97,6 @@ def _read(prompt: str) -> str:
         return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"prompt: standard input is not UTF-8: {error}", field="prompt") from error
-
-
-def _with_files(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Name images as the files they are; 64 hexadecimal digits that are no file are the id of a stored input."""
-    is_id = re.compile("[0-9a-f]{64}").fullmatch
-    files = {name: Path(fields[name]) for name in IMAGE_FIELDS if name in fields}
-    return {**fields, **{name: file for name, file in files.items() if not is_id(fields[name]) or file.exists()}}
 
 
 def _run(studio: "Studio", request: GenerationRequest) -> "Job":

@@ -10,7 +10,6 @@ import typer
 from pipelines.spec.errors import InvalidRequest
 from studio.cli.options import SETTINGS_EPILOG, with_settings
 from studio.cli.output import print_json, print_table, printable, table
-from studio.cli.progress import describe
 from studio.settings import Settings
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def _watch_lines(look: "Callable[[], list[Job]]", *, as_json: bool) -> None:
                 if as_json:
                     print_json(_described(job))
                 else:
-                    typer.echo(printable(f"{job.id}  {describe(job)}  {' '.join(row[-1].split())}"))
+                    typer.echo(printable(f"{job.id}  {job.status}  {' '.join(row[-1].split())}"))
         sys.stdout.flush()
         time.sleep(WATCH_SECONDS)
 
@@ -131,7 +130,7 @@ def _described(job: "Job") -> dict[str, Any]:
         "state": job.state,
         "progress": job.progress,
         "eta": job.eta,
-        "status": describe(job),
+        "status": job.status,
         "error": job.error,
         "device": job.device,
         "created_at": job.created_at,

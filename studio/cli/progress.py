@@ -24,22 +24,6 @@ def progress() -> Progress:
     return _Bar() if sys.stderr.isatty() else _Lines()
 
 
-def describe(job: "Job") -> str:
-    """Return where a job stands, in a few words."""
-    stage = _stage(job)
-    return f"{stage}, step {job.step}/{job.num_steps}" if job.state == "running" and job.num_steps else stage
-
-
-def _stage(job: "Job") -> str:
-    if job.state != "running":
-        return str(job.state)
-    if job.cancel_requested:
-        return "cancelling"
-    if not job.num_steps:
-        return "loading the model"
-    return f"image {min(job.image_index + 1, job.request.num_images)}/{job.request.num_images}"
-
-
 class _Bar:
     """A bar with the time that is probably left; it goes when the job is over."""
 
@@ -59,7 +43,7 @@ class _Bar:
 
     def show(self, job: "Job") -> None:
         eta = "" if job.eta is None else f"{job.eta:.0f} s left"
-        self._bar.update(self._task, completed=job.progress, description=describe(job), eta=eta)
+        self._bar.update(self._task, completed=job.progress, description=job.status, eta=eta)
 
     def close(self) -> None:
         self._bar.stop()
@@ -72,10 +56,9 @@ class _Lines:
         self._shown = ""
 
     def show(self, job: "Job") -> None:
-        stage = _stage(job)
-        if stage != self._shown:
-            typer.echo(f"job {job.id}: {stage}", err=True)
-            self._shown = stage
+        if job.stage != self._shown:
+            typer.echo(f"job {job.id}: {job.stage}", err=True)
+            self._shown = job.stage
 
     def close(self) -> None:
         pass

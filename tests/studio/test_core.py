@@ -76,7 +76,11 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-@pytest.mark.parametrize("give", [lambda _: PHOTO, encoded, saved], ids=["Pillow", "bytes", "file"])
+def named(tmp_path: Path) -> str:
+    return str(saved(tmp_path))
+
+
+@pytest.mark.parametrize("give", [lambda _: PHOTO, encoded, saved, named], ids=["Pillow", "bytes", "file", "name"])
 def test_an_input_may_be_a_picture_its_bytes_or_a_file(give: Callable[[Path], Any], studio: Studio) -> None:
     (image,) = studio.generate("a boat", init_image=give(studio.settings.home), strength=0.5, progress=False)
     assert image.request.task is Task.IMAGE_TO_IMAGE
@@ -100,7 +104,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"guidance_scale": float("nan")}, InvalidRequest, "guidance_scale must be a finite number, got nan"),
     ({"seed": 2**64}, InvalidRequest, f"seed must be at least 0 and at most {2**63 - 1}, got {2**64}"),
     ({"init_image": MISSING}, InvalidRequest, f"there is no stored input '{MISSING}'; store the image first"),
-    ({"init_image": "photo.png"}, InvalidRequest, "init_image must be the id of a stored input"),
+    ({"init_image": "photo.png"}, InvalidRequest, "init_image: cannot read photo.png: No such file"),
     ({"init_image": b"no picture"}, InvalidRequest, "init_image is not a PNG, JPEG or WebP image"),
     ({"init_image": Path("missing.png")}, InvalidRequest, "init_image: cannot read missing.png: No such file"),
     ({"init_image": PHOTO, "mask_image": MISSING}, InvalidRequest, "there is no stored input"),
@@ -230,7 +234,11 @@ def test_two_threads_share_one_device_in_turn(studio: Studio) -> None:
     assert len(results) == studio.gallery.count() == 4
 
 
-def test_progress_shows_on_the_terminal_only_when_wanted(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_on_a_terminal_when_wanted(
+    studio: Studio, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio.generate("a boat")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     studio.generate("a boat", progress=False)
     assert capsys.readouterr() == ("", "")
     studio.generate("a boat")

@@ -92,9 +92,11 @@ def test_second_server_on_the_same_folder_says_where_the_first_is(
     start: Callable[..., tuple[subprocess.Popen[str], str]], settings: Settings
 ) -> None:
     _, line = start()
+    url = line.split()[0]
 
-    with pytest.raises(AlreadyRunning, match=line.split()[0]):
-        serve(settings.model_copy(update={"port": free_port()}))
+    for port in (free_port(), int(url.rpartition(":")[2])):
+        with pytest.raises(AlreadyRunning, match=f"another studio .* at {url}; use that one"):
+            serve(settings.model_copy(update={"port": port}))
 
 
 def test_busy_port_is_told_before_anything_starts(settings: Settings) -> None:

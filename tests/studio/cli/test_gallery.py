@@ -18,7 +18,7 @@ def test_pictures_are_listed_newest_first_and_in_pages(run: Run, studio: Studio)
     rest = [json.loads(line) for line in run("gallery", "--offset", "2", "--json").out.splitlines()]
 
     assert [line.split()[0] for line in page.out.splitlines()] == ["id", images[2].id, images[1].id]
-    assert "2 of 3 pictures; the next: studio gallery --offset 2" in page.err
+    assert "2 of 3 pictures; the next: studio gallery --limit 2 --offset 2" in page.err
     assert [image["id"] for image in rest] == [images[0].id]
     assert rest[0]["path"] == str(images[0].path)
     assert rest[0]["request"]["prompt"] == "a boat"
