@@ -76,12 +76,23 @@ class Studio:
         is_hidden = not (progress and _is_watched())
         with tqdm(total=100, unit="%", disable=is_hidden, leave=False, bar_format=_BAR) as bar:
             job = self.wait(job.id, on_update=lambda job: _show(bar, job))
+        return self.result(job)
+
+    def result(self, job: Job) -> list[GalleryImage]:
+        """Return the pictures of a finished job.
+
+        Raises:
+            GenerationFailed: with the reason in words, and how many pictures were made before it.
+            Cancelled: likewise.
+        """
+        images = self.gallery.of_job(job.id)
+        kept = f"; {len(images)} of {job.request.num_images} images were made and are kept" if images else ""
         match job.state:
             case JobState.CANCELLED:
-                raise Cancelled(f"job {job.id} was cancelled")
+                raise Cancelled(f"job {job.id} was cancelled{kept}")
             case JobState.FAILED:
-                raise GenerationFailed(job.error or "the job failed")
-        return self.gallery.of_job(job.id)
+                raise GenerationFailed(f"{job.error or 'the job failed'}{kept}")
+        return images
 
     def request(self, request: GenerationRequest | str = "", **fields: Any) -> GenerationRequest:
         """Build a request from a prompt (or another request) and fields; images given as such are stored first.

@@ -76,6 +76,11 @@ class Job:
         return min(1.0, (self.image_index + within) / self.request.num_images)
 
     @property
+    def images_made(self) -> int:
+        """How many images are finished."""
+        return self.request.num_images if self.state is JobState.DONE else self.image_index
+
+    @property
     def stage(self) -> str:
         """What is being done now, in a few words; changes a few times in a job's life."""
         if self.state is not JobState.RUNNING:

@@ -80,7 +80,7 @@ class Wording:
 
 def random_wording(random: Random) -> Wording:
     """Choose what to mention: mostly the main attributes, now and then only a few of them."""
-    if random.random() < 0.06:
+    if random.random() < 0.12:
         return Wording(colour=random.random() < 0.5, setting=False, time=False, companion=False)
     return Wording(
         colour=random.random() < 0.93,

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import cache
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
@@ -24,6 +25,31 @@ MAX_SIDE = 4096
 MAX_STEPS = 200
 RANDOM_SEEDS = 2**32
 """Seeds drawn for the user stay below this, so that every other program can type them."""
+
+OTHER_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "steps": "num_inference_steps",
+        "cfg": "guidance_scale",
+        "cfg_scale": "guidance_scale",
+        "guidance": "guidance_scale",
+        "sampler": "scheduler",
+        "sampler_name": "scheduler",
+        "schedule_type": "noise_schedule",
+        "denoise": "strength",
+        "denoising_strength": "strength",
+        "negative": "negative_prompt",
+        "checkpoint": "model",
+        "image": "init_image",
+        "input": "init_image",
+        "mask": "mask_image",
+        "size": "width and height",
+        "n": "num_images",
+        "count": "num_images",
+        "batch_size": "num_images",
+        "format": "output_format",
+    }
+)
+"""What other programs call a field: never accepted, but told to who tries it."""
 
 InputId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 OutputFormat = Literal["png", "jpeg", "webp"]
@@ -181,7 +207,9 @@ def _explained(error: ValidationError) -> InvalidRequest:
     value, context = first["input"], first.get("ctx", {})
     match first["type"]:
         case "extra_forbidden":
-            return InvalidRequest(f"{field} is not a field of a request; the fields are {', '.join(field_names())}")
+            name = OTHER_NAMES.get(str(field))
+            way_out = f"say {name}" if name else f"the fields are {', '.join(field_names())}"
+            return InvalidRequest(f"{field} is not a field of a request; {way_out}")
         case "missing":
             return InvalidRequest(f"{field} is missing", field=field)
         case "value_error":

@@ -67,12 +67,18 @@ def list_models(studio: StudioDep) -> list[ModelView]:
     return [ModelView.of(model) for model in studio.models()]
 
 
-def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None) -> None:
+def serve(
+    settings: Settings,
+    *,
+    on_ready: Callable[[str], object] = lambda url: None,
+    on_stopping: Callable[[], object] = lambda: None,
+) -> None:
     """Serve until SIGINT or SIGTERM, with workers that drain at the end.
 
     Args:
         settings: host, port, folders and devices.
         on_ready: called with the address once the page can be opened.
+        on_stopping: called when the end begins; it takes as long as the picture in the making.
 
     Raises:
         InvalidRequest: the host can be reached from other machines; there are no accounts yet.
@@ -99,8 +105,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None
 
         def ready(url: str) -> None:
             supervisor.start_workers()  # not sooner: importing torch beside Gradio delays the page by two seconds
-            if on_ready is not None:
-                on_ready(url)
+            on_ready(url)
 
         try:
             config = uvicorn.Config(
@@ -111,21 +116,28 @@ def serve(settings: Settings, *, on_ready: Callable[[str], object] | None = None
                 server_header=False,
                 timeout_graceful_shutdown=GRACE_SECONDS,
             )
-            _Server(config, on_ready=ready).serve_on(listener)
+            _Server(config, on_ready=ready, on_stopping=on_stopping).serve_on(listener)
         finally:
             supervisor.stop()
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[str], object]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, on_ready: Callable[[str], object], on_stopping: Callable[[], object]
+    ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_stopping = on_stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             self._on_ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stopping()
+        await super().shutdown(sockets)
 
     def serve_on(self, listener: socket.socket) -> None:
         """Run until a signal. Uvicorn raises the signal once more when it is done; by then it has had its effect."""

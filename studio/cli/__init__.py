@@ -11,6 +11,7 @@ import typer
 import typer.main
 
 from pipelines.spec.errors import AlreadyRunning, Cancelled, InvalidRequest, NotFound, StudioError
+from pipelines.spec.request import OTHER_NAMES
 from studio import __version__
 from studio.cli import gallery, generate, jobs, models, serve
 from studio.cli.output import printable
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_code(error)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        _complain(error.format_message().rstrip("."), hint=context and f"see `{context.command_path} --help`")
+        hint = _name_here(error) or (context and f"see `{context.command_path} --help`")
+        _complain(error.format_message().rstrip("."), hint=hint)
         return error.exit_code
     return code if isinstance(code, int) else 0
 
@@ -72,6 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def exit_code(error: StudioError) -> int:
     """Return the exit code of an error."""
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+
+
+def _name_here(error: typer.TyperException) -> str | None:
+    """Say what an option of another program is called here."""
+    name = OTHER_NAMES.get(str(getattr(error, "option_name", "")).removeprefix("--").replace("-", "_"))
+    return name and "say " + " and ".join(f"--{part.replace('_', '-')}" for part in name.split(" and "))
 
 
 def _complain(sentence: str, *, hint: str | None = None) -> None:

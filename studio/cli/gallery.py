@@ -9,7 +9,7 @@ import typer
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from studio.cli.options import SETTINGS_EPILOG, with_settings
-from studio.cli.output import print_json, print_table, printable
+from studio.cli.output import print_json, print_table, printable, shown_prompt
 from studio.settings import Settings
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _print_pairs(pairs: dict[str, Any]) -> None:
 def _row(image: "GalleryImage") -> tuple[object, ...]:
     made = datetime.fromtimestamp(image.created_at).astimezone()
     size = f"{image.request.width}×{image.request.height}"
-    return image.id, f"{made:%Y-%m-%d %H:%M}", size, image.request.seed, image.request.prompt
+    return image.id, f"{made:%Y-%m-%d %H:%M}", size, image.request.seed, shown_prompt(image.request.prompt)
 
 
 def _described(image: "GalleryImage") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, StorageError
+from pipelines.spec.errors import Cancelled, InvalidRequest, StorageError
 from pipelines.spec.request import GenerationRequest, InputId
 from studio.cli.copies import Copies
 from studio.cli.interruption import noticed
@@ -72,11 +72,7 @@ def generate(
                 print_json(_described(image, path))
             else:
                 typer.echo(str(path))
-    match job.state:
-        case "cancelled":
-            raise Cancelled(f"job {job.id} was cancelled")
-        case "failed":
-            raise GenerationFailed(job.error or f"job {job.id} failed")
+        studio.result(job)
 
 
 def _keep_log(settings: Settings) -> None:

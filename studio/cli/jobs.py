@@ -9,7 +9,7 @@ import typer
 
 from pipelines.spec.errors import InvalidRequest
 from studio.cli.options import SETTINGS_EPILOG, with_settings
-from studio.cli.output import print_json, print_table, printable, table
+from studio.cli.output import print_json, print_table, printable, shown_prompt, table
 from studio.settings import Settings
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def _watch_lines(look: "Callable[[], list[Job]]", *, as_json: bool) -> None:
 
 def _row(job: "Job") -> tuple[str, ...]:
     left = "" if job.eta is None else f"{job.eta:.0f} s"
-    number = str(job.request.num_images)
-    return job.id, str(job.state), f"{job.progress:.0%}", left, number, job.error or job.request.prompt
+    images = f"{job.images_made}/{job.request.num_images}"
+    return job.id, str(job.state), f"{job.progress:.0%}", left, images, job.error or shown_prompt(job.request.prompt)
 
 
 def _described(job: "Job") -> dict[str, Any]:

@@ -22,6 +22,11 @@ def printable(text: str) -> str:
     return text.translate(_HARMLESS)
 
 
+def shown_prompt(prompt: str) -> str:
+    """Return what stands for a prompt in a table."""
+    return prompt or "(no prompt)"
+
+
 def print_json(data: Mapping[str, Any]) -> None:
     """Print one JSON object on one line; ASCII only, so that it survives every terminal and pipe."""
     typer.echo(json.dumps(data))

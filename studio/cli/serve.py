@@ -16,8 +16,12 @@ def serve(settings: Settings) -> None:
     """Start the studio in the browser. Ctrl-C stops it; jobs that wait stay in the queue."""
     from studio.api.app import serve as serve_forever
 
-    serve_forever(settings, on_ready=_announce)
+    serve_forever(settings, on_ready=_announce, on_stopping=_say_goodbye)
 
 
 def _announce(url: str) -> None:
     typer.echo(f"Open Weights Studio is ready at {url}  (Ctrl-C stops it)", err=True)
+
+
+def _say_goodbye() -> None:
+    typer.echo("Stopping; a picture in the making is finished first.", err=True)

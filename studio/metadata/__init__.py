@@ -93,7 +93,9 @@ def read_texts(path: Path) -> dict[str, str]:
             return _from_exif(image)
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise NotFound(f"{path} is not a PNG, JPEG or WebP picture") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise NotFound(f"{path} is not a readable PNG, JPEG or WebP picture: {error}") from error
 
 

@@ -162,6 +162,18 @@ def test_cancelling_a_running_job_stops_it_within_a_moment(slow: Studio) -> None
     assert slow.preview(job.id) is None
 
 
+def test_a_cancelled_job_says_what_was_made_and_kept(slow: Studio) -> None:
+    def cancel_the_second(job: Any) -> None:
+        if job.image_index == 1:
+            slow.cancel(job.id)
+
+    job = slow.submit(GenerationRequest(prompt="a boat", num_inference_steps=8, num_images=4))
+    job = slow.wait(job.id, on_update=cancel_the_second)
+    assert (job.state, job.images_made) == (JobState.CANCELLED, 1)
+    with pytest.raises(Cancelled, match="was cancelled; 1 of 4 images were made and are kept"):
+        slow.result(job)
+
+
 def test_a_cancelled_job_raises_where_it_was_asked_for(slow: Studio) -> None:
     def cancel() -> None:
         wait_until(slow.jobs)

@@ -180,8 +180,8 @@ def test_a_record_that_asks_the_impossible_is_no_record(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "there is no file"),
-        (b"", "is not a readable PNG"),
-        (b"hello" * 99, "is not a readable PNG, JPEG or WebP"),
+        (b"", "is not a PNG"),
+        (b"hello" * 99, "is not a PNG, JPEG or WebP picture$"),
     ],
 )
 def test_what_is_no_picture_is_told_in_a_sentence(content: bytes | None, message: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pipelines.spec.request import (
     MAX_IMAGES,
     MAX_PROMPT_CHARACTERS,
     MAX_SEED,
+    OTHER_NAMES,
     RANDOM_SEEDS,
     GenerationRequest,
     Task,
@@ -75,8 +76,16 @@ def test_a_bad_value_is_refused_with_field_value_and_way_out(field: str, value: 
 
 
 def test_an_unknown_field_is_refused_with_the_list_of_fields() -> None:
-    with pytest.raises(InvalidRequest, match="cfg_scale is not a field of a request; the fields are prompt, "):
-        GenerationRequest.parse({"prompt": "a boat", "cfg_scale": 7})
+    with pytest.raises(InvalidRequest, match="colour is not a field of a request; the fields are prompt, "):
+        GenerationRequest.parse({"prompt": "a boat", "colour": "red"})
+
+
+@pytest.mark.parametrize(("foreign", "name"), OTHER_NAMES.items())
+def test_a_field_by_the_name_other_programs_use_is_told_its_name_here(foreign: str, name: str) -> None:
+    assert foreign not in GenerationRequest.model_fields
+    assert set(name.split(" and ")) <= set(GenerationRequest.model_fields)
+    with pytest.raises(InvalidRequest, match=f"^{foreign} is not a field of a request; say {name}$"):
+        GenerationRequest.parse({"prompt": "a boat", foreign: 7})
 
 
 @pytest.mark.parametrize("field", ["width", "height"])

@@ -77,6 +77,8 @@ def test_every_error_has_its_exit_code(kind: type[StudioError], code: int) -> No
     [
         (["gone"], ["gone", "studio --help"]),
         (["--gone"], ["--gone"]),
+        (["generate", "x", "--steps", "4"], ["--steps", "say --num-inference-steps"]),
+        (["generate", "x", "--size", "64x64"], ["--size", "say --width and --height"]),
         (["generate"], ["prompt", "studio generate --help"]),
         (["jobs", "--limit", "0"], ["--limit"]),
         (["serve", "--port", "99999"], ["port", "99999", "STUDIO_PORT"]),
