@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StorageError
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in studio/migrations/versions."""
 
 metadata = sa.MetaData()
@@ -32,6 +32,7 @@ job_table = sa.Table(
     sa.Column("worker_deaths", sa.Integer, nullable=False, server_default="0"),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("image_index", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("images_at_once", sa.Integer, nullable=False, server_default="1"),
     sa.Column("step", sa.Integer, nullable=False, server_default="0"),
     sa.Column("num_steps", sa.Integer, nullable=False, server_default="0"),
     sa.Column("preview", sa.LargeBinary),

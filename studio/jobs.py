@@ -54,9 +54,11 @@ class Job:
     worker_deaths: int
     cancel_requested: bool
     image_index: int
-    """The image being made, from 0."""
+    """The image being made, from 0; the first of those that are made at once."""
+    images_at_once: int
+    """How many images are being made."""
     step: int
-    """Steps done of that image."""
+    """Steps done of those images."""
     num_steps: int
     """Steps of one image; 0 until the model is loaded."""
     error: str | None
@@ -73,7 +75,7 @@ class Job:
         if self.state is JobState.DONE:
             return 1.0
         within = self.step / self.num_steps if self.num_steps else 0.0
-        return min(1.0, (self.image_index + within) / self.request.num_images)
+        return min(1.0, (self.image_index + self.images_at_once * within) / self.request.num_images)
 
     @property
     def images_made(self) -> int:
@@ -89,7 +91,14 @@ class Job:
             return "cancelling once the model is loaded" if self.cancel_requested else "loading the model"
         if self.cancel_requested:
             return "cancelling"
-        return f"image {min(self.image_index + 1, self.request.num_images)}/{self.request.num_images}"
+        return self.painting
+
+    @property
+    def painting(self) -> str:
+        """Which images are being made: "image 2/4", "images 1 to 3/4"."""
+        total = self.request.num_images
+        first, last = (min(number, total) for number in (self.image_index + 1, self.image_index + self.images_at_once))
+        return f"image {first}/{total}" if first == last else f"images {first} to {last}/{total}"
 
     @property
     def status(self) -> str:
@@ -124,7 +133,7 @@ class JobStore:
         values = {
             "id": secrets.token_hex(8),
             "state": JobState.QUEUED,
-            "request": request.with_seed().model_dump(mode="json", exclude_defaults=True),
+            "request": request.with_seeds().model_dump(mode="json", exclude_defaults=True),
             "idempotency_key": idempotency_key,
             "created_at": time.time(),
         }
@@ -208,13 +217,27 @@ class JobStore:
             ).one_or_none()
         return None if row is None else _job(row)
 
-    def report(self, job: Job, *, image_index: int, step: int, num_steps: int, preview: bytes | None) -> bool:
+    def report(
+        self,
+        job: Job,
+        *,
+        image_index: int,
+        step: int,
+        num_steps: int,
+        preview: bytes | None,
+        images_at_once: int = 1,
+    ) -> bool:
         """Write progress; return whether cancelling was asked. A None preview keeps the last one.
 
         Raises:
             ClaimLost: the job belongs to another attempt, or is over.
         """
-        values: dict[str, Any] = {"image_index": image_index, "step": step, "num_steps": num_steps}
+        values: dict[str, Any] = {
+            "image_index": image_index,
+            "images_at_once": images_at_once,
+            "step": step,
+            "num_steps": num_steps,
+        }
         if preview is not None:
             values["preview"] = preview
         with self._database.write() as connection:

@@ -107,6 +107,7 @@ class Reporter:
         return self._storage.jobs.report(
             self._job,
             image_index=self._indexes[step.image_index],
+            images_at_once=step.images_at_once,
             step=step.step,
             num_steps=step.num_steps,
             preview=encode_preview(step.preview()) if step.preview and step.step else None,

@@ -1,7 +1,8 @@
-"""The engine that paints: diffusers' components under the studio's own denoising loop."""
+"""The engine that paints: diffusers' models under the studio's own denoising loop and samplers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 
 import diffusers
 import torch
@@ -9,31 +10,54 @@ import transformers
 from PIL import Image
 
 from pipelines.runtime import autoencoding
+from pipelines.runtime.batching import BatchTrials
 from pipelines.runtime.conditioning import PromptEncoder
+from pipelines.runtime.denoiser import Guidance
 from pipelines.runtime.device import DeviceInfo, describe_device
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.runtime.recovery import Attempts
-from pipelines.runtime.sampling import Denoised, Progress, denoise
-from pipelines.runtime.starting import Canvas
+from pipelines.runtime.sampling import Denoised, denoise
+from pipelines.spec.canvas import Canvas, prepare_canvas
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
-from pipelines.spec.geometry import fit, paste_back, prepare_mask
 from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.schedulers import SCHEDULERS
+
+BATCH_SIZE = 8
+"""Pictures that may share a call of the U-Net."""
+
+OWN_FIELDS = frozenset(
+    {"prompt", "negative_prompt", "guidance_scale", "seed", "variation_seed", "variation_strength", "output_format"}
+)
+"""Fields in which the pictures of one batch may differ."""
+
+Provenance = dict[str, str | int | float | bool]
+
+
+_Report = Callable[[int, int, int, Callable[[], Image.Image] | None], None]
+"""Called with how many pictures a batch has, and then what `sampling.Progress` is called with."""
 
 
 class DiffusersEngine:
     """Runs Stable Diffusion 1.x and XL: text-to-image, image-to-image, inpaint.
 
-    Pictures are made one at a time, each from its own generator: the same request gives the same pixels alone, in any
-    batch and at any position.
+    Pictures that differ in prompts, guidance and seeds only are denoised together. Each draws its noise from its own
+    generators, and on the processor as many share a batch as can without a bit of any changing: the same request gives
+    the same pixels alone, in any batch and at any position.
 
     Args:
         device: "auto", "cpu", "mps", "cuda:0", …
         dtype: what U-Net and text encoders run in; None is the best of the device.
         cache_bytes: how much memory loaded models may hold together; None is half of the device's.
+        batch_size: how many pictures may be denoised together.
     """
 
     def __init__(
-        self, *, device: str = "auto", dtype: torch.dtype | None = None, cache_bytes: int | None = None
+        self,
+        *,
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        cache_bytes: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self._device = describe_device(device)
         self._models = ModelCache(
@@ -42,6 +66,8 @@ class DiffusersEngine:
             max_bytes=self._device.total_bytes // 2 if cache_bytes is None else cache_bytes,
         )
         self._prompts = PromptEncoder()
+        self._trials = BatchTrials()
+        self._batch_size = batch_size
 
     @property
     def loaded_models(self) -> tuple[str, ...]:
@@ -52,43 +78,60 @@ class DiffusersEngine:
         self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
     ) -> Iterator[GeneratedImage]:
         """Yield one picture per request; see `pipelines.spec.engine.Engine.generate`."""
-        canvas = _fit_inputs(inputs, width=requests[0].width, height=requests[0].height)
         attempts = Attempts(self._models, inputs.model, device=str(self._device.device))
-        for index, request in enumerate(requests):
-            progress = _reporter(on_step, index)
-            # 1. Denoise: NaN or lack of memory may cost a second attempt.
-            denoised = attempts.run(partial(self._denoise, request, canvas=canvas, progress=progress))
-            # 2. Decode: the same, without denoising again.
-            picture, provenance = attempts.run(partial(self._develop, denoised))
-            # 3. Put back, bit for bit, what the mask keeps.
-            if canvas.init_image is not None and canvas.mask_image is not None:
-                picture = paste_back(picture, original=canvas.init_image, mask=canvas.mask_image)
-            if attempts.reduced_memory:
-                provenance["reduced_memory"] = True
-            yield GeneratedImage(index, request, picture, provenance)
+        done = 0
+        for _, group in groupby(requests, _shared_fields):
+            alike = tuple(group)
+            canvas = prepare_canvas(alike[0], inputs)
+            while alike:
+                # 1. Denoise as many as fit: NaN or lack of memory may cost a second attempt.
+                most = 1 if attempts.reduced_memory else self._batch_size
+                report = _reporter(on_step, first=done)
+                denoised = attempts.run(partial(self._denoise, alike[:most], canvas=canvas, report=report))
+                # 2. Decode one by one: the same, without denoising again.
+                for latents, request in zip(torch.split(denoised.latents, 1), alike, strict=False):
+                    picture, provenance = attempts.run(partial(self._develop, latents, denoised.evaluations))
+                    if canvas.is_mask_blank:
+                        provenance["blank_mask"] = True
+                    if attempts.reduced_memory:
+                        provenance["reduced_memory"] = True
+                    # 3. Put back, bit for bit, what the mask keeps.
+                    yield GeneratedImage(done, request, canvas.finish(picture), provenance)
+                    done += 1
+                alike = alike[len(denoised.latents) :]
 
     def _denoise(
-        self, request: ResolvedRequest, components: Components, *, canvas: Canvas, progress: Progress
+        self, requests: Sequence[ResolvedRequest], components: Components, *, canvas: Canvas, report: _Report
     ) -> Denoised:
-        is_guided = request.guidance_scale != 1
+        """Denoise the first of some pictures that differ in their own fields only, as many at once as may be."""
+        guidance = [
+            Guidance(
+                prompt=self._prompts.encode(request, components=components),
+                negative_prompt=self._prompts.encode_negative(request, components=components),
+                scale=request.guidance_scale,
+            )
+            for request in requests
+        ]
+        factor = components.vae_scale_factor
+        size = (requests[0].height // factor, requests[0].width // factor)
+        number = 1
+        if not SCHEDULERS[requests[0].scheduler].one_image_at_a_time:
+            number = self._trials.most(components, guidance, size=size)
         return denoise(
-            request,
+            requests[:number],
             components=components,
             canvas=canvas,
-            prompt=self._prompts.encode(request.prompt, components=components),
-            negative_prompt=self._prompts.encode(request.negative_prompt, components=components, negative=True)
-            if is_guided
-            else None,
-            progress=progress,
+            guidance=guidance[:number],
+            progress=partial(report, number),
         )
 
     def _develop(
-        self, denoised: Denoised, components: Components
-    ) -> tuple[Image.Image, dict[str, str | int | float | bool]]:
-        pixels = autoencoding.decode(denoised.latents, components=components)
-        return autoencoding.to_image(pixels), self._provenance(components, evaluations=denoised.evaluations)
+        self, latents: torch.Tensor, evaluations: int, components: Components
+    ) -> tuple[Image.Image, Provenance]:
+        pixels = autoencoding.decode(latents, components=components)
+        return autoencoding.to_image(pixels), self._provenance(components, evaluations=evaluations)
 
-    def _provenance(self, components: Components, *, evaluations: int) -> dict[str, str | int | float | bool]:
+    def _provenance(self, components: Components, *, evaluations: int) -> Provenance:
         """Return what the pixels depend on beside the request."""
         precision = components.precision
         return {
@@ -105,27 +148,21 @@ class DiffusersEngine:
         }
 
 
-def _processor(device: DeviceInfo) -> dict[str, str | int | float | bool]:
+def _processor(device: DeviceInfo) -> Provenance:
     """How sums are split among threads and vector lanes shows in their last bit, and so in single pixels."""
     if device.kind != "cpu":
         return {}
     return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
 
 
-def _reporter(on_step: Callable[[Step], None], index: int) -> Progress:
-    """Return what tells the caller about the steps of one picture."""
-
-    def progress(step: int, num_steps: int, preview: Callable[[], Image.Image] | None) -> None:
-        on_step(Step(index, step, num_steps, preview))
-
-    return progress
+def _shared_fields(request: ResolvedRequest) -> dict[str, object]:
+    return request.model_dump(exclude=set(OWN_FIELDS))
 
 
-def _fit_inputs(inputs: Inputs, *, width: int, height: int) -> Canvas:
-    """Return the input images at the size of the request."""
-    if inputs.init_image is None:
-        return Canvas()
-    mask = inputs.mask_image
-    if mask is not None:
-        mask = prepare_mask(mask, init_size=inputs.init_image.size, width=width, height=height)
-    return Canvas(fit(inputs.init_image, width=width, height=height), mask)
+def _reporter(on_step: Callable[[Step], None], *, first: int) -> _Report:
+    """Return what tells the caller about the steps of a batch whose first picture has this index."""
+
+    def report(number: int, step: int, num_steps: int, preview: Callable[[], Image.Image] | None) -> None:
+        on_step(Step(first, step, num_steps, preview, images_at_once=number))
+
+    return report

@@ -22,14 +22,9 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray((unit * 255).round().astype(np.uint8), "RGB")
 
 
-def to_mask(image: Image.Image) -> torch.Tensor:
-    """Return (1, 1, height, width), 1 where an L picture is 128 or more and 0 elsewhere, float32."""
-    return torch.from_numpy(np.asarray(image) >= 128).float()[None, None]
-
-
 @torch.inference_mode()
-def encode(pixels: torch.Tensor, *, components: Components, generator: torch.Generator) -> torch.Tensor:
-    """Return latents, float32, sampled from the VAE's posterior with the picture's own generator.
+def encode(pixels: torch.Tensor, *, components: Components) -> torch.Tensor:
+    """Return latents, float32: the middle of the VAE's posterior, so that an input gives the same latents every time.
 
     Raises:
         NotFinite: the VAE produced NaN or infinity.
@@ -37,7 +32,7 @@ def encode(pixels: torch.Tensor, *, components: Components, generator: torch.Gen
     vae = components.vae
     factor: float = vae.config.scaling_factor
     posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    latents = check_finite(posterior.sample(generator), Stage.VAE).float()
+    latents = check_finite(posterior.mode(), Stage.VAE).float()
     statistics = _latent_statistics(vae.config, latents.device)
     if statistics is None:
         return factor * latents

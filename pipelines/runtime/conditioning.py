@@ -1,6 +1,7 @@
-"""From a prompt to what the denoiser is conditioned on: the plain 77-token CLIP encoding of stock diffusers."""
+"""From a prompt to what the denoiser is conditioned on: branches of scheduled texts, encoded chunk by chunk."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -8,66 +9,152 @@ from weakref import WeakKeyDictionary
 import torch
 
 from pipelines.runtime.loading import Components
+from pipelines.spec.prompt import chunk, parse, schedule, weigh
+from pipelines.spec.request import Emphasis, ResolvedRequest
 
-CACHED_PROMPTS = 32
-"""Per loaded model. One prompt is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
+CACHED_TEXTS = 64
+"""Per loaded model. One chunk is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Conditioning:
     """One encoded text."""
 
     prompt_embeds: torch.Tensor
-    """(1, 77, width), in the dtype and on the device of the U-Net."""
+    """(1, 77 · chunks, width), in the dtype and on the device of the U-Net."""
     pooled_prompt_embeds: torch.Tensor | None
     """(1, width) for SDXL, else None."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One part of a prompt joined by AND."""
+
+    weight: float
+    scheduled: tuple[tuple[int, Conditioning], ...]
+    """The last step that each text is for, counted from 1, ascending."""
+
+    def at(self, step: int) -> Conditioning:
+        """Return what holds at a step; the last text for steps beyond."""
+        return next((each for until, each in self.scheduled if step <= until), self.scheduled[-1][1])
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A whole prompt."""
+
+    branches: tuple[Branch, ...]
 
 
 class PromptEncoder:
     """Encodes prompts, and remembers the latest: further pictures of the same prompt make no encoder call."""
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Components, OrderedDict[tuple[str, bool], Conditioning]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Components, OrderedDict[_Key, Conditioning]] = WeakKeyDictionary()
 
-    def encode(self, text: str, *, components: Components, negative: bool = False) -> Conditioning:
-        """Return the conditioning of a text; `negative` matters where an empty negative prompt means zeros."""
+    def encode(self, request: ResolvedRequest, *, components: Components) -> EncodedPrompt:
+        """Return the encoded prompt of a request."""
+        prompt = parse(request.prompt)
+        return EncodedPrompt(
+            tuple(
+                Branch(branch.weight, self._schedule(branch.text, request, components=components))
+                for branch in prompt.branches
+            )
+        )
+
+    def encode_negative(self, request: ResolvedRequest, *, components: Components) -> EncodedPrompt:
+        """Return the encoded negative prompt of a request: one branch, in which AND is a word like any other."""
+        scheduled = self._schedule(request.negative_prompt, request, components=components, is_negative=True)
+        return EncodedPrompt((Branch(1.0, scheduled),))
+
+    def _schedule(
+        self, text: str, request: ResolvedRequest, *, components: Components, is_negative: bool = False
+    ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
-        as_zeros = negative and not text and components.zero_empty_negative
-        if (text, as_zeros) not in known:
-            known[text, as_zeros] = _encode(text, components, as_zeros=as_zeros)
-            if len(known) > CACHED_PROMPTS:
-                known.popitem(last=False)
-        known.move_to_end((text, as_zeros))
-        return known[text, as_zeros]
+        scheduled = []
+        for part in schedule(text, request.num_inference_steps):
+            as_zeros = is_negative and not text and components.zero_empty_negative
+            key = _Key(part.text, request.emphasis, request.clip_skip, as_zeros)
+            if key not in known:
+                known[key] = _encode(key, components)
+            known.move_to_end(key)
+            scheduled.append((part.until_step, known[key]))
+        while len(known) > CACHED_TEXTS:
+            known.popitem(last=False)
+        return tuple(scheduled)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """All that an encoding depends on beside the model."""
+
+    text: str
+    emphasis: Emphasis
+    clip_skip: int
+    as_zeros: bool
 
 
 @torch.inference_mode()
-def _encode(text: str, components: Components, *, as_zeros: bool) -> Conditioning:
-    encoded = _encode_xl(text, components) if len(components.text_encoders) == 2 else _encode_sd1(text, components)
-    tensors = [None if each is None else each.to(components.device, components.precision.dtype) for each in encoded]
-    embeds, pooled = [None if each is None else torch.zeros_like(each) for each in tensors] if as_zeros else tensors
-    assert embeds is not None
+def _encode(key: _Key, components: Components) -> Conditioning:
+    """Run every text encoder; SDXL's two lie side by side, and the second gives the pooled projection."""
+    parts = [
+        _encode_with(tokenizer, encoder, key, is_normed=len(components.text_encoders) == 1)
+        for tokenizer, encoder in zip(components.tokenizers, components.text_encoders, strict=True)
+    ]
+    embeds = torch.cat([embeds for embeds, _ in parts], dim=-1).to(components.device, components.precision.dtype)
+    pooled = parts[-1][1] if len(parts) > 1 else None
+    if pooled is not None:
+        pooled = pooled.to(components.device, components.precision.dtype)
+    if key.as_zeros:
+        embeds, pooled = torch.zeros_like(embeds), None if pooled is None else torch.zeros_like(pooled)
     return Conditioning(embeds, pooled)
 
 
-def _encode_sd1(text: str, components: Components) -> tuple[torch.Tensor, None]:
-    """Return the last hidden state after the final layer norm."""
-    encoder = components.text_encoders[0]
-    return encoder(_token_ids(text, components.tokenizers[0]).to(encoder.device))[0], None
+def _encode_with(tokenizer: Any, encoder: Any, key: _Key, *, is_normed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (1, 77 · chunks, width) of one encoder, and what it says of the first chunk as a whole.
+
+    Args:
+        tokenizer: of the encoder.
+        encoder: a CLIP text model.
+        key: text, emphasis, layer.
+        is_normed: whether the final layer norm follows, as in Stable Diffusion 1.x.
+    """
+    chunks = chunk(
+        weigh(key.text),
+        tokenize=lambda text: tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
+        comma_tokens=frozenset(tokenizer(",", add_special_tokens=False).input_ids),
+    )
+    encoded, pooled = [], []
+    for part in chunks:
+        hidden, whole = _read_layer(encoder, _token_ids(part.token_ids, tokenizer), key.clip_skip, is_normed=is_normed)
+        weights = torch.ones(hidden.shape[1], device=hidden.device, dtype=hidden.dtype)
+        weights[1 : 1 + len(part.weights)] = torch.tensor(part.weights, device=hidden.device, dtype=hidden.dtype)
+        if (weights != 1).any():
+            if key.emphasis == "comfy":
+                neutral, _ = _read_layer(encoder, _token_ids((), tokenizer), key.clip_skip, is_normed=is_normed)
+                hidden = neutral + (hidden - neutral) * weights[:, None]
+            else:
+                weighted = hidden * weights[:, None]
+                hidden = weighted * (hidden.mean() / weighted.mean()) if key.emphasis == "a1111" else weighted
+        encoded.append(hidden)
+        pooled.append(whole)
+    return torch.cat(encoded, dim=1), pooled[0]
 
 
-def _encode_xl(text: str, components: Components) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return both encoders' last hidden state but one, side by side, and the second encoder's pooled projection."""
-    outputs = [
-        encoder(_token_ids(text, tokenizer).to(encoder.device), output_hidden_states=True)
-        for tokenizer, encoder in zip(components.tokenizers, components.text_encoders, strict=True)
-    ]
-    return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), outputs[-1][0]
+def _read_layer(
+    encoder: Any, token_ids: torch.Tensor, clip_skip: int, *, is_normed: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (1, 77, width) of the layer `clip_skip` from the end, and the encoder's first output."""
+    output = encoder(token_ids.to(encoder.device), output_hidden_states=True)
+    hidden = output.hidden_states[-clip_skip]
+    if is_normed:
+        hidden = encoder.final_layer_norm(hidden)
+    return hidden, output[0]
 
 
-def _token_ids(text: str, tokenizer: Any) -> torch.Tensor:
-    """Return (1, 77) token ids; what is beyond 75 tokens is cut."""
-    ids: torch.Tensor = tokenizer(
-        text, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids
-    return ids
+def _token_ids(token_ids: Sequence[int], tokenizer: Any) -> torch.Tensor:
+    """Return (1, 77): the tokens between start and end, padded as the encoder was trained."""
+    room = tokenizer.model_max_length - 2 - len(token_ids)
+    return torch.tensor(
+        [[tokenizer.bos_token_id, *token_ids, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * room]]
+    )

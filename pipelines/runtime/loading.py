@@ -15,6 +15,8 @@ import transformers
 
 from pipelines.runtime.guards import Stage, is_out_of_memory, release_memory
 from pipelines.runtime.preview import LatentPreview
+from pipelines.runtime.sigmas import ModelSigmas
+from pipelines.runtime.unet import RowwiseUNet
 from pipelines.runtime.weights import Stamp, Weights, find_weights, fingerprint, read_json, stamp_files
 from pipelines.spec.errors import ModelError
 from pipelines.spec.model import Model
@@ -38,6 +40,12 @@ CLASSES: Mapping[str, Mapping[str, type]] = MappingProxyType(
     }
 )
 """The only classes that are ever loaded, by family; a model that names another is refused, so no code comes with it."""
+
+
+NOISE_FACTS = frozenset(
+    {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"}
+)
+"""What a model's scheduler_config.json says about its training. Everything else in that file belongs to one sampler."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,10 @@ class Components:
     tokenizers: tuple[Any, ...]
     text_encoders: tuple[Any, ...]
     """One for Stable Diffusion 1.x, two for XL."""
-    scheduler_config: Mapping[str, Any]
+    sigmas: ModelSigmas
+    """The noise levels it was trained on."""
+    prediction_type: str
+    """What the U-Net predicts: epsilon, v_prediction or sample."""
     zero_empty_negative: bool
     """Whether an empty negative prompt means zeros instead of the encoded empty text (SDXL)."""
     preview: LatentPreview
@@ -163,6 +174,7 @@ class _Loader:
         for part, expected in self._classes.items():
             self._check_class(part, expected)
         self._scheduler_config = read_json(model.path / "scheduler" / "scheduler_config.json")
+        self._sigmas = self._trained_sigmas()
         self._weights: dict[str, Weights] = {
             part: find_weights(model.path / part) for part in self._classes if not part.startswith("tokenizer")
         }
@@ -192,13 +204,25 @@ class _Loader:
             vae=vae,
             tokenizers=tuple(parts[part] for part in self._classes if part.startswith("tokenizer")),
             text_encoders=tuple(parts[part] for part in self._classes if part.startswith("text_encoder")),
-            scheduler_config=MappingProxyType(self._scheduler_config),
+            sigmas=self._sigmas,
+            prediction_type=str(self._scheduler_config.get("prediction_type", "epsilon")),
             zero_empty_negative=self._model.family.name == "sdxl"
             and bool(self._index.get("force_zeros_for_empty_prompt", True)),
             preview=LatentPreview(vae, scaling_factor=vae.config.scaling_factor),
             device=self._device,
             num_bytes=self.predict_bytes(precision),
         )
+
+    def _trained_sigmas(self) -> ModelSigmas:
+        """Return the noise levels that scheduler_config.json speaks of, whatever sampler it names."""
+        facts = {key: self._scheduler_config[key] for key in NOISE_FACTS & self._scheduler_config.keys()}
+        try:
+            scheduler: Any = diffusers.DDPMScheduler
+            return ModelSigmas.from_alphas_cumprod(scheduler(**facts).alphas_cumprod)
+        except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
+            raise ModelError(
+                f"model {self._model.name}: scheduler/scheduler_config.json describes no noise levels: {error}"
+            ) from error
 
     def _check_class(self, part: str, expected: type) -> None:
         entry = self._index.get(part)
@@ -218,7 +242,7 @@ class _Loader:
 
     def _load_part(self, part: str, precision: Precision) -> Any:
         folder = self._model.path / part
-        loader: Any = self._classes[part]
+        loader: Any = RowwiseUNet if part == "unet" else self._classes[part]
         try:
             if part.startswith("tokenizer"):
                 return loader.from_pretrained(folder, local_files_only=True)

@@ -54,33 +54,6 @@ def _fit(vae: Any, scaling_factor: float) -> Array:
     return solution
 
 
-def predicted_original(
-    scheduler: Any, *, scaled: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor
-) -> Array:
-    """Return the latents the denoiser sees behind the noise at one step (x0; arXiv:2010.02502, equation 12).
-
-    Args:
-        scheduler: gives the noise levels and the kind of prediction.
-        scaled: what the denoiser was given: sqrt(alpha) x0 + sqrt(1 - alpha) noise, for every scheduler.
-        prediction: what it answered, of the same shape.
-        timestep: scalar; may fall between two training timesteps.
-    """
-    alphas = scheduler.alphas_cumprod
-    position = float(timestep)
-    below = min(int(position), len(alphas) - 1)
-    above = min(below + 1, len(alphas) - 1)
-    share = position - int(position)
-    alpha = (1 - share) * float(alphas[below]) + share * float(alphas[above])
-    given, answer = (tensor.detach().float().cpu().numpy() for tensor in (scaled, prediction))
-    match scheduler.config.prediction_type:
-        case "epsilon":
-            return np.asarray((given - (1 - alpha) ** 0.5 * answer) / alpha**0.5, dtype=np.float32)
-        case "v_prediction":
-            return np.asarray(alpha**0.5 * given - (1 - alpha) ** 0.5 * answer, dtype=np.float32)
-        case _:
-            return answer
-
-
 def _with_ones(latents: Array) -> Array:
     """(1, channels, height, width) -> (height · width, channels + 1)."""
     rows = latents[0].reshape(latents.shape[1], -1).T

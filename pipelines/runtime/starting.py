@@ -1,26 +1,19 @@
 """Where the denoising loop starts for each task: noise, a noisy picture, or a noisy picture with a part to keep."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.runtime.autoencoding import encode, to_mask, to_tensor
+from pipelines.runtime.autoencoding import encode, to_tensor
+from pipelines.runtime.denoiser import Keep
 from pipelines.runtime.loading import Components
-from pipelines.runtime.noise import draw
+from pipelines.runtime.noise import ImageNoise
+from pipelines.spec.canvas import Canvas
+from pipelines.spec.geometry import nearest_multiple, resize
 from pipelines.spec.request import ResolvedRequest
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """What a picture starts from, at the size of the request; both None for text-to-image."""
-
-    init_image: Image.Image | None = None
-    """RGB."""
-    mask_image: Image.Image | None = None
-    """L, 0 or 255; 255 is repainted."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +21,8 @@ class Start:
     """The beginning of the loop, and what holds during it."""
 
     latents: torch.Tensor
-    """(1, channels, height, width), float32, at the noise level of the first timestep."""
-    keep: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor] | None = None
-    """Called after each step with the latents and the next timestep (None at the end): puts the kept part back."""
+    """(batch, channels, height, width), float32, at the first noise level."""
+    keep: Keep | None = None
     extra_channels: torch.Tensor | None = None
     """(1, 1 + channels, height, width): the mask and masked picture that a U-Net made for inpaint sees as well."""
 
@@ -40,63 +32,61 @@ def start_denoising(
     *,
     components: Components,
     canvas: Canvas,
-    scheduler: Any,
-    timestep: torch.Tensor,
-    generator: torch.Generator,
+    noises: Sequence[ImageNoise],
+    sigma: float,
+    starts_at_unit_variance: bool,
 ) -> Start:
-    """Return the start of a task. Noise is drawn in diffusers' order: picture, noise, masked picture.
+    """Return the start of a batch of pictures.
 
     Args:
-        request: gives size and strength.
+        request: gives size and the fields of the mask, which the batch shares.
         components: the loaded model.
-        canvas: the fitted input images.
-        scheduler: already set to its timesteps.
-        timestep: (1,), the first that will run.
-        generator: the picture's own.
+        canvas: the prepared input images.
+        noises: one per picture.
+        sigma: the first noise level.
+        starts_at_unit_variance: whether pure noise starts at sqrt(1 + sigma²) instead of sigma.
     """
     factor = components.vae_scale_factor
     shape = (1, components.vae.config.latent_channels, request.height // factor, request.width // factor)
+    noise = torch.cat([each.initial(shape) for each in noises])
     if canvas.init_image is None:
-        return Start(draw(shape, generator, device=components.device) * scheduler.init_noise_sigma)
+        return Start(noise * ((1 + sigma**2) ** 0.5 if starts_at_unit_variance else sigma))
 
-    pixels = to_tensor(canvas.init_image)
-    sees_mask = components.sees_mask
-    paints_over = canvas.mask_image is not None and request.strength == 1
-    original = None if sees_mask and paints_over else encode(pixels, components=components, generator=generator)
-    if original is not None and canvas.mask_image is not None:
-        # diffusers lays latents out like this for inpaint, and the layout decides in which order kernels add.
-        original = original.contiguous()
-    noise = draw(shape, generator, device=components.device)
-    if paints_over:
-        latents = noise * scheduler.init_noise_sigma
-    else:
-        assert original is not None
-        latents = scheduler.add_noise(original, noise, timestep)
+    original = _encode_image(canvas.init_image, request, components=components)
     if canvas.mask_image is None:
-        return Start(latents)
+        return Start(original + noise * sigma)
+    repaint = _latent_mask(canvas.mask_image, size=shape[2:]).to(components.device)
+    extra_channels = None
+    if components.sees_mask:
+        extra_channels = _seen_mask(canvas.init_image, canvas.mask_image, components=components)
+    begun = original
+    if request.masked_content == "latent_noise":
+        begun = original * (1 - repaint) + noise * repaint
+    elif request.masked_content == "latent_nothing":
+        begun = original * (1 - repaint)
+    return Start(begun + noise * sigma, Keep(begun, repaint), extra_channels)
 
-    mask = to_mask(canvas.mask_image)
-    small_mask = torch.nn.functional.interpolate(mask, shape[2:]).to(components.device)
-    if sees_mask:
-        masked = encode(pixels * (1 - mask), components=components, generator=generator)
-        return Start(latents, extra_channels=torch.cat([small_mask, masked], dim=1))
-    # diffusers encodes the masked picture here too and has no use for it; the draw keeps stochastic samplers in step.
-    draw(shape, generator, device=components.device)
-    assert original is not None
-    return Start(latents, keep=_Keep(scheduler, original, noise=noise, mask=small_mask))
+
+def _encode_image(image: Image.Image, request: ResolvedRequest, *, components: Components) -> torch.Tensor:
+    """Return (1, channels, height, width) latents of the size of the request, stretched if the picture has another."""
+    factor = components.vae_scale_factor
+    width, height = (nearest_multiple(side, factor, least=factor) for side in image.size)
+    latents = encode(to_tensor(resize(image, "stretch", width=width, height=height)), components=components)
+    wanted = (request.height // factor, request.width // factor)
+    if latents.shape[2:] == wanted:
+        return latents
+    return torch.nn.functional.interpolate(latents, wanted, mode="bilinear")
 
 
-class _Keep:
-    """Overwrites the kept part with the original at the noise level of the next step (arXiv:2108.01073, section 3)."""
+def _latent_mask(mask: Image.Image, *, size: tuple[int, ...]) -> torch.Tensor:
+    """Return (1, 1, height, width), 1 where latents are repainted: the mask scaled down (bicubic) and rounded."""
+    small = np.asarray(mask.resize((size[1], size[0]), Image.Resampling.BICUBIC), dtype=np.float32)
+    return torch.from_numpy((small / 255).round())[None, None]
 
-    def __init__(self, scheduler: Any, original: torch.Tensor, *, noise: torch.Tensor, mask: torch.Tensor) -> None:
-        self._scheduler = scheduler
-        self._original = original
-        self._noise = noise
-        self._mask = mask
 
-    def __call__(self, latents: torch.Tensor, next_timestep: torch.Tensor | None) -> torch.Tensor:
-        kept = self._original
-        if next_timestep is not None:
-            kept = self._scheduler.add_noise(kept, self._noise, next_timestep.reshape(1))
-        return (1 - self._mask) * kept + self._mask * latents
+def _seen_mask(image: Image.Image, mask: Image.Image, *, components: Components) -> torch.Tensor:
+    """Return (1, 1 + channels, height, width): the mask, and the picture without its masked part, encoded."""
+    hidden = torch.from_numpy((np.asarray(mask, dtype=np.float32) / 255).round())[None, None]
+    masked = encode(to_tensor(image) * (1 - hidden), components=components)
+    small = torch.nn.functional.interpolate(hidden, masked.shape[2:]).to(components.device)
+    return torch.cat([small, masked], dim=1)

@@ -26,12 +26,14 @@ class Step:
     """One denoising step is done."""
 
     image_index: int
-    """Which of the requests, from 0."""
+    """Which of the requests, from 0; the first of those that are made at once."""
     step: int
     """Steps done, from 1; 0 says that loading is done and denoising starts."""
     num_steps: int
     preview: Callable[[], Image.Image] | None = field(default=None, compare=False)
     """Draws the picture as it stands (small, RGB); costs nothing until called."""
+    images_at_once: int = 1
+    """How many pictures this step is of."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class GeneratedImage:
     """Which of the requests it answers, from 0."""
     request: ResolvedRequest
     image: Image.Image
-    """RGB, width × height of the request."""
+    """RGB, width × height of the request; of the input's size where only its masked region was painted."""
     provenance: Mapping[str, str | int | float | bool]
     """What the request does not say but the pixels depend on: device, dtype, library versions, retries."""
 
@@ -56,7 +58,7 @@ class Engine(Protocol):
         """Yield one picture per request, in order, each as soon as it is finished.
 
         Args:
-            requests: at least one; all name the same model, inputs and size.
+            requests: at least one; all name the same model and inputs.
             inputs: the opened model and images.
             on_step: called after every step. It may raise `Cancelled`: the engine then stops at once, unharmed.
 

@@ -1,32 +1,127 @@
-"""Sizes and masks of pictures: fit an input to the request, read a mask, put kept pixels back. Pillow only."""
+"""Sizes and masks of pictures: fit an input, blur a mask, find its region, fill what it hides. Pillow and NumPy."""
 
-from PIL import Image, ImageOps
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter, ImageOps
+
+from pipelines.spec.request import ResizeMode
 
 THRESHOLD = 128
 """A mask pixel of this or more is repainted."""
 
-
-def fit(image: Image.Image, *, width: int, height: int) -> Image.Image:
-    """Return an RGB picture of exactly width × height: scaled to cover it (Lanczos), the overhang cropped evenly.
-
-    A picture that already has the size is returned pixel for pixel.
-    """
-    return _cover(image.convert("RGB"), width=width, height=height)
+_FILL_BLURS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
+"""Radius and how often: the wide ones reach into large holes, the narrow ones keep the rim sharp."""
 
 
-def prepare_mask(mask_image: Image.Image, *, init_size: tuple[int, int], width: int, height: int) -> Image.Image:
-    """Return an L picture of 0 (kept) and 255 (repainted), fitted exactly as its picture is by `fit`.
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of whole pixels: from (left, top) up to, and without, (right, bottom)."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return self.bottom - self.top
+
+    @property
+    def corners(self) -> tuple[int, int, int, int]:
+        """What Pillow calls a box."""
+        return self.left, self.top, self.right, self.bottom
+
+
+def resize(image: Image.Image, mode: ResizeMode, *, width: int, height: int) -> Image.Image:
+    """Return a picture of exactly width × height (Lanczos). One that has the size already is returned as it is.
 
     Args:
-        mask_image: any size; stretched over its picture first.
-        init_size: width and height of the picture it masks.
-        width: of the request.
-        height: of the request.
+        image: RGB or L.
+        mode: stretch changes its shape; crop scales it to cover the area and cuts the overhang evenly; fill scales it
+            to lie within, centred, and smears its edges over the rest.
+        width: in pixels.
+        height: in pixels.
     """
-    mask = mask_image.convert("L")
-    if mask.size != init_size:
-        mask = mask.resize(init_size, Image.Resampling.LANCZOS)
-    return _cover(mask, width=width, height=height).point(lambda value: 255 if value >= THRESHOLD else 0)
+    if image.size == (width, height):
+        return image
+    match mode:
+        case "crop":
+            return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+        case "fill":
+            return _smear(ImageOps.contain(image, (width, height), Image.Resampling.LANCZOS), width, height)
+        case _:
+            return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def binary_mask(mask_image: Image.Image, *, size: tuple[int, int], invert: bool) -> Image.Image:
+    """Return an L picture of 0 (kept) and 255 (repainted).
+
+    Args:
+        mask_image: L, any size; stretched over its picture first.
+        size: width and height of the picture it masks.
+        invert: repaint what is black instead.
+    """
+    mask = mask_image if mask_image.size == size else mask_image.resize(size, Image.Resampling.LANCZOS)
+    return mask.point(lambda value: 255 if (value >= THRESHOLD) is not invert else 0)
+
+
+def blur(mask: Image.Image, *, sigma_x: float, sigma_y: float) -> Image.Image:
+    """Return an L picture blurred by a Gaussian whose kernel has 2 · int(2.5 sigma + 0.5) + 1 pixels, as in A1111."""
+    values = np.asarray(mask, dtype=np.float64)
+    for axis, sigma in ((1, sigma_x), (0, sigma_y)):
+        values = _blur_along(axis, values, sigma)
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8), "L")
+
+
+def masked_region(mask: Image.Image, *, padding: int, ratio: float) -> Box | None:
+    """Return the region around the white part of a mask, in a ratio of width to height where the picture has room.
+
+    Args:
+        mask: L.
+        padding: pixels added on each side.
+        ratio: width divided by height of what will be painted.
+
+    Returns:
+        None where nothing is white.
+    """
+    bounds = mask.getbbox()
+    if bounds is None:
+        return None
+    left, top = (max(0, side - padding) for side in bounds[:2])
+    right, bottom = (min(side + padding, most) for side, most in zip(bounds[2:], mask.size, strict=True))
+    width, height = right - left, bottom - top
+    if width / height > ratio:
+        top, bottom = _grow(top, bottom, int(width / ratio), most=mask.height)
+    else:
+        left, right = _grow(left, right, int(height * ratio), most=mask.width)
+    return Box(left, top, right, bottom)
+
+
+def fill_masked(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """Return an RGB picture whose masked part is covered with the colours around it (A1111's "fill").
+
+    Args:
+        image: RGB.
+        mask: L of the same size.
+    """
+    kept = image.convert("RGBA")
+    kept.putalpha(ImageOps.invert(mask))
+    premultiplied = kept.convert("RGBa")
+    filled = Image.new("RGBA", image.size)
+    for radius, repeats in _FILL_BLURS:
+        blurred = premultiplied.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA")
+        for _ in range(repeats):
+            filled.alpha_composite(blurred)
+    return filled.convert("RGB")
 
 
 def paste_back(image: Image.Image, *, original: Image.Image, mask: Image.Image) -> Image.Image:
@@ -34,5 +129,42 @@ def paste_back(image: Image.Image, *, original: Image.Image, mask: Image.Image) 
     return Image.composite(image, original, mask)
 
 
-def _cover(image: Image.Image, *, width: int, height: int) -> Image.Image:
-    return image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+def _smear(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Centre a picture and draw its edge rows or columns out to the border."""
+    left, top = (width - image.width) // 2, (height - image.height) // 2
+    rest = ((top, height - top - image.height), (left, width - left - image.width))
+    pixels = np.asarray(image)
+    return Image.fromarray(np.pad(pixels, (*rest, (0, 0))[: pixels.ndim], mode="edge"))
+
+
+def _blur_along(axis: int, values: npt.NDArray[np.float64], sigma: float) -> npt.NDArray[np.float64]:
+    reach = int(2.5 * sigma + 0.5)
+    if reach == 0:
+        return values
+    offsets = np.arange(-reach, reach + 1)
+    weights = np.exp(-(offsets**2) / (2 * sigma**2))
+    weights /= weights.sum()
+    edges = [(reach, reach) if each == axis else (0, 0) for each in (0, 1)]
+    padded = np.pad(values, edges, mode="reflect" if reach < values.shape[axis] else "edge")
+    length = values.shape[axis]
+    shifted = (np.take(padded, range(start, start + length), axis) for start in range(2 * reach + 1))
+    blurred: npt.NDArray[np.float64] = sum(
+        (weight * each for weight, each in zip(weights, shifted, strict=True)), np.zeros_like(values)
+    )
+    return blurred
+
+
+def _grow(start: int, end: int, length: int, *, most: int) -> tuple[int, int]:
+    """Lengthen a stretch on both sides to `length`, moved and cut to lie within 0 to `most`."""
+    missing = max(0, length - (end - start))
+    start -= missing // 2
+    end += missing - missing // 2
+    shift = min(0, most - end)
+    start, end = start + shift, end + shift
+    shift = max(0, -start)
+    return start + shift, min(end + shift, most)
+
+
+def nearest_multiple(value: float, step: int, *, least: int) -> int:
+    """Return the multiple of `step` nearest to a length, and at least `least`."""
+    return max(least, math.floor(value / step + 0.5) * step)

@@ -8,13 +8,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
-from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.fields import explained, field_rules
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
 
 MAX_IMAGES = 100
@@ -53,6 +52,12 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
 
 InputId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 OutputFormat = Literal["png", "jpeg", "webp"]
+Emphasis = Literal["a1111", "no_norm", "comfy"]
+NoiseSource = Literal["cpu", "device", "nv"]
+ResizeMode = Literal["stretch", "crop", "fill", "latent"]
+StepRule = Literal["a1111", "exact"]
+MaskedContent = Literal["original", "fill", "latent_noise", "latent_nothing"]
+InpaintArea = Literal["whole_picture", "only_masked"]
 
 
 class Task(StrEnum):
@@ -105,16 +110,94 @@ class GenerationRequest(_Frozen):
         le=1,
         description="How much of the input image is repainted (denoising strength). 1 ignores it.",
     )
+    step_rule: StepRule = Field(
+        default="a1111",
+        description="Steps with an input image: a1111 runs the share that strength leaves, exact runs all of them.",
+    )
+    resize_mode: ResizeMode = Field(
+        default="crop",
+        description="An input image of another shape is stretched, cropped, or filled up. latent stretches latents.",
+    )
+    invert_mask: bool = Field(default=False, description="Repaint what is black in the mask, and keep what is white.")
+    mask_blur_x: float = Field(default=4.0, ge=0, le=64, description="Soften the mask sideways, in pixels.")
+    mask_blur_y: float = Field(default=4.0, ge=0, le=64, description="Soften the mask up and down, in pixels.")
+    masked_content: MaskedContent = Field(
+        default="original", description="What the masked part starts from: itself, colours around it, noise, nothing."
+    )
+    inpaint_area: InpaintArea = Field(
+        default="whole_picture",
+        description="Paint the whole picture at width × height, or only the masked region, enlarged to that size.",
+    )
+    mask_padding: int = Field(
+        default=32, ge=0, le=256, description="Pixels around the masked region that only_masked looks at as well."
+    )
     scheduler: str | None = Field(
         default=None, description=f"The sampler: {', '.join(SCHEDULERS)}. A1111's names are understood too."
     )
     noise_schedule: str | None = Field(
         default=None, description=f"How noise levels are spaced (schedule type in A1111): {', '.join(NOISE_SCHEDULES)}."
     )
+    eta: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="How much fresh noise the scheduler adds at each step. Empty: its own measure.",
+    )
+    s_churn: float = Field(default=0.0, ge=0, le=100, description="Extra noise at each step of euler, heun and dpm2.")
+    s_tmin: float = Field(default=0.0, ge=0, le=1000, description="The lowest noise level where s_churn acts.")
+    s_tmax: float | None = Field(
+        default=None, gt=0, le=1000, description="The highest noise level where s_churn acts. Empty: no limit."
+    )
+    s_noise: float = Field(default=1.0, ge=0, le=1.1, description="Strength of the noise that is added at each step.")
+    clip_skip: int | None = Field(
+        default=None,
+        ge=1,
+        le=12,
+        description="Which layer of the text encoder is read, counted from its end (A1111's clip skip). 1 is the last.",
+    )
+    emphasis: Emphasis = Field(
+        default="a1111",
+        description="How weights like (word:1.2) act: as in A1111, without its normalisation, or as in ComfyUI.",
+    )
     seed: int | None = Field(
         default=None, ge=0, le=MAX_SEED, description="Same seed, same picture. Empty: a random one."
     )
-    num_images: int = Field(default=1, ge=1, le=MAX_IMAGES, description="How many pictures; image i uses seed + i.")
+    variation_seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Noise to blend into the seed's. Needs variation_strength. Empty: a random one.",
+    )
+    variation_strength: float = Field(
+        default=0.0, ge=0, le=1, description="How much of variation_seed is blended in. 1 is all of it."
+    )
+    seed_resize_width: int | None = Field(
+        default=None,
+        ge=MIN_SIDE,
+        le=MAX_SIDE,
+        multiple_of=8,
+        description="Compose as the seed does at this width.",
+    )
+    seed_resize_height: int | None = Field(
+        default=None,
+        ge=MIN_SIDE,
+        le=MAX_SIDE,
+        multiple_of=8,
+        description="Compose as the seed does at this height.",
+    )
+    noise_source: NoiseSource = Field(
+        default="cpu",
+        description="Whose random numbers: the processor's, the device's, an NVIDIA card's (nv).",
+    )
+    eta_noise_seed_delta: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="Added to the seed for the noise within steps (ENSD in A1111)."
+    )
+    num_images: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_IMAGES,
+        description="How many pictures; image i uses seed + i, or variation_seed + i.",
+    )
     output_format: OutputFormat = Field(default="png", description="File format. Only png is lossless.")
 
     @field_validator("prompt", "negative_prompt")
@@ -144,17 +227,19 @@ class GenerationRequest(_Frozen):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise _explained(error) from error
+            raise explained(error, cls, other_names=OTHER_NAMES) from error
 
-    def with_seed(self) -> Self:
-        """Return the same request with a drawn seed where none was asked."""
-        return self if self.seed is not None else self.model_copy(update={"seed": secrets.randbelow(RANDOM_SEEDS)})
+    def with_seeds(self) -> Self:
+        """Return the same request with drawn seeds where none were asked."""
+        wanted = ["seed", "variation_seed"] if self.variation_strength else ["seed"]
+        drawn = {name: secrets.randbelow(RANDOM_SEEDS) for name in wanted if getattr(self, name) is None}
+        return self.model_copy(update=drawn) if drawn else self
 
 
 class ResolvedRequest(_Frozen):
     """One picture, exactly as it will run: nothing is left to a default.
 
-    `init_image`, `mask_image` and `strength` are None only where the task has no use for them.
+    What is None here is not used: images and strength by the task, a variation, another size of the seed, a limit.
     """
 
     prompt: str
@@ -167,9 +252,30 @@ class ResolvedRequest(_Frozen):
     num_inference_steps: int
     guidance_scale: float
     strength: float | None
+    step_rule: StepRule
+    resize_mode: ResizeMode
+    invert_mask: bool
+    mask_blur_x: float
+    mask_blur_y: float
+    masked_content: MaskedContent
+    inpaint_area: InpaintArea
+    mask_padding: int
     scheduler: str
     noise_schedule: str
+    eta: float
+    s_churn: float
+    s_tmin: float
+    s_tmax: float | None
+    s_noise: float
+    clip_skip: int
+    emphasis: Emphasis
     seed: int
+    variation_seed: int | None
+    variation_strength: float
+    seed_resize_width: int | None
+    seed_resize_height: int | None
+    noise_source: NoiseSource
+    eta_noise_seed_delta: int
     output_format: OutputFormat
 
     def asked(self) -> GenerationRequest:
@@ -181,68 +287,11 @@ class ResolvedRequest(_Frozen):
         return GenerationRequest.parse({**self.model_dump(), "num_images": 1})
 
 
-def bounds(field: str) -> dict[str, Any]:
+def bounds(field: str) -> Mapping[str, Any]:
     """Return the JSON schema of one field of GenerationRequest: minimum, maximum, multipleOf, description, default."""
-    schema: dict[str, Any] = _schema()["properties"][field]
-    for variant in schema.get("anyOf", ()):
-        if variant.get("type") != "null":
-            schema = {**schema, **variant}
-    return schema
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    return GenerationRequest.model_json_schema()
+    return field_rules(GenerationRequest)[field]
 
 
 def field_names() -> Iterator[str]:
     """Every field a user can set, in the order of declaration."""
     return iter(GenerationRequest.model_fields)
-
-
-def _explained(error: ValidationError) -> InvalidRequest:
-    """Turn pydantic's first complaint into one sentence with the field, the value and the way out."""
-    first = error.errors(include_url=False)[0]
-    field = str(first["loc"][0]) if first["loc"] else None
-    value, context = first["input"], first.get("ctx", {})
-    match first["type"]:
-        case "extra_forbidden":
-            name = OTHER_NAMES.get(str(field))
-            way_out = f"say {name}" if name else f"the fields are {', '.join(field_names())}"
-            return InvalidRequest(f"{field} is not a field of a request; {way_out}")
-        case "missing":
-            return InvalidRequest(f"{field} is missing", field=field)
-        case "value_error":
-            return InvalidRequest(f"{field} {context['error']}", field=field)
-        case "multiple_of":
-            step = context["multiple_of"]
-            below = int(value) // step * step
-            near = sorted({min(max(side, MIN_SIDE), MAX_SIDE) for side in (below, below + step)})
-            tries = " or ".join(map(str, near))
-            return InvalidRequest(
-                f"{field} must be a multiple of {step}, got {_short(value)}; try {tries}", field=field
-            )
-        case "string_unicode":
-            return InvalidRequest(
-                f"{field} holds half of a surrogate pair, got {_short(value)}; remove it", field=field
-            )
-        case "finite_number":
-            return InvalidRequest(f"{field} must be a finite number, got {value}", field=field)
-        case "string_pattern_mismatch":
-            return InvalidRequest(
-                f"{field} must be the id of a stored input (64 hexadecimal digits), got {_short(value)}; "
-                "store the image first",
-                field=field,
-            )
-    rules = bounds(field) if field in GenerationRequest.model_fields else {}
-    if first["type"].startswith(("greater_than", "less_than")):
-        low = f"above {rules['exclusiveMinimum']}" if "exclusiveMinimum" in rules else f"at least {rules['minimum']}"
-        return InvalidRequest(f"{field} must be {low} and at most {rules['maximum']}, got {_short(value)}", field=field)
-    return InvalidRequest(f"{field}: {first['msg'].lower()}, got {_short(value)}", field=field)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print numbers of 4300 digits
-        return f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -5,8 +5,18 @@ from typing import Any
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.model import Model
-from pipelines.spec.request import MAX_SEED, MAX_SIDE, MAX_STEPS, MIN_SIDE, GenerationRequest, ResolvedRequest, Task
-from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.request import (
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_STEPS,
+    MIN_SIDE,
+    GenerationRequest,
+    ResolvedRequest,
+    StepRule,
+    Task,
+)
+from pipelines.spec.schedulers import SCHEDULERS
+from pipelines.spec.steps import MAX_SCHEDULED_STEPS
 
 
 def resolve(
@@ -22,47 +32,41 @@ def resolve(
     Raises:
         InvalidRequest: naming the field that cannot work with this model.
     """
-    request = request.with_seed()
-    task = request.task
+    request = request.with_seeds()
     _check_task(request, model)
+    _check_variation(request)
     width, height = _size(request, model, input_size)
-    steps: int = _or_default(request, model, "num_inference_steps")
-    strength: float | None = None if task is Task.TEXT_TO_IMAGE else _or_default(request, model, "strength")
-    if strength is not None and int(steps * strength) < 1:
-        enough = next((more for more in range(steps, MAX_STEPS + 1) if int(more * strength) >= 1), None)
-        raise InvalidRequest(
-            f"strength {strength} leaves no step of {steps}; try strength {math.ceil(100 / steps) / 100}"
-            + ("" if enough is None else f" or num_inference_steps {enough}"),
-            field="strength",
-        )
     scheduler, noise_schedule = _sampling(request, model)
-    _check_steps(steps, scheduler)
-    assert request.seed is not None
-    if request.seed + request.num_images - 1 > MAX_SEED:
+    own = SCHEDULERS[scheduler]
+    decided = {
+        "negative_prompt": _or_default(request, model, "negative_prompt"),
+        "model": model.name,
+        "width": width,
+        "height": height,
+        "num_inference_steps": _or_default(request, model, "num_inference_steps"),
+        "guidance_scale": _or_default(request, model, "guidance_scale"),
+        "strength": None if request.task is Task.TEXT_TO_IMAGE else _or_default(request, model, "strength"),
+        "scheduler": scheduler,
+        "noise_schedule": noise_schedule,
+        "eta": own.eta if request.eta is None else request.eta,
+        "clip_skip": _or_default(request, model, "clip_skip"),
+    }
+    as_asked = {name: getattr(request, name) for name in ResolvedRequest.model_fields.keys() - decided.keys()}
+    _check_steps(decided["num_inference_steps"], decided["strength"], request.step_rule, scheduler)
+    return tuple(ResolvedRequest(**{**as_asked, **decided, **seeds}) for seeds in _seeds(request))
+
+
+def _seeds(request: GenerationRequest) -> list[dict[str, int | None]]:
+    """Return the seeds of each image: the next seed or, with a variation, the same seed and the next variation."""
+    field = "variation_seed" if request.variation_strength else "seed"
+    first = getattr(request, field)
+    if first + request.num_images - 1 > MAX_SEED:
         raise InvalidRequest(
-            f"seed must be at most {MAX_SEED - request.num_images + 1} for {request.num_images} images "
-            f"(image i uses seed + i), got {request.seed}",
-            field="seed",
+            f"{field} must be at most {MAX_SEED - request.num_images + 1} for {request.num_images} images "
+            f"(image i uses {field} + i), got {first}",
+            field=field,
         )
-    return tuple(
-        ResolvedRequest(
-            prompt=request.prompt,
-            negative_prompt=_or_default(request, model, "negative_prompt"),
-            model=model.name,
-            init_image=request.init_image,
-            mask_image=request.mask_image,
-            width=width,
-            height=height,
-            num_inference_steps=steps,
-            guidance_scale=_or_default(request, model, "guidance_scale"),
-            strength=strength,
-            scheduler=scheduler,
-            noise_schedule=noise_schedule,
-            seed=request.seed + index,
-            output_format=request.output_format,
-        )
-        for index in range(request.num_images)
-    )
+    return [{field: first + index} for index in range(request.num_images)]
 
 
 def _or_default(request: GenerationRequest, model: Model, field: str) -> Any:
@@ -76,6 +80,10 @@ def _check_task(request: GenerationRequest, model: Model) -> None:
     if request.strength is not None and request.init_image is None:
         raise InvalidRequest(
             f"strength {request.strength} needs init_image: text-to-image has no input to keep", field="strength"
+        )
+    if request.mask_image is not None and request.resize_mode == "latent":
+        raise InvalidRequest(
+            "resize_mode latent does not go with mask_image; choose stretch, crop or fill", field="resize_mode"
         )
     if request.task not in model.family.tasks:
         raise InvalidRequest(f"model {model.name} ({model.family.label}) cannot do {request.task}", field="model")
@@ -109,27 +117,57 @@ def _size(request: GenerationRequest, model: Model, input_size: tuple[int, int] 
     return width, height
 
 
-def _check_steps(steps: int, scheduler: str) -> None:
-    most = SCHEDULERS[scheduler].max_steps
-    if most is not None and steps > most:
+def _check_variation(request: GenerationRequest) -> None:
+    if request.variation_seed is not None and not request.variation_strength:
         raise InvalidRequest(
-            f"num_inference_steps must be at most {most} for scheduler {scheduler}, got {steps}; "
-            "take fewer steps or another scheduler",
+            f"variation_seed {request.variation_seed} needs variation_strength above 0, the share of it that is "
+            "blended in",
+            field="variation_seed",
+        )
+    sides = {"seed_resize_width": request.seed_resize_width, "seed_resize_height": request.seed_resize_height}
+    missing = [name for name, side in sides.items() if side is None]
+    if len(missing) == 1:
+        raise InvalidRequest(f"{missing[0]} is missing: the size of a seed has a width and a height", field=missing[0])
+
+
+def _check_steps(steps: int, strength: float | None, rule: StepRule, scheduler: str) -> None:
+    if strength is not None and rule == "a1111" and int(steps * strength) < 1:
+        enough = next((more for more in range(steps, MAX_STEPS + 1) if int(more * strength) >= 1), None)
+        raise InvalidRequest(
+            f"strength {strength} leaves no step of {steps}; try strength {math.ceil(100 / steps) / 100}"
+            + ("" if enough is None else f" or num_inference_steps {enough}"),
+            field="strength",
+        )
+    if strength is not None and rule == "exact" and steps > MAX_SCHEDULED_STEPS * strength:
+        most = int(MAX_SCHEDULED_STEPS * strength)
+        raise InvalidRequest(
+            f"strength {strength} with {steps} exact steps would divide the noise into more than "
+            f"{MAX_SCHEDULED_STEPS} levels; "
+            f"try strength {math.ceil(1000 * steps / MAX_SCHEDULED_STEPS) / 1000}"
+            + (f" or num_inference_steps {most}" if most else ""),
+            field="strength",
+        )
+    spec = SCHEDULERS[scheduler]
+    if steps < spec.min_steps or (spec.max_steps is not None and steps > spec.max_steps):
+        bound = f"at least {spec.min_steps}" if steps < spec.min_steps else f"at most {spec.max_steps}"
+        raise InvalidRequest(
+            f"num_inference_steps must be {bound} for scheduler {scheduler}, got {steps}; "
+            "take another number or another scheduler",
             field="num_inference_steps",
         )
 
 
 def _sampling(request: GenerationRequest, model: Model) -> tuple[str, str]:
-    """Return scheduler and noise schedule; a chosen scheduler that lacks the model's default schedule gets its own."""
+    """Return scheduler and noise schedule; an empty noise schedule is the scheduler's own, unless the model has one."""
     scheduler = request.scheduler or model.default("scheduler")
-    possible = SCHEDULERS[scheduler].noise_schedules
+    spec = SCHEDULERS[scheduler]
     if request.noise_schedule is None:
-        preferred = model.default("noise_schedule")
-        return scheduler, preferred if preferred in possible else "default"
-    if request.noise_schedule not in possible:
-        labels = ", ".join(name for name in NOISE_SCHEDULES if name in possible)
+        preferred = model.defaults.get("noise_schedule", spec.noise_schedule)
+        return scheduler, preferred if preferred in spec.noise_schedules else spec.noise_schedule
+    if request.noise_schedule not in spec.noise_schedules:
+        way_out = "leave it empty" if spec.ignores_schedule else f"choose one of {', '.join(spec.noise_schedules)}"
         raise InvalidRequest(
-            f"noise_schedule {request.noise_schedule} does not exist for scheduler {scheduler}; choose one of {labels}",
+            f"noise_schedule {request.noise_schedule} does not exist for scheduler {scheduler}; {way_out}",
             field="noise_schedule",
         )
     return scheduler, request.noise_schedule

@@ -1,13 +1,58 @@
 """Two tables: schedulers and noise schedules. A name here is what requests, metadata and the browser say.
 
-A scheduler is a diffusers class and the configuration that makes it that sampler; a noise schedule adds how noise
-levels are spaced. A combination that diffusers cannot do is refused by name, never replaced.
+A scheduler (sampler in A1111) walks down noise levels; a noise schedule says which levels. Names and rules are those of
+A1111 1.10 and Forge. The functions themselves stand in `pipelines.runtime.samplers` and `pipelines.runtime.sigmas`.
+What A1111 has and this table lacks is refused by name, never replaced by something near.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+
+NOISE_SCHEDULES: Mapping[str, str] = MappingProxyType(
+    {
+        "uniform": "Uniform",
+        "karras": "Karras",
+        "exponential": "Exponential",
+        "polyexponential": "Polyexponential",
+        "sgm_uniform": "SGM Uniform",
+        "kl_optimal": "KL Optimal",
+        "align_your_steps": "Align Your Steps",
+        "simple": "Simple",
+        "normal": "Normal",
+        "ddim_uniform": "DDIM",
+        "beta": "Beta",
+        "turbo": "Turbo",
+        "ddim_timesteps": "Automatic",
+        "unipc_timesteps": "Automatic",
+    }
+)
+"""Name -> what A1111 calls it. The last two belong to ddim, plms and unipc, which know no other, and to no one else."""
+
+AUTOMATIC = frozenset({"automatic", "default"})
+"""Words for the schedule that each scheduler has of its own, A1111's and an older one of ours: an empty field."""
+
+_OWN = frozenset({"ddim_timesteps", "unipc_timesteps"})
+
+
+def _one(num_steps: int) -> int:
+    return num_steps
+
+
+def _two_but_one_at_the_end(num_steps: int) -> int:
+    return 2 * num_steps - 1
+
+
+def _two_at_the_start(num_steps: int) -> int:
+    return num_steps + (num_steps > 1)
+
+
+def _unknown(_: int) -> None:
+    return None
+
+
+def _thirds(num_steps: int) -> int:
+    return 2 if num_steps == 3 else num_steps // 3 + 1
 
 
 @dataclass(frozen=True)
@@ -15,61 +60,83 @@ class SchedulerSpec:
     """One row of the scheduler table."""
 
     label: str
-    """What A1111 calls it."""
-    class_name: str
-    """The class in `diffusers`."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of the model's own scheduler configuration."""
-    noise_schedules: frozenset[str] = frozenset({"default", "karras", "exponential", "sgm_uniform"})
-    evaluations_per_step: int = 1
-    """How often the denoiser runs per step; 2 for second-order samplers."""
+    """What A1111 calls it; DDPM is Forge's."""
+    noise_schedule: str = "uniform"
+    """Its own noise schedule: what A1111's Automatic means."""
+    eta: float = 0.0
+    """Its own measure of fresh noise at each step: 1 for ancestral and SDE schedulers."""
+    has_brownian_noise: bool = False
+    """Whether its noise is one Brownian path per picture, so that more steps refine the picture."""
+    evaluations: Callable[[int], int | None] = _one
+    """How often the denoiser runs in so many steps; None if only the picture decides."""
+    steps: Callable[[int], int | None] = _one
+    """How many steps are told of, likewise."""
+    ignores_schedule: bool = False
+    """Whether it knows no noise schedule but its own."""
+    discards_next_to_last: bool = False
+    """Whether the schedule is made one step longer and its last positive level left out."""
+    starts_at_unit_variance: bool = False
+    """Whether pure noise starts at sqrt(1 + sigma²) instead of sigma."""
+    timestep_stride: int = 1
+    """Its noise levels are those of every so many training timesteps (arXiv:2310.04378: 20 for LCM)."""
+    min_steps: int = 1
     max_steps: int | None = None
-    """The most steps it can do, where the class has a limit of its own."""
-    is_stochastic: bool = False
-    """Whether it draws noise at each step."""
+    one_image_at_a_time: bool = False
+    """Whether its step size follows from the picture, so that a batch would tie pictures together."""
 
+    @property
+    def noise_schedules(self) -> tuple[str, ...]:
+        """The noise schedules it can be combined with; its own among them."""
+        if self.ignores_schedule:
+            return (self.noise_schedule,)
+        return tuple(name for name in NOISE_SCHEDULES if name not in _OWN)
 
-@dataclass(frozen=True)
-class NoiseScheduleSpec:
-    """One row of the noise schedule table."""
-
-    label: str
-    config: Mapping[str, Any]
-
-
-_SPACING_ONLY = frozenset({"default", "sgm_uniform"})
 
 SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
     {
-        "euler": SchedulerSpec("Euler", "EulerDiscreteScheduler"),
-        "euler_a": SchedulerSpec(
-            "Euler a", "EulerAncestralDiscreteScheduler", noise_schedules=_SPACING_ONLY, is_stochastic=True
+        "euler": SchedulerSpec("Euler"),
+        "euler_a": SchedulerSpec("Euler a", eta=1.0),
+        "heun": SchedulerSpec("Heun", evaluations=_two_but_one_at_the_end),
+        "lms": SchedulerSpec("LMS"),
+        "dpm2": SchedulerSpec("DPM2", "karras", evaluations=_two_but_one_at_the_end, discards_next_to_last=True),
+        "dpm2_a": SchedulerSpec(
+            "DPM2 a", "karras", eta=1.0, evaluations=_two_but_one_at_the_end, discards_next_to_last=True
         ),
-        "dpmpp_2m": SchedulerSpec(
-            "DPM++ 2M", "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}
+        "dpmpp_2s_a": SchedulerSpec("DPM++ 2S a", "karras", eta=1.0, evaluations=_two_but_one_at_the_end),
+        "dpmpp_sde": SchedulerSpec(
+            "DPM++ SDE", "karras", eta=1.0, has_brownian_noise=True, evaluations=_two_but_one_at_the_end
         ),
-        "dpmpp_2m_sde": SchedulerSpec(
-            "DPM++ 2M SDE",
-            "DPMSolverMultistepScheduler",
-            {"algorithm_type": "sde-dpmsolver++", "solver_order": 2},
-            is_stochastic=True,
+        "dpmpp_2m": SchedulerSpec("DPM++ 2M", "karras"),
+        "dpmpp_2m_sde": SchedulerSpec("DPM++ 2M SDE", "exponential", eta=1.0, has_brownian_noise=True),
+        "dpmpp_2m_sde_heun": SchedulerSpec("DPM++ 2M SDE Heun", "exponential", eta=1.0, has_brownian_noise=True),
+        "dpmpp_3m_sde": SchedulerSpec(
+            "DPM++ 3M SDE", "exponential", eta=1.0, has_brownian_noise=True, discards_next_to_last=True
         ),
-        # Latents are not bounded by 1 as pixels are, but the class clips by default.
-        "ddim": SchedulerSpec("DDIM", "DDIMScheduler", {"clip_sample": False}, noise_schedules=_SPACING_ONLY),
-        "unipc": SchedulerSpec("UniPC", "UniPCMultistepScheduler"),
-        "heun": SchedulerSpec("Heun", "HeunDiscreteScheduler", evaluations_per_step=2),
-        "lcm": SchedulerSpec(
-            "LCM", "LCMScheduler", noise_schedules=frozenset({"default"}), max_steps=50, is_stochastic=True
+        "dpm_fast": SchedulerSpec("DPM fast", eta=1.0, steps=_thirds, ignores_schedule=True, min_steps=2),
+        "dpm_adaptive": SchedulerSpec(
+            "DPM adaptive",
+            eta=1.0,
+            evaluations=_unknown,
+            steps=_unknown,
+            ignores_schedule=True,
+            min_steps=2,
+            one_image_at_a_time=True,
         ),
-    }
-)
-
-NOISE_SCHEDULES: Mapping[str, NoiseScheduleSpec] = MappingProxyType(
-    {
-        "default": NoiseScheduleSpec("Automatic", {}),
-        "karras": NoiseScheduleSpec("Karras", {"use_karras_sigmas": True}),
-        "exponential": NoiseScheduleSpec("Exponential", {"use_exponential_sigmas": True}),
-        "sgm_uniform": NoiseScheduleSpec("SGM Uniform", {"timestep_spacing": "trailing"}),
+        "restart": SchedulerSpec("Restart", "karras", evaluations=_two_but_one_at_the_end),
+        "lcm": SchedulerSpec("LCM", eta=1.0, timestep_stride=20, max_steps=50),
+        "ddim": SchedulerSpec(
+            "DDIM", "ddim_timesteps", ignores_schedule=True, starts_at_unit_variance=True, min_steps=2
+        ),
+        "plms": SchedulerSpec(
+            "PLMS",
+            "ddim_timesteps",
+            evaluations=_two_at_the_start,
+            ignores_schedule=True,
+            starts_at_unit_variance=True,
+            min_steps=2,
+        ),
+        "unipc": SchedulerSpec("UniPC", "unipc_timesteps", ignores_schedule=True, starts_at_unit_variance=True),
+        "ddpm": SchedulerSpec("DDPM", eta=1.0),
     }
 )
 
@@ -80,21 +147,21 @@ def canonical_scheduler(name: str) -> str:
     Raises:
         ValueError: for a name that is in neither.
     """
-    return _canonical(name, SCHEDULERS)
+    return _canonical(name, {key: row.label for key, row in SCHEDULERS.items()})
 
 
-def canonical_noise_schedule(name: str) -> str:
-    """Return the table's name for a name or an A1111 label, in any letter case.
+def canonical_noise_schedule(name: str) -> str | None:
+    """Return the table's name for a name or an A1111 label, in any letter case; None for A1111's Automatic.
 
     Raises:
         ValueError: for a name that is in neither.
     """
-    return _canonical(name, NOISE_SCHEDULES)
+    return None if name.strip().lower() in AUTOMATIC else _canonical(name, NOISE_SCHEDULES)
 
 
-def _canonical(name: str, table: Mapping[str, SchedulerSpec] | Mapping[str, NoiseScheduleSpec]) -> str:
+def _canonical(name: str, labels: Mapping[str, str]) -> str:
     wanted = name.strip().lower()
-    for key, row in table.items():
-        if wanted in {key, row.label.lower()}:
+    for key, label in labels.items():
+        if wanted in {key, label.lower()}:
             return key
-    raise ValueError(f"{name!r} is not known; choose one of {', '.join(table)}")
+    raise ValueError(f"{name!r} is not known; choose one of {', '.join(labels)}")

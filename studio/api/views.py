@@ -33,7 +33,8 @@ class JobView(BaseModel):
     finished_at: float | None
     device: str | None = Field(description="Where it runs, once a worker has it.")
     attempt: int
-    image_index: int = Field(description="The picture being made, from 0.")
+    image_index: int = Field(description="The picture being made, from 0; the first of those made at once.")
+    images_at_once: int = Field(description="How many pictures are being made.")
     step: int = Field(description="Steps done of that picture.")
     num_steps: int = Field(description="Steps of one picture; 0 until the model is loaded.")
     progress: float = Field(description="How much is done, from 0 to 1.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.spec.errors import InvalidRequest, NotFound
+from pipelines.spec.request import bounds
 from studio.cli.options import SETTINGS_EPILOG, with_settings
 from studio.cli.output import print_json, print_table, printable, shown_prompt
 from studio.settings import Settings
@@ -105,7 +106,7 @@ def read(
     elif record is not None:
         made = datetime.fromtimestamp(record["created_at"]).astimezone()
         about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record['software']}"}
-        _print_pairs({**record["request"], **record["provenance"], **about})
+        _print_pairs({**_chosen(record["request"]), **record["provenance"], **about})
     else:
         sections = [f"{key}:\n{text}" for key, text in texts.items()]
         typer.echo(printable("\n\n".join(sections)) or "This picture carries no metadata.")
@@ -118,6 +119,11 @@ def _refuse_options_of(context: typer.Context) -> None:
         if source is not None and source.name == "COMMANDLINE":
             option, command = name.replace("_", "-"), context.invoked_subcommand
             raise InvalidRequest(f"--{option} must stand behind {command}: studio gallery {command} --{option} …")
+
+
+def _chosen(request: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is as it is for everybody who says nothing."""
+    return {name: value for name, value in request.items() if bounds(name).get("default") != value}
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:

@@ -2,12 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
 
+from pipelines.spec.fields import field_rules
 from pipelines.spec.request import GenerationRequest
 from studio.settings import Settings
 
@@ -27,7 +26,7 @@ def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) 
     """
     options = [
         _option(name, schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name))
-        for name, schema in _schemas(GenerationRequest).items()
+        for name, schema in field_rules(GenerationRequest).items()
         if name != "prompt"
     ]
     return _extended(function, "fields", options, dict)
@@ -42,7 +41,7 @@ def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Call
     """
     options = [  # text: settings are read from variables too, and explain themselves what they take
         _option(name, schema, kind=str, metavar=_metavar(schema), hidden=hidden)
-        for name, schema in _schemas(Settings).items()
+        for name, schema in field_rules(Settings).items()
     ]
     return _extended(function, "settings", options, lambda given: Settings.load(**given))
 
@@ -66,17 +65,6 @@ def _extended(
     command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (*own, *options)}
     return command
-
-
-@cache
-def _schemas(model: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
-    """Return each field's JSON schema, with its variants other than null folded in."""
-    fields: dict[str, dict[str, Any]] = model.model_json_schema()["properties"]
-    for field in fields.values():
-        for variant in field.pop("anyOf", ()):
-            if variant["type"] != "null":
-                field |= variant
-    return fields
 
 
 def _option(

@@ -6,10 +6,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.spec.request import MAX_IMAGES, ResolvedRequest
+from pipelines.spec.request import MAX_IMAGES, GenerationRequest, ResolvedRequest
+from pipelines.spec.schedulers import SCHEDULERS
 from studio import __version__
 
-SCHEMA = 1
+SCHEMA = 2
+"""In 1, a request had fewer fields, and its schedulers were diffusers' own: see `_from_schema_1`."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,40 @@ class Record:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
+    def from_json(cls, data: Any) -> Self:
         """Read plain data back.
 
         Raises:
             ValueError: it is not such a record.
         """
-        stored = _Stored.model_validate(data)
+        stored = _Stored.model_validate(
+            _from_schema_1(data) if isinstance(data, dict) and data.get("schema") == 1 else data
+        )
         return cls(stored.job, stored.index, stored.created_at, stored.request, stored.provenance)
+
+
+def _from_schema_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the fields that a record of schema 1 lacks, with the meaning they had then."""
+    request = data.get("request")
+    if not isinstance(request, dict):
+        return {**data, "schema": SCHEMA}
+    own = SCHEDULERS.get(str(request.get("scheduler")), SCHEDULERS["euler"])
+    then = {"eta": own.eta, "clip_skip": 1, "mask_blur_x": 0.0, "mask_blur_y": 0.0}
+    if request.get("noise_schedule") == "default":
+        request = {**request, "noise_schedule": own.noise_schedule if own.ignores_schedule else "uniform"}
+    defaults = {
+        name: field.default
+        for name, field in GenerationRequest.model_fields.items()
+        if name in ResolvedRequest.model_fields
+    }
+    return {**data, "schema": SCHEMA, "request": {**defaults, **then, **request}}
 
 
 class _Stored(BaseModel):
     """The shape of a record as plain data. It may come from anyone's file."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
-    schema_: Literal[1] = Field(alias="schema")
+    schema_: Literal[2] = Field(alias="schema")
     job: str = Field(pattern="^[0-9a-f]{16}$")
     index: int = Field(ge=0, lt=MAX_IMAGES)
     created_at: float = Field(ge=0, lt=2**40)

@@ -29,24 +29,67 @@ LABELS: Mapping[str, str] = {
     "num_inference_steps": "Steps",
     "guidance_scale": "Guidance",
     "strength": "Strength",
+    "step_rule": "Steps with an image",
+    "resize_mode": "Fit the image",
+    "invert_mask": "Repaint what is black",
+    "mask_blur_x": "Mask blur, sideways",
+    "mask_blur_y": "Mask blur, up and down",
+    "masked_content": "Start the masked part from",
+    "inpaint_area": "Paint",
+    "mask_padding": "Padding",
     "scheduler": "Scheduler",
     "noise_schedule": "Noise schedule",
+    "eta": "Eta",
+    "s_churn": "Churn",
+    "s_tmin": "Churn from",
+    "s_tmax": "Churn up to",
+    "s_noise": "Noise strength",
+    "clip_skip": "Clip skip",
+    "emphasis": "Emphasis",
     "seed": "Seed",
+    "variation_seed": "Variation seed",
+    "variation_strength": "Variation",
+    "seed_resize_width": "Seed's width",
+    "seed_resize_height": "Seed's height",
+    "noise_source": "Noise",
+    "eta_noise_seed_delta": "Seed delta (ENSD)",
     "num_images": "Images",
     "output_format": "Format",
 }
 SHAPES: Mapping[str, float] = {"Square": 1, "Portrait": 2 / 3, "Landscape": 3 / 2, "Wide": 16 / 9}
 """Width divided by height."""
 
-_NUMBERS = ("width", "height", "num_inference_steps", "guidance_scale", "strength", "seed", "num_images")
-_CHOICES = ("scheduler", "noise_schedule", "model", "output_format")
+CHOICE_LABELS: Mapping[str, Mapping[str, str]] = {
+    "step_rule": {"a1111": "As in A1111", "exact": "Exactly those asked for"},
+    "resize_mode": {"stretch": "Stretch", "crop": "Crop", "fill": "Fill up", "latent": "Stretch its latents"},
+    "masked_content": {
+        "original": "Itself",
+        "fill": "The colours around it",
+        "latent_noise": "Noise",
+        "latent_nothing": "Nothing",
+    },
+    "inpaint_area": {"whole_picture": "The whole picture", "only_masked": "Only what is masked"},
+    "emphasis": {"a1111": "A1111", "no_norm": "No norm", "comfy": "ComfyUI"},
+    "noise_source": {"cpu": "Processor", "device": "Device", "nv": "NVIDIA card"},
+    "output_format": {},
+}
+"""How the choices of a field are called; those that are not named here, by their own names."""
+
+_NUMBERS = tuple(name for name in field_names() if bounds(name)["type"] in {"integer", "number"})
+_SWITCHES = tuple(name for name in field_names() if bounds(name)["type"] == "boolean")
+_ENUMS = tuple(name for name in field_names() if "enum" in bounds(name))
+_CHOICES = ("scheduler", "noise_schedule", "model", *_ENUMS)
 _IMAGES = ("init_image", "mask_image")
 
 
 _ALWAYS: Mapping[str, str] = {
     "prompt": "a red house on a green hill at night",
     "seed": "random",
-    "num_images": str(bounds("num_images")["default"]),
+    "variation_seed": "random",
+    "eta": "the scheduler's",
+    "s_tmax": "no limit",
+    "seed_resize_width": "as the picture",
+    "seed_resize_height": "as the picture",
 }
 """What an empty widget means, or might hold, with every model."""
 
@@ -133,6 +176,8 @@ class RequestForm:
             return gr.Image(
                 type="filepath", image_mode=None, sources=["upload", "clipboard"], height=180, buttons=[], **common
             )
+        if name in _SWITCHES:
+            return gr.Checkbox(value=bounds(name)["default"], min_width=120, **common)
         lines, max_lines = (3, 10) if name == "prompt" else (2, 6)
         return gr.Textbox(placeholder=_default(name, model), lines=lines, max_lines=max_lines, **common)
 
@@ -141,9 +186,8 @@ class RequestForm:
             "scheduler": lambda: _schedulers(model),
             "noise_schedule": lambda: _noise_schedules(model, scheduler=None),
             "model": lambda: [(known.name, known.name) for known in self._studio.models()],
-            "output_format": lambda: [(kind.upper(), kind) for kind in bounds("output_format")["enum"]],
-        }[name]
-        value = {"model": model.name if model else None, "output_format": bounds("output_format")["default"]}
+        }.get(name, lambda: [(CHOICE_LABELS[name].get(kind, kind.upper()), kind) for kind in bounds(name)["enum"]])
+        value = {"model": model.name if model else None, **{each: bounds(each)["default"] for each in _ENUMS}}
         return gr.Dropdown(choices(), value=value.get(name, ""), min_width=120, **common)
 
     def _to_field(self, name: str, value: Any) -> Any:
@@ -187,7 +231,8 @@ def _default(name: str, model: Model | None) -> str:
     if model is None:
         return ""
     native = {"width": model.native_width, "height": model.native_height}
-    value = native.get(name) or model.default(name)
+    always = bounds(name).get("default")
+    value = native.get(name) or (model.default(name) if always is None else always)
     return f"{value:g}" if isinstance(value, int | float) else value or "nothing in particular"
 
 
@@ -199,16 +244,12 @@ def _hint(name: str) -> str:
 
 
 def _schedulers(model: Model | None) -> list[tuple[str, str]]:
-    return [_choice_of_default("scheduler", model), *((row.label, name) for name, row in SCHEDULERS.items())]
+    default = f"Default ({SCHEDULERS[model.default('scheduler')].label})" if model else "Default"
+    return [(default, ""), *((row.label, name) for name, row in SCHEDULERS.items())]
 
 
 def _noise_schedules(model: Model | None, *, scheduler: str | None) -> list[tuple[str, str]]:
     chosen = scheduler or (model.default("scheduler") if model else None)
     possible = SCHEDULERS[chosen].noise_schedules if chosen else frozenset(NOISE_SCHEDULES)
-    known = [(row.label, name) for name, row in NOISE_SCHEDULES.items() if name in possible]
-    return [_choice_of_default("noise_schedule", model), *known]
-
-
-def _choice_of_default(name: str, model: Model | None) -> tuple[str, str]:
-    tables: Mapping[str, Mapping[str, Any]] = {"scheduler": SCHEDULERS, "noise_schedule": NOISE_SCHEDULES}
-    return (f"Default ({tables[name][model.default(name)].label})" if model else "Default", "")
+    own = f" ({NOISE_SCHEDULES[SCHEDULERS[chosen].noise_schedule]})" if chosen else ""
+    return [(f"Automatic{own}", ""), *((label, name) for name, label in NOISE_SCHEDULES.items() if name in possible)]

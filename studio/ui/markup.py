@@ -83,7 +83,7 @@ def _sampling(request: ResolvedRequest) -> str:
     scheduler, schedule = SCHEDULERS.get(request.scheduler), NOISE_SCHEDULES.get(request.noise_schedule)
     names = (
         scheduler.label if scheduler else request.scheduler,
-        schedule.label.lower() if schedule else request.noise_schedule,
+        schedule.lower() if schedule else request.noise_schedule,
     )
     return ", ".join(names)
 

@@ -68,7 +68,7 @@ def _status(studio: Studio, job: Job, *, waiting: int) -> str:
         parts.append("Loading the model")
     else:
         if job.request.num_images > 1:
-            parts.append(f"Image {min(job.image_index + 1, job.request.num_images)} of {job.request.num_images}")
+            parts.append(job.painting.replace("/", " of "))
         parts.append(f"step {job.step} of {job.num_steps}")
         if job.eta is not None:
             parts.append(f"{_duration(job.eta)} left")

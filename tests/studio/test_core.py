@@ -112,7 +112,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"init_image": PHOTO, "strength": 0.01}, InvalidRequest, "strength 0.01 leaves no step of 4; try strength 0.25"),
     ({"strength": 0.5}, InvalidRequest, "strength 0.5 needs init_image"),
     ({"model": "fancy"}, InvalidRequest, "model 'fancy' is not installed; installed are: "),
-    ({"scheduler": "lcm", "noise_schedule": "karras"}, InvalidRequest, "noise_schedule karras does not exist"),
+    ({"scheduler": "ddim", "noise_schedule": "karras"}, InvalidRequest, "noise_schedule karras does not exist"),
     ({"cfg_scale": 7}, InvalidRequest, "cfg_scale is not a field of a request"),
 ]
 

@@ -46,7 +46,7 @@ def test_a_submitted_job_waits_with_a_seed(jobs: JobStore) -> None:
 @given(request=REQUESTS)
 def test_any_request_comes_back_as_it_was_asked(request: GenerationRequest, tmp_path_factory: object) -> None:
     jobs = _shared_store(tmp_path_factory)
-    asked = request.with_seed()
+    asked = request.with_seeds()
     assert jobs.get(jobs.submit(asked).id).request == asked
 
 

@@ -65,7 +65,8 @@ def test_the_pixels_of_png_are_untouched_and_of_others_nearly(output_format: str
 
 
 STEPS = "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 7, Size: 512x512, Model: toy"
-TAIL = f"RNG: CPU, Version: Open Weights Studio {__version__}"
+VERSION = f"Version: Open Weights Studio {__version__}"
+TAIL = f"RNG: CPU, {VERSION}"
 INFOTEXTS = [
     ({}, f"a boat\n{STEPS}, {TAIL}"),
     ({"prompt": ""}, f"{STEPS}, {TAIL}"),
@@ -76,8 +77,42 @@ INFOTEXTS = [
     ({"init_image": "a" * 64, "strength": 0.6}, f"a boat\n{STEPS}, Denoising strength: 0.6, {TAIL}"),
     ({"width": 64, "height": 128}, f"a boat\n{STEPS.replace('512x512', '64x128')}, {TAIL}"),
     (
-        {"scheduler": "euler_a", "noise_schedule": "default"},
-        f"a boat\n{STEPS.replace('DPM++ 2M', 'Euler a').replace('Karras', 'Automatic')}, {TAIL}",
+        {"scheduler": "euler_a", "noise_schedule": "Automatic"},
+        f"a boat\n{STEPS.replace('DPM++ 2M', 'Euler a').replace('Karras', 'Uniform')}, {TAIL}",
+    ),
+    (
+        {"scheduler": "ddim", "eta": 1.0},
+        f"a boat\n{STEPS.replace('DPM++ 2M', 'DDIM').replace('Karras', 'Automatic')}, RNG: CPU, Eta: 1, {VERSION}",
+    ),
+    (
+        {"variation_seed": 9, "variation_strength": 0.25, "seed_resize_width": 256, "seed_resize_height": 384},
+        f"a boat\n{STEPS}, Variation seed: 9, Variation seed strength: 0.25, Seed resize from: 256x384, {TAIL}",
+    ),
+    (
+        {"clip_skip": 2, "eta_noise_seed_delta": 31337, "noise_source": "nv", "emphasis": "no_norm"},
+        f"a boat\n{STEPS}, Clip skip: 2, ENSD: 31337, RNG: NV, Emphasis: No norm, {VERSION}",
+    ),
+    ({"noise_source": "device"}, f"a boat\n{STEPS}, {VERSION}"),
+    (
+        {"s_churn": 2.0, "s_tmin": 0.5, "s_tmax": 9.0, "s_noise": 1.05},
+        f"a boat\n{STEPS}, RNG: CPU, Sigma churn: 2, Sigma tmin: 0.5, Sigma tmax: 9, Sigma noise: 1.05, {VERSION}",
+    ),
+    (
+        {"init_image": "a" * 64, "mask_image": "b" * 64, "strength": 0.6, "inpaint_area": "only_masked"},
+        f"a boat\n{STEPS}, Denoising strength: 0.6, RNG: CPU, Mask blur: 4, Inpaint area: Only masked, "
+        f"Masked area padding: 32, {VERSION}",
+    ),
+    (
+        {
+            "init_image": "a" * 64,
+            "mask_image": "b" * 64,
+            "strength": 1.0,
+            "mask_blur_y": 0.0,
+            "invert_mask": True,
+            "masked_content": "latent_nothing",
+        },
+        f"a boat\n{STEPS}, Denoising strength: 1, RNG: CPU, Mask blur: 4, Mask blur y: 0, "
+        f"Mask mode: Inpaint not masked, Masked content: latent nothing, {VERSION}",
     ),
 ]
 

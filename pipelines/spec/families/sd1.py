@@ -17,6 +17,6 @@ SD1 = Family(
         "guidance_scale": 7.0,
         "strength": 0.75,
         "scheduler": "dpmpp_2m",
-        "noise_schedule": "karras",
+        "clip_skip": 1,
     },
 )

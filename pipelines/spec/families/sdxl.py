@@ -17,6 +17,6 @@ SDXL = Family(
         "guidance_scale": 5.0,
         "strength": 0.75,
         "scheduler": "dpmpp_2m",
-        "noise_schedule": "karras",
+        "clip_skip": 2,
     },
 )

@@ -132,12 +132,26 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
             '<p class="note">The picture starts from this image. With a mask, only its white parts are repainted.</p>',
             apply_default_css=False,
         )
-        place(form["strength"])
+        _place_rows(form, ("strength", "resize_mode"), ("step_rule",))
+        with gr.Accordion("Mask", open=False, elem_id="mask"):
+            _place_rows(
+                form,
+                ("inpaint_area", "mask_padding"),
+                ("masked_content", "invert_mask"),
+                ("mask_blur_x", "mask_blur_y"),
+            )
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-        with gr.Row(elem_classes="tight"):
-            place(form["scheduler"])
-            place(form["noise_schedule"])
-        place(form["output_format"])
+        _place_rows(form, ("scheduler", "noise_schedule"), ("clip_skip", "emphasis"), ("output_format",))
+        with gr.Accordion("Seed and noise", open=False, elem_id="noise"):
+            _place_rows(
+                form,
+                ("variation_strength", "variation_seed"),
+                ("seed_resize_width", "seed_resize_height"),
+                ("noise_source", "eta_noise_seed_delta"),
+                ("eta", "s_noise"),
+                ("s_churn",),
+                ("s_tmin", "s_tmax"),
+            )
 
     def follow(model: str | None, scheduler: str | None, noise_schedule: str | None) -> Updates:
         hints = form.hints(model, scheduler=scheduler)
@@ -152,6 +166,13 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
     reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
     start_from: gr.Accordion = accordion
     return start_from
+
+
+def _place_rows(form: RequestForm, *rows: tuple[str, ...]) -> None:
+    for row in rows:
+        with gr.Row(elem_classes="tight"):
+            for name in row:
+                place(form[name])
 
 
 def _last_seed(studio: Studio, current: str) -> str:

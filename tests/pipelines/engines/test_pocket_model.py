@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
+from pipelines.runtime.sigmas import ModelSigmas, make_sigmas
 from pipelines.spec.engine import Inputs, Step
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
@@ -24,24 +25,25 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return find_model("pocket", tmp_path_factory.mktemp("no-other-models"))
 
 
-def test_the_pocket_model_is_diffusers_to_the_bit(pocket: Model) -> None:
-    """Float32 on the processor; the files hold float16, so both sides convert alike."""
-    requests = resolve(GenerationRequest(prompt=PROMPT, seed=7, num_inference_steps=6), pocket)
+def test_the_pocket_model_paints_what_it_paints_in_diffusers(pocket: Model) -> None:
+    requests = resolve(GenerationRequest(prompt=PROMPT, seed=7, num_inference_steps=6, scheduler="euler"), pocket)
     (ours,) = DiffusersEngine(device="cpu").generate(requests, Inputs(pocket), lambda step: None)
 
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(pocket.path, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
-        pipeline.scheduler.config, use_karras_sigmas=True
-    )
+    pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    levels = make_sigmas("uniform", ModelSigmas.from_alphas_cumprod(pipeline.scheduler.alphas_cumprod), 6)
     theirs = pipeline(
         PROMPT,
         num_inference_steps=6,
+        sigmas=levels.tolist(),
         guidance_scale=requests[0].guidance_scale,
         generator=torch.Generator("cpu").manual_seed(7),
     ).images[0]
 
-    np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(theirs))
+    difference = np.abs(np.asarray(ours.image, dtype=int) - np.asarray(theirs, dtype=int))
+    assert difference.max() <= 8, "the VAE makes one rounding of a latent into several of a pixel"
+    assert difference.mean() < 0.1
 
 
 def test_previews_have_the_colours_of_the_picture(pocket: Model, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("prompt", None, "prompt: input should be a valid string, got None"),
     ("model", "", "model: string should have at least 1 character, got ''"),
     ("scheduler", "magic", "scheduler 'magic' is not known; choose one of euler, euler_a,"),
-    ("noise_schedule", "", "noise_schedule '' is not known; choose one of default, karras,"),
+    ("noise_schedule", "", "noise_schedule '' is not known; choose one of uniform, karras,"),
     ("output_format", "gif", "output_format: input should be 'png', 'jpeg' or 'webp', got 'gif'"),
     ("init_image", "../../etc/passwd", "init_image must be the id of a stored input (64 hexadecimal digits), got"),
     ("init_image", INPUT_ID.upper(), "init_image must be the id of a stored input (64 hexadecimal digits), got"),
@@ -130,18 +130,23 @@ def test_a_scheduler_is_found_by_its_name_and_its_a1111_label(name: str, row: An
         assert GenerationRequest(scheduler=spelling).scheduler == name
 
 
-@pytest.mark.parametrize(("name", "row"), NOISE_SCHEDULES.items())
-def test_a_noise_schedule_is_found_by_its_name_and_its_a1111_label(name: str, row: Any) -> None:
-    for spelling in (name, row.label, row.label.upper(), f" {name} "):
-        assert GenerationRequest(noise_schedule=spelling).noise_schedule == name
+@pytest.mark.parametrize(("name", "label"), NOISE_SCHEDULES.items())
+def test_a_noise_schedule_is_found_by_its_name_and_its_a1111_label(name: str, label: str) -> None:
+    for spelling in (name, f" {name} ", label, label.upper()):
+        found = GenerationRequest(noise_schedule=spelling).noise_schedule
+        assert found == (None if spelling.lower() == "automatic" else name)
+
+
+def test_the_old_name_of_the_automatic_schedule_is_understood() -> None:
+    assert GenerationRequest(noise_schedule="default").noise_schedule is None
 
 
 def test_a_request_without_a_seed_gets_one_that_other_programs_can_type() -> None:
     request = GenerationRequest(prompt="a boat")
-    seeds = {request.with_seed().seed for _ in range(20)}
+    seeds = {request.with_seeds().seed for _ in range(20)}
     assert len(seeds) > 1
     assert all(seed is not None and 0 <= seed < RANDOM_SEEDS for seed in seeds)
-    assert GenerationRequest(seed=0).with_seed().seed == 0
+    assert GenerationRequest(seed=0).with_seeds().seed == 0
 
 
 def test_a_request_cannot_be_changed() -> None:
@@ -153,15 +158,33 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     ["👩\u200d🚀 über die Brücke", "שלום\u202eabc", "line\nline\r\nline\ttab", '"quoted", key: value', "\ufeff\u2028"]
 )
 
+SIDES = st.integers(8, 512).map(lambda n: n * 8)
+
+
+def mostly_possible(**fields: Any) -> GenerationRequest:
+    """Take back what no model could do, so that few requests are refused when they are resolved."""
+    if not fields["variation_strength"]:
+        fields["variation_seed"] = None
+    if fields["seed_resize_height"] is None:
+        fields["seed_resize_width"] = None
+    elif fields["seed_resize_width"] is None:
+        fields["seed_resize_width"] = 64
+    if fields["mask_image"] is not None and fields["resize_mode"] == "latent":
+        fields["resize_mode"] = "fill"
+    if fields["noise_schedule"] not in SCHEDULERS[fields["scheduler"] or "dpmpp_2m"].noise_schedules:
+        fields["noise_schedule"] = None
+    return GenerationRequest(**fields)
+
+
 REQUESTS = st.builds(
-    GenerationRequest,
+    mostly_possible,
     prompt=TEXTS,
     negative_prompt=st.none() | TEXTS,
     model=st.none() | TEXTS.filter(bool),
     init_image=st.none() | st.just(INPUT_ID),
     mask_image=st.none() | st.just(INPUT_ID[::-1]),
-    width=st.none() | st.integers(8, 512).map(lambda n: n * 8),
-    height=st.none() | st.integers(8, 512).map(lambda n: n * 8),
+    width=st.none() | SIDES,
+    height=st.none() | SIDES,
     num_inference_steps=st.none() | st.integers(1, 200),
     guidance_scale=st.none() | st.floats(1, 50),
     strength=st.none() | st.floats(0, 1, exclude_min=True),
@@ -170,6 +193,27 @@ REQUESTS = st.builds(
     seed=st.none() | st.integers(0, MAX_SEED),
     num_images=st.integers(1, MAX_IMAGES),
     output_format=st.sampled_from(["png", "jpeg", "webp"]),
+    step_rule=st.sampled_from(["a1111", "exact"]),
+    resize_mode=st.sampled_from(["stretch", "crop", "fill", "latent"]),
+    invert_mask=st.booleans(),
+    mask_blur_x=st.floats(0, 64),
+    mask_blur_y=st.floats(0, 64),
+    masked_content=st.sampled_from(["original", "fill", "latent_noise", "latent_nothing"]),
+    inpaint_area=st.sampled_from(["whole_picture", "only_masked"]),
+    mask_padding=st.integers(0, 256),
+    eta=st.none() | st.floats(0, 1),
+    s_churn=st.floats(0, 100),
+    s_tmin=st.floats(0, 1000),
+    s_tmax=st.none() | st.floats(0, 1000, exclude_min=True),
+    s_noise=st.floats(0, 1.1),
+    clip_skip=st.none() | st.integers(1, 12),
+    emphasis=st.sampled_from(["a1111", "no_norm", "comfy"]),
+    variation_seed=st.none() | st.integers(0, MAX_SEED),
+    variation_strength=st.floats(0, 1),
+    seed_resize_width=st.none() | SIDES,
+    seed_resize_height=st.none() | SIDES,
+    noise_source=st.sampled_from(["cpu", "device", "nv"]),
+    eta_noise_seed_delta=st.integers(0, 2**31 - 1),
 )
 
 

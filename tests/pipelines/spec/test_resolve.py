@@ -39,15 +39,20 @@ OTHER_VALUES: dict[str, tuple[Any, Any]] = {
     "guidance_scale": (3.0, 1.0),
     "strength": (0.5, 1.0),
     "scheduler": ("euler", "unipc"),
-    "noise_schedule": ("exponential", "sgm_uniform"),
+    "clip_skip": (2, 3),
 }
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family_has_a_default_for_every_field_that_may_be_left_empty(family: Any) -> None:
-    answered_elsewhere = {"model", "init_image", "mask_image", "width", "height", "seed"}
-    may_be_empty = {name for name, field in GenerationRequest.model_fields.items() if field.default is None}
-    assert set(family.defaults) == may_be_empty - answered_elsewhere
+    by_the_scheduler, not_used = {"noise_schedule", "eta"}, {"variation_seed", "s_tmax"}
+    by_the_model = {"model", "init_image", "mask_image", "width", "height", "seed"}
+    may_be_empty = {
+        name
+        for name, field in GenerationRequest.model_fields.items()
+        if field.default is None and not name.startswith("seed_resize")
+    }
+    assert set(family.defaults) == may_be_empty - by_the_scheduler - by_the_model - not_used
     assert GenerationRequest.parse(family.defaults).model_dump(exclude_unset=True) == dict(family.defaults)
     (resolved,) = resolve(GenerationRequest(prompt="a boat"), make_model(family=family))
     assert resolved.noise_schedule in SCHEDULERS[resolved.scheduler].noise_schedules
@@ -128,16 +133,55 @@ def test_an_input_of_any_shape_gives_a_size_that_could_be_asked_or_is_refused(wi
         ),
         ({}, {"unet_in_channels": 9}, "model", "model toy is made for inpaint; give init_image and mask_image"),
         (
-            {"scheduler": "euler_a", "noise_schedule": "karras"},
+            {"scheduler": "ddim", "noise_schedule": "karras"},
             {},
             "noise_schedule",
-            "noise_schedule karras does not exist for scheduler euler_a; choose one of default, sgm_uniform",
+            "noise_schedule karras does not exist for scheduler ddim; leave it empty",
+        ),
+        (
+            {"scheduler": "unipc", "noise_schedule": "ddim_timesteps"},
+            {},
+            "noise_schedule",
+            "noise_schedule ddim_timesteps does not exist for scheduler unipc; leave it empty",
+        ),
+        (
+            {"init_image": ID, "strength": 0.01, "step_rule": "exact"},
+            {},
+            "strength",
+            "strength 0.01 with 20 exact steps would divide the noise into more than 1000 levels; "
+            "try strength 0.02 or num_inference_steps 10",
+        ),
+        (
+            {"variation_seed": 5},
+            {},
+            "variation_seed",
+            "variation_seed 5 needs variation_strength above 0, the share of it that is blended in",
+        ),
+        (
+            {"seed_resize_width": 512},
+            {},
+            "seed_resize_height",
+            "seed_resize_height is missing: the size of a seed has a width and a height",
+        ),
+        (
+            {"init_image": ID, "mask_image": ID, "resize_mode": "latent"},
+            {},
+            "resize_mode",
+            "resize_mode latent does not go with mask_image; choose stretch, crop or fill",
+        ),
+        (
+            {"scheduler": "plms", "num_inference_steps": 1},
+            {},
+            "num_inference_steps",
+            "num_inference_steps must be at least 2 for scheduler plms, got 1; take another number or another "
+            "scheduler",
         ),
         (
             {"scheduler": "lcm", "num_inference_steps": 51},
             {},
             "num_inference_steps",
-            "num_inference_steps must be at most 50 for scheduler lcm, got 51; take fewer steps or another scheduler",
+            "num_inference_steps must be at most 50 for scheduler lcm, got 51; take another number or another "
+            "scheduler",
         ),
     ],
 )
@@ -177,10 +221,25 @@ def test_the_proposed_number_of_steps_survives_rounding(strength: float) -> None
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_chosen_scheduler_always_has_a_noise_schedule(scheduler: str, model: Model) -> None:
-    (resolved,) = resolve(GenerationRequest(scheduler=scheduler), model)
-    preferred = model.default("noise_schedule")
-    possible = SCHEDULERS[scheduler].noise_schedules
-    assert resolved.noise_schedule == (preferred if preferred in possible else "default")
+    own = SCHEDULERS[scheduler]
+    assert resolve(GenerationRequest(scheduler=scheduler), model)[0].noise_schedule == own.noise_schedule
+    preferring = make_model(defaults={"noise_schedule": "beta"})
+    (resolved,) = resolve(GenerationRequest(scheduler=scheduler), preferring)
+    assert resolved.noise_schedule == (own.noise_schedule if own.ignores_schedule else "beta")
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_eta_is_the_schedulers_own_unless_asked(scheduler: str, model: Model) -> None:
+    assert resolve(GenerationRequest(scheduler=scheduler), model)[0].eta == SCHEDULERS[scheduler].eta
+    assert resolve(GenerationRequest(scheduler=scheduler, eta=0.3), model)[0].eta == 0.3
+
+
+def test_with_a_variation_the_seed_stays_and_the_variation_goes_on(model: Model) -> None:
+    request = GenerationRequest(seed=7, variation_seed=20, variation_strength=0.1, num_images=3)
+    resolved = resolve(request, model)
+    assert [(one.seed, one.variation_seed) for one in resolved] == [(7, 20), (7, 21), (7, 22)]
+    drawn = resolve(GenerationRequest(seed=7, variation_strength=0.1), model)[0]
+    assert drawn.variation_seed is not None
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -71,6 +71,7 @@ def test_read_tells_how_our_pictures_were_made(run: Run, studio: Studio, output_
 
     assert "a boat�]0;x" in text
     assert "num_inference_steps  4" in text
+    assert "mask_blur_x" not in text
     assert described["record"]["request"]["seed"] == 7
     assert described["texts"]["parameters"].startswith("a boat")
 

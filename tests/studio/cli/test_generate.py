@@ -50,11 +50,35 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
         "guidance_scale": 3.5,
         "strength": 0.5,
         "scheduler": "heun",
-        "noise_schedule": "default",
+        "noise_schedule": "beta",
         "seed": 7,
+        "step_rule": "exact",
+        "resize_mode": "fill",
+        "invert_mask": True,
+        "mask_blur_x": 2.5,
+        "mask_blur_y": 0.0,
+        "masked_content": "latent_noise",
+        "inpaint_area": "only_masked",
+        "mask_padding": 8,
+        "eta": 0.5,
+        "s_churn": 1.0,
+        "s_tmin": 0.5,
+        "s_tmax": 9.0,
+        "s_noise": 1.05,
+        "clip_skip": 2,
+        "emphasis": "comfy",
+        "variation_seed": 8,
+        "variation_strength": 0.25,
+        "seed_resize_width": 128,
+        "seed_resize_height": 64,
+        "noise_source": "nv",
+        "eta_noise_seed_delta": 31337,
         "output_format": "webp",
     }
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    options = [
+        f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={value}"
+        for name, value in asked.items()
+    ]
     files = [f"--{name}={tmp_path / 'in.png'}" for name in ("init-image", "mask-image")]
 
     done = run("generate", "a boat", "--json", *options, *files)

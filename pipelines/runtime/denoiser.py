@@ -1,0 +1,160 @@
+"""The U-Net as samplers want it: latents and a noise level in, the predicted original out, under guidance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipelines.runtime.conditioning import Conditioning, EncodedPrompt
+from pipelines.runtime.loading import Components
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What one picture is led to and away from: classifier-free guidance (arXiv:2207.12598) with A1111's AND."""
+
+    prompt: EncodedPrompt
+    negative_prompt: EncodedPrompt
+    scale: float
+
+    def rows(self, step: int) -> list[tuple[Conditioning, float]]:
+        """Return what the U-Net is asked at a step, and what each answer counts for in the picture's prediction.
+
+        That is negative + scale · Σ weight · (branch - negative). What counts for nothing is not asked: at a scale of 1
+        that is the negative prompt, half of the work.
+        """
+        weights = [self.scale * branch.weight for branch in self.prompt.branches]
+        (negative,) = self.negative_prompt.branches
+        positive = [branch.at(step) for branch in self.prompt.branches]
+        rows = [(negative.at(step), 1 - sum(weights)), *zip(positive, weights, strict=True)]
+        return [(conditioning, weight) for conditioning, weight in rows if weight]
+
+    def shapes(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """Return from which step on the picture takes how many rows of how many tokens: (step, tokens of each row)."""
+        branches = (*self.prompt.branches, *self.negative_prompt.branches)
+        changes = sorted({1, *(until + 1 for branch in branches for until, _ in branch.scheduled[:-1])})
+        return tuple(
+            (step, tuple(conditioning.prompt_embeds.shape[1] for conditioning, _ in self.rows(step)))
+            for step in changes
+        )
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The part of a picture that stays (inpaint)."""
+
+    original: torch.Tensor
+    """(1, channels, height, width): the latents of the input."""
+    repaint: torch.Tensor
+    """(1, 1, height, width): 1 is repainted, 0 is kept."""
+
+    def apply(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents whose kept part is the original's."""
+        return self.original * (1 - self.repaint) + latents * self.repaint
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of a call of the U-Net."""
+
+    image: int
+    """Which picture of the batch."""
+    conditioning: Conditioning
+    weight: float
+    """What its prediction counts for in the picture's."""
+
+
+class Denoiser:
+    """Predicts the original behind the noise for a batch of pictures (`samplers.Denoise`).
+
+    Args:
+        components: the loaded model.
+        guidance: one per picture.
+        size: height and width of the picture in pixels, which SDXL is told.
+        keep: what stays; the prediction shows it as it is, whatever the U-Net says.
+        extra_channels: (1, channels, height, width) that a U-Net made for inpaint sees beside the latents.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        *,
+        guidance: Sequence[Guidance],
+        size: tuple[int, int],
+        keep: Keep | None,
+        extra_channels: torch.Tensor | None,
+    ) -> None:
+        self._components = components
+        self._sigmas = components.sigmas
+        self._prediction_type = components.prediction_type
+        self._guidance = guidance
+        self._size = size
+        self._keep = keep
+        self._extra_channels = extra_channels
+        self._stacked: dict[tuple[int, ...], tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
+        self.step = 1
+        """The step that is being made, from 1: prompts may change with it."""
+        self.evaluations = 0
+        """How often the denoiser has run."""
+
+    def __call__(self, latents: torch.Tensor, sigma: float) -> torch.Tensor:
+        """Return the predicted original of (batch, channels, height, width) latents, float32."""
+        self.evaluations += 1
+        scaled = latents / (sigma**2 + 1) ** 0.5
+        timestep = torch.tensor(float(self._sigmas.sigma_to_t(sigma)), device=latents.device)
+        combined = torch.zeros_like(latents)
+        for rows in _calls(self._guidance, self.step):
+            predictions = self._predict(scaled, timestep, rows)
+            for row, prediction in zip(rows, predictions, strict=True):
+                combined[row.image] += row.weight * prediction
+        original = self._to_original(combined, latents, sigma)
+        return original if self._keep is None else self._keep.apply(original)
+
+    def _predict(self, scaled: torch.Tensor, timestep: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
+        """Return the U-Net's predictions, float32 whatever it runs in: one per row."""
+        batch = scaled[[row.image for row in rows]]
+        if self._extra_channels is not None:
+            batch = torch.cat([batch, self._extra_channels.expand(len(rows), -1, -1, -1)], dim=1)
+        embeds, added = self._conditions([row.conditioning for row in rows])
+        prediction: torch.Tensor = self._components.unet(
+            batch.to(self._components.precision.dtype),
+            timestep,
+            encoder_hidden_states=embeds,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
+        return prediction.float()
+
+    def _conditions(self, conditionings: Sequence[Conditioning]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return what the U-Net is told beside latents and time; kept, because most steps are told the same.
+
+        SDXL is told the pooled prompt and, in pixels, original size, crop and target size (arXiv:2307.01952, 2.2).
+        """
+        key = tuple(map(id, conditionings))
+        if key not in self._stacked:
+            embeds = torch.cat([each.prompt_embeds for each in conditionings])
+            pooled = [each.pooled_prompt_embeds for each in conditionings if each.pooled_prompt_embeds is not None]
+            added = {}
+            if pooled:
+                time_ids = torch.tensor([[*self._size, 0, 0, *self._size]], dtype=embeds.dtype, device=embeds.device)
+                added = {"text_embeds": torch.cat(pooled), "time_ids": time_ids.repeat(len(pooled), 1)}
+            self._stacked[key] = embeds, added
+        return self._stacked[key]
+
+    def _to_original(self, prediction: torch.Tensor, latents: torch.Tensor, sigma: float) -> torch.Tensor:
+        """Return x0 for what this kind of model predicts (arXiv:2202.00512, section 4 and appendix D)."""
+        original = prediction
+        if self._prediction_type == "epsilon":
+            original = latents - sigma * prediction
+        elif self._prediction_type == "v_prediction":
+            original = latents / (sigma**2 + 1) - prediction * (sigma / (sigma**2 + 1) ** 0.5)
+        return original
+
+
+def _calls(guidance: Sequence[Guidance], step: int) -> list[list[_Row]]:
+    """Part the rows of all pictures by the length of their prompts: one call takes one length."""
+    calls: dict[int, list[_Row]] = {}
+    for image, each in enumerate(guidance):
+        for conditioning, weight in each.rows(step):
+            calls.setdefault(conditioning.prompt_embeds.shape[1], []).append(_Row(image, conditioning, weight))
+    return list(calls.values())
