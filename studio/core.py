@@ -115,6 +115,7 @@ class Studio:
         Raises:
             InvalidRequest: naming the field.
         """
+        request = request.with_seed()  # a template is checked with the seed it will run with
         self._storage.expand(request)
         return self._storage.jobs.submit(request, idempotency_key=idempotency_key)
 

@@ -116,8 +116,14 @@ class GenerationRequest(_Frozen):
     )
     num_images: int = Field(default=1, ge=1, le=MAX_IMAGES, description="How many pictures; image i uses seed + i.")
     output_format: OutputFormat = Field(default="png", description="File format. Only png is lossless.")
+    template: str | None = Field(
+        default=None,
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="What the prompt was made from, kept as a note. With it the prompt is taken as it stands; without "
+        "it {a|b} and __wildcards__ are expanded.",
+    )
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("prompt", "negative_prompt", "template")
     @classmethod
     def _text_holds_no_nul(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None and "\0" in text:
@@ -146,6 +152,11 @@ class GenerationRequest(_Frozen):
         except ValidationError as error:
             raise _explained(error) from error
 
+    @property
+    def is_template(self) -> bool:
+        """Whether the prompt is still to be expanded."""
+        return self.template is None and any(sign in self.prompt for sign in ("{", "}", "__"))
+
     def with_seed(self) -> Self:
         """Return the same request with a drawn seed where none was asked."""
         return self if self.seed is not None else self.model_copy(update={"seed": secrets.randbelow(RANDOM_SEEDS)})
@@ -154,7 +165,8 @@ class GenerationRequest(_Frozen):
 class ResolvedRequest(_Frozen):
     """One picture, exactly as it will run: nothing is left to a default.
 
-    `init_image`, `mask_image` and `strength` are None only where the task has no use for them.
+    `init_image`, `mask_image` and `strength` are None only where the task has no use for them, `template` where the
+    prompt came from none.
     """
 
     prompt: str
@@ -171,6 +183,7 @@ class ResolvedRequest(_Frozen):
     noise_schedule: str
     seed: int
     output_format: OutputFormat
+    template: str | None = None
 
     def asked(self) -> GenerationRequest:
         """Return the request that makes exactly this picture again.

@@ -60,6 +60,7 @@ def resolve(
             noise_schedule=noise_schedule,
             seed=request.seed + index,
             output_format=request.output_format,
+            template=request.template,
         )
         for index in range(request.num_images)
     )

@@ -28,6 +28,8 @@ def write(record: Record) -> str:
     }
     if request.task is not Task.TEXT_TO_IMAGE and request.strength is not None:
         pairs["Denoising strength"] = _number(request.strength)
+    if request.template:
+        pairs["Template"] = request.template
     pairs["RNG"] = "CPU"
     pairs["Version"] = f"Open Weights Studio {__version__}"
     lines = [request.prompt]

@@ -34,6 +34,7 @@ LABELS: Mapping[str, str] = {
     "seed": "Seed",
     "num_images": "Images",
     "output_format": "Format",
+    "template": "Template",
 }
 SHAPES: Mapping[str, float] = {"Square": 1, "Portrait": 2 / 3, "Landscape": 3 / 2, "Wide": 16 / 9}
 """Width divided by height."""
@@ -47,6 +48,7 @@ _ALWAYS: Mapping[str, str] = {
     "prompt": "a red house on a green hill at night",
     "seed": "random",
     "num_images": str(bounds("num_images")["default"]),
+    "template": "",
 }
 """What an empty widget means, or might hold, with every model."""
 

@@ -138,6 +138,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
             place(form["scheduler"])
             place(form["noise_schedule"])
         place(form["output_format"])
+        place(form["template"])
 
     def follow(model: str | None, scheduler: str | None, noise_schedule: str | None) -> Updates:
         hints = form.hints(model, scheduler=scheduler)

@@ -45,7 +45,7 @@ OTHER_VALUES: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family_has_a_default_for_every_field_that_may_be_left_empty(family: Any) -> None:
-    answered_elsewhere = {"model", "init_image", "mask_image", "width", "height", "seed"}
+    answered_elsewhere = {"model", "init_image", "mask_image", "width", "height", "seed", "template"}
     may_be_empty = {name for name, field in GenerationRequest.model_fields.items() if field.default is None}
     assert set(family.defaults) == may_be_empty - answered_elsewhere
     assert GenerationRequest.parse(family.defaults).model_dump(exclude_unset=True) == dict(family.defaults)

@@ -53,6 +53,7 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
         "noise_schedule": "default",
         "seed": 7,
         "output_format": "webp",
+        "template": "a {boat|car}",
     }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
     files = [f"--{name}={tmp_path / 'in.png'}" for name in ("init-image", "mask-image")]
