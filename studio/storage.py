@@ -46,7 +46,8 @@ class Storage:
             raise StorageError(f"cannot make the folder {outputs}: {error.strerror}") from error
         database = Database(settings.database_url)
         jobs = JobStore(database)
-        return cls(settings, database, InputStore(outputs / "inputs"), jobs, Gallery(outputs, database, jobs))
+        gallery = Gallery(outputs, database, jobs, filename_pattern=settings.filename_pattern)
+        return cls(settings, database, InputStore(outputs / "inputs"), jobs, gallery)
 
     def expand(self, request: GenerationRequest) -> tuple[Model, tuple[ResolvedRequest, ...]]:
         """Return the model and one resolved request per image; refuses what cannot work. Loads nothing.

@@ -1,4 +1,4 @@
-"""Styles as A1111 keeps them: pieces of prompt under a name, in styles.csv. Applied, and taken off again for pasting."""
+"""Styles as A1111 keeps them: named pieces of prompt in styles.csv. Applied, and taken off again for pasting."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
