@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -17,7 +18,9 @@ from random import Random
 from dynamicprompts.commands import Command
 from dynamicprompts.enums import SamplingMethod
 from dynamicprompts.parser.parse import parse
+from dynamicprompts.samplers.base import Sampler
 from dynamicprompts.sampling_context import SamplingContext
+from dynamicprompts.types import ResultGen
 from dynamicprompts.wildcards import WildcardManager
 from dynamicprompts.wildcards.collection.structured import parse_structured_file
 from dynamicprompts.wildcards.item import WildcardItem
@@ -28,6 +31,8 @@ from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.request import MAX_PROMPT_CHARACTERS
 
 MAX_COMBINATIONS = 10_000
+PIECES_OF_ONE, PIECES_OF_ALL = 4_000, 100_000
+"""Far more than the longest template has, for one prompt and for all combinations: a second or two of work."""
 WILDCARD_SUFFIXES = (".txt", ".yaml", ".json")
 
 _HIDDEN: Mapping[str, str] = {
@@ -73,13 +78,15 @@ class Templates:
             name: [str(value) for value in values if not isinstance(value, WildcardItem) or value.weight > 0]
             for name, values in self._lists.items()
         }
-        context = SamplingContext(SamplingMethod.COMBINATORIAL, _Wildcards(self._folder, plain), rand=Random(0))
+        context = _context(SamplingMethod.COMBINATORIAL, _Wildcards(self._folder, plain), seed=0, pieces=PIECES_OF_ALL)
         with _explaining(template):
             every = context.sample_prompts(_parse(template))
-            found = dict.fromkeys(_plain(str(prompt)) for prompt in islice(every, MAX_COMBINATIONS + 1))
+            found = [_plain(str(prompt)) for prompt in islice(every, MAX_COMBINATIONS + 1)]
         if len(found) > MAX_COMBINATIONS:
             raise _refusal(template, f"has more than {MAX_COMBINATIONS} combinations; split it, or make random ones")
-        return list(found)
+        if not found:
+            raise _refusal(template, "has no combination: it asks for more different choices than there are")
+        return list(dict.fromkeys(found))
 
 
 class _Wildcards(WildcardManager):
@@ -112,8 +119,41 @@ class _Unknown(Exception):
     """A template names a word list that does not exist."""
 
 
+class _Budget:
+    """Counts the pieces of a template that are looked at: a few variables in each other grow without end."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def take(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _Unknown("grows too large; use its variables or wildcards inside each other less often")
+
+
+class _Frugal(Sampler):
+    """A sampler of the library that keeps to a budget."""
+
+    def __init__(self, sampler: Sampler, budget: _Budget) -> None:
+        self._sampler = sampler
+        self._budget = budget
+
+    def generator_from_command(self, command: Command, context: SamplingContext) -> ResultGen:
+        self._budget.take()
+        return self._sampler.generator_from_command(command, context)
+
+
+def _context(method: SamplingMethod, wildcards: _Wildcards, *, seed: int, pieces: int) -> SamplingContext:
+    context = SamplingContext(method, wildcards, rand=Random(seed))
+    budget = _Budget(pieces)
+    samplers: dict[SamplingMethod, Sampler] = {
+        method: _Frugal(sampler, budget) for method, sampler in context.samplers.items()
+    }
+    return replace(context, samplers=samplers)
+
+
 def _sample(command: Command, wildcards: _Wildcards, seed: int) -> str:
-    context = SamplingContext(SamplingMethod.RANDOM, wildcards, rand=Random(seed))
+    context = _context(SamplingMethod.RANDOM, wildcards, seed=seed, pieces=PIECES_OF_ONE)
     return _plain(str(next(iter(context.sample_prompts(command, 1)))))
 
 
@@ -155,7 +195,9 @@ def _explaining(template: str) -> Iterator[None]:
         way_out = "balance {…}, ${…} and __…__, and write \\{ or \\__ where these mean themselves"
         raise _refusal(template, f"is not a template that can be read; {way_out}") from error
     except RecursionError as error:
-        raise _refusal(template, "names itself; take the circle out of its variables or wildcards") from error
+        raise _refusal(
+            template, "names itself or is nested too deeply; take the circle out of its variables or wildcards"
+        ) from error
     except KeyError as error:
         raise _refusal(template, f"{str(error.args[0]).lower()}; give it a value as in ${{name=value}}") from error
     except Exception as error:

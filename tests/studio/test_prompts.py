@@ -1,6 +1,7 @@
 """Templates become prompts: deterministic, A1111's syntax untouched, and never a word of the template left behind."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,15 @@ def test_combinations_are_all_there_once(templates: Templates) -> None:
     assert "b y,x red rare 100%" in made
 
 
+def test_as_many_as_may_be_are_made(templates: Templates) -> None:
+    assert len(templates.combinations("{0|1|2|3|4|5|6|7|8|9}, " * 4)) == 10_000
+
+
+def test_no_combination_at_all_is_refused(templates: Templates) -> None:
+    with pytest.raises(InvalidRequest, match="has no combination"):
+        templates.combinations("{2$$a|a}")
+
+
 def test_too_many_combinations_are_refused(templates: Templates) -> None:
     with pytest.raises(InvalidRequest, match="more than 10000 combinations"):
         templates.combinations("{0|1|2|3|4|5|6|7|8|9}" * 5)
@@ -131,6 +141,20 @@ def test_a_word_list_that_cannot_be_read_is_named(folder: Path, name: str, conte
 
     with pytest.raises(InvalidRequest, match=rf"{name} cannot be read"):
         Templates(folder)
+
+
+LAUGHS = "${a=xx}" + "".join(f"${{{b}=${{{a}}}${{{a}}}}}" for a, b in pairwise("abcdefghijklmnopqrst")) + "${t}"
+
+
+@pytest.mark.parametrize("template", [LAUGHS, "{" * 4000, "{a|" * 300 + "}" * 300])
+def test_a_template_that_grows_without_end_is_refused_soon(template: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"grows too large|nested too deeply"):
+        Templates(Path("nowhere")).combinations(template)
+
+
+def test_a_random_prompt_that_grows_without_end_is_refused_soon(templates: Templates) -> None:
+    with pytest.raises(InvalidRequest, match="grows too large"):
+        templates.expand(LAUGHS, seeds=[1])
 
 
 def test_each_picture_has_its_own_expansion_and_keeps_the_template(studio: Studio) -> None:
