@@ -85,9 +85,11 @@ class Stream(Generic[T]):
                 self._on_look(self._over, self._jobs())
                 if local is None or not local.is_alive():
                     local = self._studio.work_off(stop=stop)
+                over = self._over
                 for position, one in list(self._asked.items()):
                     yield from self._new_pictures(position, one)
-                _wait(local)
+                if self._over == over:
+                    _wait(local)
             self._on_look(self._over, [])
         finally:
             stop.set()
