@@ -1,6 +1,7 @@
 """File names from patterns: A1111's tokens mean what they mean there, and no pattern or prompt leaves the folder."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -147,8 +148,8 @@ def paint(settings: Settings, count: int, **fields: object) -> list[str]:
     storage = Storage.open(settings)
     names = []
     for _ in range(count):
-        storage.jobs.submit(GenerationRequest.parse({"prompt": "a boat", "seed": 7, **fields}))
-        job = storage.jobs.claim("cpu")
+        asked = storage.jobs.submit(GenerationRequest.parse({"prompt": "a boat", "seed": 7, **fields}))
+        job = storage.jobs.claim("cpu", job_id=asked.id)
         assert job is not None
         request = storage.expand(job.request)[1][0]
         picture = GeneratedImage(0, request, Image.new("RGB", (request.width, request.height)), {})
@@ -187,3 +188,14 @@ def test_a_file_of_somebody_else_is_left_alone(settings: Settings) -> None:
 
     assert paint(settings, 1) == ["a_boat-2.png"]
     assert theirs.read_bytes() == b"dear to me"
+
+
+def test_two_writers_at_once_never_take_the_same_name(settings: Settings) -> None:
+    settings = settings.model_copy(update={"filename_pattern": "[prompt]"})
+    Storage.open(settings).database.close()
+
+    with ThreadPoolExecutor(4) as writers:
+        names = [name for made in writers.map(lambda _: paint(settings, 5), range(4)) for name in made]
+
+    assert len(set(names)) == 20
+    assert len(list((settings.outputs_dir / "images").glob("*.png"))) == 20
