@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         NotANumber,
         NotFound,
         OutOfMemory,
+        SomeFailed,
         StorageError,
         StudioError,
     )
@@ -50,6 +51,7 @@ __all__ = [
     "OutOfMemory",
     "ResolvedRequest",
     "Settings",
+    "SomeFailed",
     "StorageError",
     "Studio",
     "StudioError",

@@ -2,16 +2,17 @@
 
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from PIL import Image
 from tqdm.auto import tqdm
 
 from pipelines.spec.engine import Engine
-from pipelines.spec.errors import Cancelled, GenerationFailed
+from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, SomeFailed, StudioError
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from studio.files import InputStore, is_input_id
@@ -20,10 +21,14 @@ from studio.jobs import Job, JobState
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
 from studio.store import installed_models
+from studio.stream import Stream
 from studio.worker import load_engine, run_job, take_over
 
 _WATCH_SECONDS = 0.1
 _IMAGE_FIELDS = ("init_image", "mask_image")
+
+OnError = Callable[[int, StudioError], object]
+"""Told of a request that could not be made: its position, from 0, and why."""
 
 
 class Studio:
@@ -56,22 +61,53 @@ class Studio:
         """The finished pictures."""
         return self._storage.gallery
 
+    @overload
     def generate(
-        self, request: GenerationRequest | str = "", *, progress: bool = True, **fields: Any
-    ) -> list[GalleryImage]:
-        """Make pictures and wait for them.
+        self, request: GenerationRequest | str | Mapping[str, Any] = "", *, progress: bool = True, **fields: Any
+    ) -> list[GalleryImage]: ...
+
+    @overload
+    def generate(
+        self,
+        request: Iterable[GenerationRequest | str | Mapping[str, Any]],
+        *,
+        progress: bool = True,
+        on_error: OnError | None = None,
+        **fields: Any,
+    ) -> Iterator[GalleryImage]: ...
+
+    def generate(
+        self,
+        request: GenerationRequest
+        | str
+        | Mapping[str, Any]
+        | Iterable[GenerationRequest | str | Mapping[str, Any]] = "",
+        *,
+        progress: bool = True,
+        on_error: OnError | None = None,
+        **fields: Any,
+    ) -> list[GalleryImage] | Iterator[GalleryImage]:
+        """Make pictures. One request: wait for them. Many: return an iterator that yields each as it is finished.
+
+        Of many requests a few are queued ahead, so an endless generator is fine; nothing runs until the first picture
+        is asked for. Leaving the loop early, or Ctrl-C, cancels what is queued.
 
         Args:
-            request: a prompt, or a whole request.
+            request: a prompt, a whole request or a mapping of its fields; or any iterable of these.
             progress: show a progress bar on standard error, if that is a terminal, or in the notebook.
-            fields: fields of GenerationRequest. `init_image` and `mask_image` may be Pillow images or files, and paths
-                may be strings.
+            on_error: for many requests: called with the position (from 0) and the error of each that is refused, fails
+                or is cancelled, at once. Without it, SomeFailed lists them after the last picture.
+            fields: fields of GenerationRequest; they win over the request's. `init_image` and `mask_image` may be
+                Pillow images or files, and paths may be strings.
 
         Raises:
             InvalidRequest: naming the field, before anything runs.
             GenerationFailed: with the reason in words; pictures made before the failure are in the gallery.
             Cancelled: somebody cancelled the job.
         """
+        if not isinstance(request, GenerationRequest | str | Mapping):
+            iter(request)  # what is neither is a mistake to be told now, not at the first picture
+            return self._stream(request, progress=progress, on_error=on_error, fields=fields)
         job = self.submit(self.request(request, **fields))
         is_hidden = not (progress and _is_watched())
         with tqdm(total=100, unit="%", disable=is_hidden, leave=False, bar_format=_BAR) as bar:
@@ -94,20 +130,46 @@ class Studio:
                 raise GenerationFailed(f"{job.error or 'the job failed'}{kept}")
         return images
 
-    def request(self, request: GenerationRequest | str = "", **fields: Any) -> GenerationRequest:
-        """Build a request from a prompt (or another request) and fields; images given as such are stored first.
+    def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
+        """Build a request from a prompt (another request, a mapping) and fields; images given as such are stored first.
 
         Raises:
             InvalidRequest: naming the field.
         """
+        match request:
+            case str():
+                base: Mapping[str, Any] = {"prompt": request}
+            case GenerationRequest():
+                base = request.model_dump()
+            case Mapping():
+                base = request
+            case _:
+                kinds = "a prompt, a GenerationRequest or a mapping of its fields"
+                raise InvalidRequest(f"a request must be {kinds}, got {request!r:.60}")
+        values = {**base, **fields}
         for name in _IMAGE_FIELDS:
-            given = fields.get(name)
+            given = values.get(name)
             if isinstance(given, str) and not is_input_id(given):
                 given = Path(given)
             if isinstance(given, Image.Image | Path | bytes):
-                fields[name] = self.inputs.put(given, field=name)
-        base = {"prompt": request} if isinstance(request, str) else request.model_dump()
-        return GenerationRequest.parse({**base, **fields})
+                values[name] = self.inputs.put(given, field=name)
+        return GenerationRequest.parse(values)
+
+    def check(self, request: GenerationRequest) -> None:
+        """Check a request against its model, as `submit` does.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        self._storage.expand(request.with_seeds())
+
+    def combinations(self, template: str) -> list[str]:
+        """Return every prompt that a template such as "a {red|blue} boat" can become.
+
+        Raises:
+            InvalidRequest: the template cannot be read, or there are more than 10,000.
+        """
+        return self._storage.templates().combinations(template)
 
     def submit(self, request: GenerationRequest, *, idempotency_key: str | None = None) -> Job:
         """Check a request against its model and put it in the queue; returns at once.
@@ -115,6 +177,7 @@ class Studio:
         Raises:
             InvalidRequest: naming the field.
         """
+        request = request.with_seeds()  # a template is checked with the seed it will run with
         self._storage.expand(request)
         return self._storage.jobs.submit(request, idempotency_key=idempotency_key)
 
@@ -157,6 +220,18 @@ class Studio:
         """
         return self._storage.jobs.cancel(job_id)
 
+    def resume(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again; it goes on where it stopped. Any other job stays as it is.
+
+        Raises:
+            NotFound: no such job.
+        """
+        return self._storage.jobs.resume(job_id)
+
+    def submitted(self, idempotency_keys: Collection[str]) -> set[str]:
+        """Return those of some idempotency keys that have a job."""
+        return self._storage.jobs.with_keys(idempotency_keys)
+
     def job(self, job_id: str) -> Job:
         """Return one job.
 
@@ -195,12 +270,31 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def work_off(self, *, stop: threading.Event) -> threading.Thread | None:
+        """Start working off the queue here until it is empty or `stop` is set; None where a worker is alive."""
+
+        def work(device: str) -> None:
+            while not stop.is_set() and (claimed := self._storage.jobs.claim(device)) is not None:
+                run_job(claimed, storage=self._storage, engine=self._engines[device], drain=stop)
+
+        return self._start(self.settings.devices, work, name="work-off")
+
     def _run_here(self, job: Job) -> threading.Thread | None:
         """Start running a job in this process if a device is free and the job is still to be had."""
-        for device in self.settings.devices:
+
+        def run(device: str) -> None:
+            claimed = self._storage.jobs.claim(device, job_id=job.id)
+            if claimed is not None:
+                run_job(claimed, storage=self._storage, engine=self._engines[device], drain=threading.Event())
+
+        devices = [one for one in self.settings.devices if job.state is JobState.QUEUED or job.device == one]
+        return self._start(devices, run, name=f"run-{job.id}")
+
+    def _start(self, devices: Iterable[str], work: Callable[[str], None], *, name: str) -> threading.Thread | None:
+        """Start a thread that works on the first free device while it holds its lock; None if there is none."""
+        for device in devices:
             lock = worker_lock(self.settings, device)
-            is_possible = job.state is JobState.QUEUED or job.device == device
-            if is_possible and lock.acquire(device=device):
+            if lock.acquire(device=device):
                 break
         else:
             return None
@@ -208,16 +302,37 @@ class Studio:
         def run() -> None:
             try:
                 take_over(self._storage, device)
-                claimed = self._storage.jobs.claim(device, job_id=job.id)
-                if claimed is not None:
-                    engine = self._engines[device]
-                    run_job(claimed, storage=self._storage, engine=engine, drain=threading.Event())
+                work(device)
             finally:
                 lock.release()
 
-        thread = threading.Thread(target=run, name=f"run-{job.id}", daemon=True)
+        thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         return thread
+
+    def _stream(
+        self, requests: Iterable[Any], *, progress: bool, on_error: OnError | None, fields: Mapping[str, Any]
+    ) -> Iterator[GalleryImage]:
+        failures: dict[int, StudioError] = {}
+        total = len(requests) if isinstance(requests, Sized) else None
+        with tqdm(total=total, unit="request", disable=not (progress and _is_watched()), leave=False) as bar:
+
+            def submit(item: Any) -> Job:
+                return self.submit(self.request(item, **fields))
+
+            def look(over: int, jobs: list[Job]) -> None:
+                bar.set_postfix_str(
+                    next((job.status for job in jobs if job.state is JobState.RUNNING), ""), refresh=False
+                )
+                bar.n = over
+                bar.refresh()
+
+            made = Stream(self, requests, submit, on_error=on_error or failures.__setitem__, on_look=look)
+            with closing(iter(made)) as pictures:
+                for _, image in pictures:
+                    yield image
+        if failures:
+            raise SomeFailed(failures)
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"

@@ -11,9 +11,10 @@ import os
 import re
 import shutil
 import threading
+import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +28,7 @@ MAX_INPUT_PIXELS = 64 * 10**6
 MAX_INPUT_SIDE = 16384
 MIN_INPUT_SIDE = 8
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP")
+_WAIT_SECONDS = 0.01
 
 
 class InputStore:
@@ -219,6 +221,16 @@ class ProcessLock:
     def release(self) -> None:
         """Free the lock."""
         self._lock.release()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait for the lock, and hold it for the block."""
+        while not self._try():
+            time.sleep(_WAIT_SECONDS)
+        try:
+            yield
+        finally:
+            self.release()
 
     def is_held(self) -> bool:
         """Whether a living process (this one included) holds the lock."""

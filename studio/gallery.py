@@ -4,10 +4,9 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from PIL import Image
 from pipelines.spec.engine import GeneratedImage
 from pipelines.spec.errors import NotFound, StorageError
 from pipelines.spec.request import ResolvedRequest
-from studio import metadata
+from studio import metadata, naming
 from studio.database import Database, image_table
-from studio.files import publish, temporary_suffix
+from studio.files import ProcessLock, publish, temporary_suffix
 from studio.jobs import Job, JobStore
 from studio.metadata import Record
 
@@ -78,9 +77,19 @@ class Gallery:
         outputs: folder with `images/` and `thumbnails/`.
         database: holds the index.
         jobs: asked, inside the transaction, whether the job still belongs to the writer.
+        filename_pattern: how new pictures are named; see `studio.naming`.
     """
 
-    def __init__(self, outputs: Path, database: Database, jobs: JobStore) -> None:
+    def __init__(
+        self,
+        outputs: Path,
+        database: Database,
+        jobs: JobStore,
+        *,
+        filename_pattern: str = naming.DEFAULT_PATTERN,
+    ) -> None:
+        self._pattern = filename_pattern
+        self._names_lock = outputs / "run" / "names.lock"
         self.images_dir = outputs / "images"
         self.thumbnails_dir = outputs / "thumbnails"
         self._database = database
@@ -94,25 +103,20 @@ class Gallery:
             ClaimLost: the job is no longer this worker's; nothing becomes visible.
         """
         record = Record(job.id, generated.index, time.time(), generated.request, generated.provenance)
-        name = _name(job, generated)
-        path = self.images_dir / name
-        temporary = f".{path.name}{temporary_suffix(job.device or '')}"
         buffer = io.BytesIO()
         metadata.save(generated.image, buffer, record, output_format=generated.request.output_format)
         data = buffer.getvalue()
+        with self._name(job, generated) as name:
+            path = self.images_dir / name
+            self._publish(path, generated, data, temporary=f".{path.name}{temporary_suffix(job.device or '')}")
         try:
-            self._write_thumbnail(generated.image, name, temporary=temporary)
-            publish(path, lambda file: file.write(data), temporary=temporary)
             with self._database.write() as connection:
                 self._jobs.assert_ours(connection, job)
                 row = _row(record, name, data)
                 connection.execute(sa.delete(image_table).where(*_same(row)))  # a rebuild may have found the file first
                 return self._image(connection.execute(sa.insert(image_table).values(row).returning(image_table)).one())
         except StorageError:
-            with suppress(OSError):
-                path.unlink()
-            with suppress(OSError):
-                self._thumbnail(name).unlink()
+            self._unlink(path)
             raise
 
     def made(self, job: Job) -> set[int]:
@@ -196,6 +200,56 @@ class Gallery:
                 connection.execute(sa.insert(image_table).values(row))
         return Rebuilt(found=len(names), added=len(rows), removed=len(gone), unreadable=tuple(unreadable))
 
+    @contextmanager
+    def _name(self, job: Job, generated: GeneratedImage) -> Iterator[str]:
+        """Find folder and file name; the same job and index always give the same, so that a second try replaces.
+
+        Names that may be taken are found and written under a lock, and get a number if somebody else's is in the way.
+        """
+        named = naming.Named(generated, job.id, job.request.num_images, job.created_at)
+        stem = naming.relative_path(self._pattern, named)
+        suffix = _SUFFIXES[generated.request.output_format]
+        if self._pattern == naming.DEFAULT_PATTERN:
+            yield f"{stem}{suffix}"
+            return
+        with ProcessLock(self._names_lock).held():
+            yield f"{self._free(stem, owner=(job.id, generated.index))}{suffix}"
+
+    def _free(self, stem: str, *, owner: tuple[str, int]) -> str:
+        """Return the stem, or one with a number, under which no picture but the owner's stands in any format.
+
+        Names that differ only in case are the same to some file systems, and so they are here.
+        """
+        query = sa.select(image_table.c.path, image_table.c.job_id, image_table.c.index)
+        with self._database.read() as connection:
+            rows = connection.execute(query.where(image_table.c.path.istartswith(stem, autoescape=True))).all()
+        owners: dict[str, tuple[str, int] | None] = {row.path: (row.job_id, row[2]) for row in rows}
+        folder = (self.images_dir / stem).parent
+        for path in folder.iterdir() if folder.is_dir() else ():
+            name = path.relative_to(self.images_dir).as_posix()
+            if name not in owners and _is_numbered(name, stem):
+                owners[name] = _owner(path)
+        taken = {path.rpartition(".")[0]: whose for path, whose in owners.items() if _is_numbered(path, stem)}
+        if ours := [name for name, whose in taken.items() if whose == owner]:
+            return ours[0]
+        if not any(name.casefold() == stem.casefold() for name in taken):
+            return stem
+        return f"{stem}-{max([1, *(int(name[len(stem) + 1 :] or 1) for name in taken)]) + 1}"
+
+    def _publish(self, path: Path, generated: GeneratedImage, data: bytes, *, temporary: str) -> None:
+        name = path.relative_to(self.images_dir).as_posix()
+        try:
+            self._write_thumbnail(generated.image, name, temporary=temporary)
+            publish(path, lambda file: file.write(data), temporary=temporary)
+        except StorageError:
+            self._unlink(path)
+            raise
+
+    def _unlink(self, path: Path) -> None:
+        for file in (path, self._thumbnail(path.relative_to(self.images_dir).as_posix())):
+            with suppress(OSError):
+                file.unlink()
+
     def _write_thumbnail(self, image: Image.Image, name: str, *, temporary: str | None = None) -> None:
         small = image.copy()
         small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
@@ -229,11 +283,18 @@ class Gallery:
         )
 
 
-def _name(job: Job, generated: GeneratedImage) -> str:
-    """Return folder and file name; the same job and index always give the same, so that a second try replaces."""
-    day = datetime.fromtimestamp(job.created_at).astimezone().date()
-    suffix = _SUFFIXES[generated.request.output_format]
-    return f"{day}/{generated.request.seed}-{job.id}-{generated.index:02d}{suffix}"
+def _is_numbered(name: str, stem: str) -> bool:
+    """Whether a picture's path is this stem, or this stem with a number, in any format."""
+    pattern = rf"{re.escape(stem.casefold())}(-[0-9]{{1,9}})?({'|'.join(map(re.escape, _SUFFIXES.values()))})"
+    return re.fullmatch(pattern, name.casefold()) is not None
+
+
+def _owner(path: Path) -> tuple[str, int] | None:
+    try:
+        record = metadata.read(path)
+    except NotFound:
+        return None
+    return record.job_id, record.index
 
 
 def _same(row: Mapping[str, Any]) -> tuple[sa.ColumnElement[bool], ...]:

@@ -18,6 +18,7 @@ from pipelines.spec.request import GenerationRequest
 from studio.database import Database, job_table
 
 _FENCE_LOST = "this job is no longer ours"
+_KEYS_AT_ONCE = 500
 
 
 class JobState(StrEnum):
@@ -195,6 +196,30 @@ class JobStore:
                 .values(cancel_requested=True)
             )
         return self.get(job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again; what it has made stays made. Any other job stays as it is.
+
+        Raises:
+            NotFound: no job has this id.
+        """
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(job_table)
+                .where(_is(job_id), job_table.c.state.in_({JobState.FAILED, JobState.CANCELLED}))
+                .values(
+                    state=JobState.QUEUED, cancel_requested=False, error=None, finished_at=None, worker_deaths=0, step=0
+                )
+            )
+        return self.get(job_id)
+
+    def with_keys(self, idempotency_keys: Collection[str]) -> set[str]:
+        """Return those of some idempotency keys that have a job."""
+        column, keys = job_table.c.idempotency_key, list(idempotency_keys)
+        parts = [keys[start : start + _KEYS_AT_ONCE] for start in range(0, len(keys), _KEYS_AT_ONCE)]
+        queries = [sa.select(column).where(column.in_(part)) for part in parts]
+        with self._database.read() as connection:
+            return {key for query in queries for key in connection.execute(query).scalars()}
 
     # What workers do.
 

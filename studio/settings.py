@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from pipelines.spec.errors import InvalidRequest
+from studio import naming
 
 _PROJECT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,9 @@ class Settings(BaseModel):
         default=("auto",), min_length=1, description="One worker process each: auto, cpu, cuda:0 …"
     )
     default_model: str = Field(default="pocket", description="The model of a request that names none.")
+    filename_pattern: str = Field(
+        default=naming.DEFAULT_PATTERN, max_length=500, description="How pictures are named, in A1111's tokens."
+    )
     max_worker_deaths: int = Field(
         default=2, ge=1, description="A job that was running at so many worker deaths fails."
     )
@@ -57,6 +61,12 @@ class Settings(BaseModel):
             if devices.count(device) > 1:
                 raise ValueError(f"names {device} twice; one worker runs on each")
         return devices
+
+    @field_validator("filename_pattern")
+    @classmethod
+    def _pattern_names_files(cls, pattern: str) -> str:
+        naming.check(pattern)
+        return pattern
 
     @property
     def is_private(self) -> bool:

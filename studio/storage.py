@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
@@ -17,6 +17,9 @@ from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
 from studio.store import find_model
+
+if TYPE_CHECKING:
+    from studio.prompts import Templates
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Storage:
             raise StorageError(f"cannot make the folder {outputs}: {error.strerror}") from error
         database = Database(settings.database_url)
         jobs = JobStore(database)
-        return cls(settings, database, InputStore(outputs / "inputs"), jobs, Gallery(outputs, database, jobs))
+        gallery = Gallery(outputs, database, jobs, filename_pattern=settings.filename_pattern)
+        return cls(settings, database, InputStore(outputs / "inputs"), jobs, gallery)
 
     def expand(self, request: GenerationRequest) -> tuple[Model, tuple[ResolvedRequest, ...]]:
         """Return the model and one resolved request per image; refuses what cannot work. Loads nothing.
@@ -60,8 +64,29 @@ class Storage:
             if request.mask_image is not None:
                 self.inputs.path(request.mask_image)
         resolved = resolve(request, model, input_size=input_size)
-        metadata.check_room(resolved[0])
+        if request.is_template:
+            resolved = self._expand_template(request.prompt, resolved)
+        for distinct in {one.prompt: one for one in resolved}.values():
+            metadata.check_room(distinct)
         return model, resolved
+
+    def templates(self) -> "Templates":
+        """Read the word lists of the folder `wildcards`.
+
+        Raises:
+            InvalidRequest: one cannot be read.
+        """
+        from studio.prompts import Templates  # a tenth of a second, and most prompts are no template
+
+        return Templates(self.settings.home / "wildcards")
+
+    def _expand_template(self, template: str, resolved: tuple[ResolvedRequest, ...]) -> tuple[ResolvedRequest, ...]:
+        seeds = [one.seed if one.variation_seed is None else one.variation_seed for one in resolved]
+        prompts = self.templates().expand(template, seeds=seeds)
+        return tuple(
+            one.model_copy(update={"prompt": prompt, "template": template})
+            for one, prompt in zip(resolved, prompts, strict=True)
+        )
 
     def open_inputs(self, request: GenerationRequest, model: Model) -> Inputs:
         """Open the images that a request names."""

@@ -166,11 +166,13 @@ def test_readme_python_runs(block: str, newcomer: dict[str, str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("line", _commands())
 def test_readme_commands_run(line: str, newcomer: dict[str, str], tmp_path: Path) -> None:
-    """Placeholders of the README (a picture of the user's, a picture made earlier) are made first."""
+    """Placeholders of the README (a picture of the user's, a picture made earlier, its own texts) are made first."""
     with Studio(Settings(home=Path(newcomer["STUDIO_HOME"]))) as opened:
         made = opened.gallery.page(limit=1) or opened.generate("a boat", num_inference_steps=2, progress=False)
     arguments = shlex.split(line.replace("python launch.py", "studio").replace(" --watch", ""))
     shutil.copy(made[0].path, tmp_path / "car.png")
+    for text in _blocks("text"):
+        (tmp_path / text.partition("\n")[0].removeprefix("# ")).write_text(text)
     arguments = [str(made[0].path) if argument.startswith("outputs/images/") else argument for argument in arguments]
 
     result = subprocess.run(

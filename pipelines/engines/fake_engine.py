@@ -35,5 +35,5 @@ class FakeEngine:
 
 def _draw(request: ResolvedRequest) -> Image.Image:
     """Return an 8×8 pattern from the hash of the request, enlarged to its size."""
-    pattern = hashlib.shake_256(request.model_dump_json().encode()).digest(8 * 8 * 3)
+    pattern = hashlib.shake_256(request.model_dump_json(exclude={"template"}).encode()).digest(8 * 8 * 3)
     return Image.frombytes("RGB", (8, 8), pattern).resize((request.width, request.height), Image.Resampling.BICUBIC)

@@ -8,9 +8,12 @@ StudioError
 ├── GenerationFailed      the job ran and ended without a picture (HTTP 500, exit code 1)
 │   ├── ModelError        the model's files cannot be read or are not what they claim
 │   ├── OutOfMemory       the device could not hold it, even in reduced-memory mode
-│   └── NotANumber        the model produced NaN or infinity, even in float32
+│   ├── NotANumber        the model produced NaN or infinity, even in float32
+│   └── SomeFailed        of many requests, some were refused or failed; the others were made
 └── Cancelled             the user asked to stop (exit code 130)
 """
+
+from collections.abc import Mapping
 
 
 class StudioError(Exception):
@@ -56,6 +59,21 @@ class OutOfMemory(GenerationFailed):
 
 class NotANumber(GenerationFailed):
     """The model produced NaN or infinity."""
+
+
+class SomeFailed(GenerationFailed):
+    """Of many requests, some could not be made. It is raised once all others are.
+
+    Args:
+        failures: what went wrong, by the position of the request, from 0.
+    """
+
+    def __init__(self, failures: Mapping[int, StudioError]) -> None:
+        self.failures = failures
+        first = "\n".join(f"request {position}: {error}" for position, error in list(failures.items())[:10])
+        more = f"\nand {len(failures) - 10} more" if len(failures) > 10 else ""
+        count = "1 request" if len(failures) == 1 else f"{len(failures)} requests"
+        super().__init__(f"{count} failed, the others were made:\n{first}{more}")
 
 
 class Cancelled(StudioError):

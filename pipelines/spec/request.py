@@ -5,6 +5,7 @@ OpenAPI, command-line help, browser hints and error messages are all read from t
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -51,6 +52,7 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
 """What other programs call a field: never accepted, but told to who tries it."""
 
 InputId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_TEMPLATE = re.compile(r"\{[^{}]*\}|__\S+?__")
 OutputFormat = Literal["png", "jpeg", "webp"]
 Emphasis = Literal["a1111", "no_norm", "comfy"]
 NoiseSource = Literal["cpu", "device", "nv"]
@@ -199,8 +201,14 @@ class GenerationRequest(_Frozen):
         description="How many pictures; image i uses seed + i, or variation_seed + i.",
     )
     output_format: OutputFormat = Field(default="png", description="File format. Only png is lossless.")
+    template: str | None = Field(
+        default=None,
+        max_length=MAX_PROMPT_CHARACTERS,
+        description="What the prompt was made from, kept as a note. With it the prompt is taken as it stands; without "
+        "it {a|b} and __wildcards__ are expanded.",
+    )
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("prompt", "negative_prompt", "template")
     @classmethod
     def _text_holds_no_nul(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None and "\0" in text:
@@ -229,6 +237,11 @@ class GenerationRequest(_Frozen):
         except ValidationError as error:
             raise explained(error, cls, other_names=OTHER_NAMES) from error
 
+    @property
+    def is_template(self) -> bool:
+        """Whether the prompt is still to be expanded; a brace without its partner is text."""
+        return self.template is None and _TEMPLATE.search(self.prompt) is not None
+
     def with_seeds(self) -> Self:
         """Return the same request with drawn seeds where none were asked."""
         wanted = ["seed", "variation_seed"] if self.variation_strength else ["seed"]
@@ -239,7 +252,8 @@ class GenerationRequest(_Frozen):
 class ResolvedRequest(_Frozen):
     """One picture, exactly as it will run: nothing is left to a default.
 
-    What is None here is not used: images and strength by the task, a variation, another size of the seed, a limit.
+    What is None here is not used: images and strength by the task, a variation, another size of the seed, a limit, the
+    template where the prompt came from none.
     """
 
     prompt: str
@@ -277,6 +291,7 @@ class ResolvedRequest(_Frozen):
     noise_source: NoiseSource
     eta_noise_seed_delta: int
     output_format: OutputFormat
+    template: str | None = None
 
     def asked(self) -> GenerationRequest:
         """Return the request that makes exactly this picture again.

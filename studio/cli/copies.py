@@ -3,10 +3,11 @@
 import os
 import shutil
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
@@ -71,6 +72,30 @@ class Copies:
         target = self._output / image.path.name if self._format is None else self._target(image.index, num_images)
         with image.path.open("rb") as picture:
             publish(target, lambda file: shutil.copyfileobj(picture, file))
+        return target
+
+    def put_beside(self, image: "GalleryImage") -> Path:
+        """Copy a picture into the folder; another file of that name is kept, and an equal one is not written again.
+
+        Raises:
+            NotFound: the picture's file is gone.
+            StorageError: the disk refused.
+        """
+        from studio.files import publish
+
+        try:
+            data = image.path.read_bytes()
+        except FileNotFoundError as error:
+            raise NotFound(f"the file of picture {image.id} is gone: {image.path}") from error
+        for number in count(1):
+            target = self._output / (
+                image.path.name if number == 1 else f"{image.path.stem}-{number}{image.path.suffix}"
+            )
+            if not target.exists():
+                publish(target, lambda file: file.write(data))
+                break
+            if target.is_file() and target.read_bytes() == data:
+                break
         return target
 
     def _target(self, index: int, num_images: int) -> Path:

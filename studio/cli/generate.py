@@ -61,7 +61,7 @@ def generate(
     if copies is not None:
         fields = copies.with_format(fields)
     with Studio(settings) as studio:
-        _keep_log(settings)
+        keep_log(settings)
         request = studio.request(_read(prompt), **fields)
         if copies is not None:
             copies.check(request.num_images)
@@ -69,13 +69,13 @@ def generate(
         for image in studio.gallery.of_job(job.id):  # those made before a failure too
             path = image.path if copies is None else copies.put(image, num_images=request.num_images)
             if as_json:
-                print_json(_described(image, path))
+                print_json(described(image, path))
             else:
                 typer.echo(str(path))
         studio.result(job)
 
 
-def _keep_log(settings: Settings) -> None:
+def keep_log(settings: Settings) -> None:
     """Send what a job in this process has to say where a worker's log is; the file is made when something is said."""
     path = settings.outputs_dir / "logs" / "command.log"
     try:
@@ -114,7 +114,8 @@ def _run(studio: "Studio", request: GenerationRequest) -> "Job":
             shown.close()
 
 
-def _described(image: "GalleryImage", path: Path) -> dict[str, Any]:
+def described(image: "GalleryImage", path: Path) -> dict[str, Any]:
+    """Return what --json says of a picture."""
     return {
         "id": image.id,
         "path": str(path),

@@ -1,6 +1,8 @@
 """A job's progress on standard error: a bar where somebody watches, a line now and then where it goes to a file."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import typer
@@ -22,6 +24,24 @@ class Progress(Protocol):
 def progress() -> Progress:
     """Return what suits standard error."""
     return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+class BatchProgress(Protocol):
+    """Shows many jobs while they are waited for."""
+
+    def show(self, over: int, jobs: "list[Job]") -> None:
+        """Show how many are over, and those that are not."""
+
+    def aside(self) -> AbstractContextManager[object]:
+        """Make room for a line on the terminal."""
+
+    def close(self) -> None:
+        """Leave the screen in order."""
+
+
+def batch_progress(total: int) -> BatchProgress:
+    """Return a bar where somebody watches; elsewhere the finished pictures say it all."""
+    return _BatchBar(total) if sys.stderr.isatty() else _Silent()
 
 
 class _Bar:
@@ -59,6 +79,45 @@ class _Lines:
         if job.stage != self._shown:
             typer.echo(f"job {job.id}: {job.stage}", err=True)
             self._shown = job.stage
+
+    def close(self) -> None:
+        pass
+
+
+class _BatchBar:
+    """A bar over all jobs, with what the running one does."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
+        self._task = self._bar.add_task("", total=total)
+        self._bar.start()
+
+    def show(self, over: int, jobs: "list[Job]") -> None:
+        running = next((job.status for job in jobs if str(job.state) == "running"), "")
+        self._bar.update(self._task, completed=over, description=running)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        self._bar.stop()
+        yield
+        self._bar.start()
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+class _Silent:
+    """Nothing."""
+
+    def show(self, over: int, jobs: "list[Job]") -> None:
+        pass
+
+    def aside(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def close(self) -> None:
         pass

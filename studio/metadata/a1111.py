@@ -81,6 +81,7 @@ def _inpaint(request: ResolvedRequest) -> list[_Pair]:
 
 def _options(request: ResolvedRequest) -> list[_Pair]:
     return [
+        ("Template", request.template),
         ("Emphasis", _EMPHASIS[request.emphasis]),
         ("Eta", None if request.eta == SCHEDULERS[request.scheduler].eta else _number(request.eta)),
         ("Sigma churn", _number(request.s_churn) if request.s_churn else None),

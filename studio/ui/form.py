@@ -55,6 +55,7 @@ LABELS: Mapping[str, str] = {
     "eta_noise_seed_delta": "Seed delta (ENSD)",
     "num_images": "Images",
     "output_format": "Format",
+    "template": "Template",
 }
 SHAPES: Mapping[str, float] = {"Square": 1, "Portrait": 2 / 3, "Landscape": 3 / 2, "Wide": 16 / 9}
 """Width divided by height."""
@@ -90,6 +91,7 @@ _ALWAYS: Mapping[str, str] = {
     "s_tmax": "no limit",
     "seed_resize_width": "as the picture",
     "seed_resize_height": "as the picture",
+    "template": "",
 }
 """What an empty widget means, or might hold, with every model."""
 

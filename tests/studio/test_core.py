@@ -167,7 +167,7 @@ def test_a_cancelled_job_says_what_was_made_and_kept(slow: Studio) -> None:
         if job.image_index == 1:
             slow.cancel(job.id)
 
-    job = slow.submit(GenerationRequest(prompt="a boat", num_inference_steps=8, num_images=4))
+    job = slow.submit(GenerationRequest(prompt="a boat", num_inference_steps=40, num_images=4))
     job = slow.wait(job.id, on_update=cancel_the_second)
     assert (job.state, job.images_made) == (JobState.CANCELLED, 1)
     with pytest.raises(Cancelled, match="was cancelled; 1 of 4 images were made and are kept"):

@@ -141,7 +141,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
                 ("mask_blur_x", "mask_blur_y"),
             )
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-        _place_rows(form, ("scheduler", "noise_schedule"), ("clip_skip", "emphasis"), ("output_format",))
+        _place_rows(form, ("scheduler", "noise_schedule"), ("clip_skip", "emphasis"), ("output_format", "template"))
         with gr.Accordion("Seed and noise", open=False, elem_id="noise"):
             _place_rows(
                 form,

@@ -212,6 +212,7 @@ REQUESTS = st.builds(
     variation_strength=st.floats(0, 1),
     seed_resize_width=st.none() | SIDES,
     seed_resize_height=st.none() | SIDES,
+    template=st.none() | TEXTS,
     noise_source=st.sampled_from(["cpu", "device", "nv"]),
     eta_noise_seed_delta=st.integers(0, 2**31 - 1),
 )

@@ -74,6 +74,7 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
         "noise_source": "nv",
         "eta_noise_seed_delta": 31337,
         "output_format": "webp",
+        "template": "a {boat|car}",
     }
     options = [
         f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={value}"

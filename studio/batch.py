@@ -1,0 +1,154 @@
+"""Batch files: lines of JSON, CSV or text -> the fields of one request each. What they mean is not known here."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import PurePath
+from typing import Any
+
+from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.request import OTHER_NAMES, bounds, field_names
+
+
+class Format(StrEnum):
+    """How a batch file is written."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+    TEXT = "text"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: what it asks, or why it cannot be read."""
+
+    number: int
+    """From 1, as editors count."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    error: InvalidRequest | None = None
+
+
+FORMATS: Mapping[str, Format] = {
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".csv": Format.CSV,
+    ".txt": Format.TEXT,
+}
+"""Ending of a file name -> format."""
+
+_OPTION = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:=|(?=\s)|$)")
+_READS: Mapping[str, Callable[[str], Any]] = {
+    "integer": int,
+    "number": float,
+    "array": json.loads,
+    "object": json.loads,
+}
+_WORDS: Mapping[str, str] = {"integer": "a whole number", "number": "a number"}
+
+
+def guess_format(name: str, text: str) -> Format:
+    """Return the format that a file's name promises, else JSON lines if it starts with one, else text."""
+    if known := FORMATS.get(PurePath(name).suffix.lower()):
+        return known
+    try:
+        first = json.loads(next(iter(text.strip().splitlines()), ""))
+    except ValueError:
+        return Format.TEXT
+    return Format.JSONL if isinstance(first, dict) else Format.TEXT
+
+
+def read(text: str, kind: Format) -> list[Line]:
+    """Return the lines that ask something, in order. Those that cannot be read carry the error."""
+    return list(_READERS[kind](text))
+
+
+def _read_jsonl(text: str) -> Iterator[Line]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            way_out = 'write one JSON object a line, such as {"prompt": "a boat"}'
+            yield Line(number, error=InvalidRequest(f"is not JSON: {error}; {way_out}"))
+            continue
+        if isinstance(fields, dict):
+            yield Line(number, fields)
+        else:
+            yield Line(number, error=InvalidRequest(f"must be a JSON object with a request's fields, got {line:.60}"))
+
+
+def _read_csv(text: str) -> Iterator[Line]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="")
+    try:
+        unknown = [name for name in reader.fieldnames or () if name not in field_names()]
+        if unknown:
+            yield Line(1, error=_unknown(unknown[0], "column"))
+            return
+        for row in reader:
+            if "" in row:
+                message = f"has more cells than the header's {len(reader.fieldnames or ())}; quote cells with commas"
+                yield Line(reader.line_num, error=InvalidRequest(message))
+            elif any(row.values()):
+                yield _typed(reader.line_num, {name: cell for name, cell in row.items() if cell})
+    except csv.Error as error:
+        yield Line(reader.line_num, error=InvalidRequest(f"is not CSV: {error}"))
+
+
+def _read_text(text: str) -> Iterator[Line]:
+    """Read a prompt a line, then options: "a boat --seed 7". Lines that start with # are comments."""
+    for number, line in enumerate(re.split(r"\r\n?|\n", text), 1):
+        if line.strip() and not line.startswith("#"):
+            yield _with_options(number, line.strip())
+
+
+def _with_options(number: int, line: str) -> Line:
+    options = list(_OPTION.finditer(line))
+    ends = [*(option.start() for option in options), len(line)]
+    prompt = line[: ends[0]].strip()
+    fields = {"prompt": prompt} if prompt else {}
+    for option, end in zip(options, ends[1:], strict=True):
+        name = option[1].replace("-", "_")
+        value = _unquoted(line[option.end() : end].strip())
+        if name not in field_names():
+            return Line(number, error=_unknown(name, "option"))
+        if name in fields:
+            return Line(number, error=InvalidRequest(f"{name} is given twice; leave one out", field=name))
+        if not value:
+            return Line(number, error=InvalidRequest(f"{name} has no value; write --{option[1]} VALUE", field=name))
+        fields[name] = value
+    return _typed(number, fields)
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _typed(number: int, fields: Mapping[str, str]) -> Line:
+    """Read each text as what its field holds."""
+    values: dict[str, Any] = {}
+    for name, text in fields.items():
+        kind = bounds(name).get("type", "")
+        try:
+            values[name] = _READS.get(kind, str)(text)
+        except ValueError:
+            message = f"{name} must be {_WORDS.get(kind, 'JSON')}, got {text!r:.60}"
+            return Line(number, error=InvalidRequest(message, field=name))
+    return Line(number, values)
+
+
+def _unknown(name: str, what: str) -> InvalidRequest:
+    ours = OTHER_NAMES.get(name)
+    way_out = f"say {ours}" if ours else f"there are {', '.join(field_names())}"
+    return InvalidRequest(f"{name!r:.60} is no {what} of a request; {way_out}")
+
+
+_READERS: Mapping[Format, Callable[[str], Iterator[Line]]] = {
+    Format.JSONL: _read_jsonl,
+    Format.CSV: _read_csv,
+    Format.TEXT: _read_text,
+}

@@ -1,0 +1,152 @@
+"""Many requests, one after the other: a few jobs ahead in the queue, pictures as they finish, failures told apart.
+
+Knows a Studio by what it is given of it; where requests come from and where pictures go is not its business.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from pipelines.spec.errors import StudioError
+from studio.gallery import Gallery, GalleryImage
+from studio.jobs import Job, JobState
+
+AHEAD = 8
+"""So many jobs are queued or running at a time, however many requests there are."""
+_LOOK_SECONDS = 0.1
+_CANCEL_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+class Making(Protocol):
+    """The part of a Studio that is needed here."""
+
+    @property
+    def gallery(self) -> Gallery:
+        """The finished pictures."""
+
+    def job(self, job_id: str) -> Job:
+        """Return one job."""
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job."""
+
+    def result(self, job: Job) -> list[GalleryImage]:
+        """Return a finished job's pictures, or raise why there are none."""
+
+    def work_off(self, *, stop: threading.Event) -> threading.Thread | None:
+        """Start working off the queue in this process, unless a worker is alive."""
+
+
+@dataclass
+class _Asked:
+    job: Job
+    seen: int = 0
+    """Pictures already handed on."""
+
+
+class Stream(Generic[T]):
+    """Yields pictures as they finish, each with the position of its request, from 0.
+
+    Closing the iterator, or Ctrl-C, cancels what is still queued or running.
+
+    Args:
+        studio: makes the pictures.
+        items: requests in any form; read only as far as they can be queued, so they may have no end.
+        submit: turns an item into a job.
+        on_error: told of each request that was refused, failed or was cancelled; the others go on.
+        on_look: told about ten times a second how many requests are over, and of the jobs that are not.
+    """
+
+    def __init__(
+        self,
+        studio: Making,
+        items: Iterable[T],
+        submit: Callable[[T], Job],
+        *,
+        on_error: Callable[[int, StudioError], object],
+        on_look: Callable[[int, list[Job]], object],
+    ) -> None:
+        self._studio = studio
+        self._items = enumerate(items)
+        self._submit = submit
+        self._on_error = on_error
+        self._on_look = on_look
+        self._asked: dict[int, _Asked] = {}
+        self._over = 0
+
+    def __iter__(self) -> Generator[tuple[int, GalleryImage], None, None]:
+        stop, local = threading.Event(), None
+        try:
+            while self._fill():
+                self._on_look(self._over, self._jobs())
+                if local is None or not local.is_alive():
+                    local = self._studio.work_off(stop=stop)
+                over = self._over
+                for position, one in list(self._asked.items()):
+                    yield from self._new_pictures(position, one)
+                if self._over == over:
+                    _wait(local)
+            self._on_look(self._over, [])
+        finally:
+            stop.set()
+            _cancel(self._studio, self._jobs())
+            if local is not None:
+                local.join()
+
+    def _fill(self) -> bool:
+        """Queue as many as may be ahead; return whether there is anything to wait for."""
+        while len(self._asked) < AHEAD:
+            for position, item in self._items:
+                try:
+                    self._asked[position] = _Asked(self._submit(item))
+                except StudioError as error:
+                    self._end(position, error)
+                break
+            else:
+                break
+        return bool(self._asked)
+
+    def _new_pictures(self, position: int, one: _Asked) -> Iterator[tuple[int, GalleryImage]]:
+        """Yield what a job has made since the last look, and take leave of it if it is over."""
+        one.job = self._studio.job(one.job.id)
+        if one.job.state is JobState.QUEUED and not one.job.attempt:
+            return
+        for image in self._studio.gallery.of_job(one.job.id)[one.seen :]:
+            one.seen += 1
+            yield position, image
+        if one.job.is_finished:
+            try:
+                self._studio.result(one.job)
+            except StudioError as error:
+                self._end(position, error)
+            else:
+                self._end(position, None)
+
+    def _end(self, position: int, error: StudioError | None) -> None:
+        self._asked.pop(position, None)
+        self._over += 1
+        if error is not None:
+            self._on_error(position, error)
+
+    def _jobs(self) -> list[Job]:
+        return [one.job for one in self._asked.values()]
+
+
+def _wait(local: threading.Thread | None) -> None:
+    if local is None:
+        time.sleep(_LOOK_SECONDS)
+    else:
+        local.join(_LOOK_SECONDS)
+
+
+def _cancel(studio: Making, jobs: list[Job]) -> None:
+    """Cancel jobs, and give the workers of running ones a moment to notice."""
+    running = [job for job in jobs if not studio.cancel(job.id).is_finished]
+    deadline = time.monotonic() + _CANCEL_SECONDS
+    while running and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+        running = [job for job in running if not studio.job(job.id).is_finished]

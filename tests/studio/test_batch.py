@@ -1,0 +1,90 @@
+"""Every format of batch files, and what cannot be read in them: the line, the field, the value, the way out."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studio.batch import Format, guess_format, read
+
+
+def asked(text: str, kind: Format) -> list[tuple[int, Any]]:
+    return [(line.number, str(line.error) if line.error else dict(line.fields)) for line in read(text, kind)]
+
+
+def test_json_lines_are_taken_as_they_are() -> None:
+    text = '{"prompt": "a boat\\n", "seed": 7}\n\n{"guidance_scale": 2}\r\n'
+
+    assert asked(text, Format.JSONL) == [(1, {"prompt": "a boat\n", "seed": 7}), (3, {"guidance_scale": 2})]
+
+
+def test_csv_cells_are_read_as_their_field_holds_them() -> None:
+    text = 'prompt,seed,guidance_scale,negative_prompt\r\n"a, ""b""\nc",7,2.5,\r\n,,,\r\nd,,,fog\r\n'
+
+    assert asked(text, Format.CSV) == [
+        (3, {"prompt": 'a, "b"\nc', "seed": 7, "guidance_scale": 2.5}),
+        (5, {"prompt": "d", "negative_prompt": "fog"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ("a boat", {"prompt": "a boat"}),
+        ("a boat --seed 7 --num-inference-steps=20", {"prompt": "a boat", "seed": 7, "num_inference_steps": 20}),
+        ("it's a -- boat - (x:1.2), 50%", {"prompt": "it's a -- boat - (x:1.2), 50%"}),
+        ("a --negative-prompt fog, rain --width 64", {"prompt": "a", "negative_prompt": "fog, rain", "width": 64}),
+        ('--prompt "a boat" --seed 1', {"prompt": "a boat", "seed": 1}),
+        ("a --guidance_scale 2", {"prompt": "a", "guidance_scale": 2.0}),
+        (r"a --init-image C:\my pictures\in.png", {"prompt": "a", "init_image": r"C:\my pictures\in.png"}),
+    ],
+)
+def test_a_line_of_text_is_a_prompt_and_options(line: str, fields: dict[str, Any]) -> None:
+    assert asked(f"# a comment\n\n{line}\n", Format.TEXT) == [(3, fields)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "number", "words"),
+    [
+        (Format.JSONL, "{}\n{", 2, ["is not JSON", "one JSON object a line"]),
+        (Format.JSONL, "[1]", 1, ["JSON object", "[1]"]),
+        (Format.CSV, "prompt,steps\na,1\n", 1, ["'steps'", "num_inference_steps"]),
+        (Format.CSV, "prompt,colour\na,1\n", 1, ["'colour'", "negative_prompt"]),
+        (Format.CSV, "prompt\na, b\n", 2, ["more cells", "quote"]),
+        (Format.CSV, "prompt,seed\na,x\n", 2, ["seed", "whole number", "'x'"]),
+        (Format.TEXT, "a --steps 20", 1, ["'steps'", "num_inference_steps"]),
+        (Format.TEXT, "a --ar 16:9", 1, ["'ar'", "there are prompt"]),
+        (Format.TEXT, "a --seed", 1, ["seed has no value", "--seed VALUE"]),
+        (Format.TEXT, "a --seed 1 --seed 2", 1, ["seed is given twice"]),
+        (Format.TEXT, "a --guidance-scale high", 1, ["guidance_scale", "a number", "'high'"]),
+    ],
+)
+def test_a_line_that_cannot_be_read_says_why(kind: Format, text: str, number: int, words: list[str]) -> None:
+    bad = [line for line in read(text, kind) if line.error]
+
+    assert [line.number for line in bad] == [number]
+    assert all(word in str(bad[0].error) for word in words), str(bad[0].error)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("a.jsonl", "", Format.JSONL),
+        ("A.NDJSON", "", Format.JSONL),
+        ("a.csv", "{}", Format.CSV),
+        ("a.txt", "{}", Format.TEXT),
+        ("-", '\n{"prompt": "a"}\n', Format.JSONL),
+        ("-", "{a|b} boat", Format.TEXT),
+        ("-", "", Format.TEXT),
+    ],
+)
+def test_the_format_follows_from_name_and_text(name: str, text: str, kind: Format) -> None:
+    assert guess_format(name, text) is kind
+
+
+@given(st.text(max_size=80), st.sampled_from(Format))
+def test_any_text_is_read_or_refused_line_by_line(text: str, kind: Format) -> None:
+    lines = read(text, kind)
+
+    assert all(1 <= line.number <= text.count("\n") + text.count("\r") + 1 for line in lines)
