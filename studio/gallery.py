@@ -25,7 +25,7 @@ from studio.jobs import Job, JobStore
 from studio.metadata import Record
 
 THUMBNAIL_SIDE = 256
-_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
 
 
 @dataclass(frozen=True)

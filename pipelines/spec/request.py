@@ -52,7 +52,7 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
 """What other programs call a field: never accepted, but told to who tries it."""
 
 InputId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-OutputFormat = Literal["png", "jpeg", "webp"]
+OutputFormat = Literal["png", "jpeg", "webp", "avif"]
 
 
 class Task(StrEnum):

@@ -24,7 +24,7 @@ from studio.storage import Storage
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
 
-FORMATS = ["png", "jpeg", "webp"]
+FORMATS = ["png", "jpeg", "webp", "avif"]
 PICTURE = Image.new("RGB", (64, 64), "teal")
 
 
@@ -181,7 +181,7 @@ def test_a_record_that_asks_the_impossible_is_no_record(tmp_path: Path) -> None:
     [
         (None, "there is no file"),
         (b"", "is not a PNG"),
-        (b"hello" * 99, "is not a PNG, JPEG or WebP picture$"),
+        (b"hello" * 99, "is not a PNG, JPEG, WebP, AVIF or GIF picture$"),
     ],
 )
 def test_what_is_no_picture_is_told_in_a_sentence(content: bytes | None, message: str, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_bomb_is_told_in_a_sentence(tmp_path: Path) -> None:
 
     for side in (20_000, 100_000):
         (tmp_path / "bomb.png").write_bytes(png_header(side, side))
-        with pytest.raises(NotFound, match="is not a readable PNG, JPEG or WebP picture"):
+        with pytest.raises(NotFound, match="is not a readable PNG, JPEG, WebP, AVIF or GIF picture"):
             metadata.read(tmp_path / "bomb.png")
 
 
