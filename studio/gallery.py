@@ -181,7 +181,7 @@ class Gallery:
                 if not self._thumbnail(name).exists():
                     with Image.open(path) as image:
                         self._write_thumbnail(image, name)
-            except (NotFound, OSError):
+            except (NotFound, OSError, RuntimeError):  # Pillow's AVIF decoder raises the last
                 unreadable.append(path)
                 continue
             if name not in known and (record.job_id, record.index) not in taken:  # else it is a copy

@@ -53,7 +53,7 @@ def strip(path_in: Path, path_out: Path) -> None:
         raise NotFound(f"there is no file {path_in}") from error
     except UnidentifiedImageError as error:
         raise NotFound(f"{path_in} is not a PNG, JPEG, WebP or AVIF picture") from error
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError) as error:
         raise NotFound(f"{path_in} is not a whole PNG, JPEG, WebP or AVIF picture: {error}") from error
     path_out.write_bytes(bare)
 

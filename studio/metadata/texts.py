@@ -43,7 +43,7 @@ def read_texts(path: Path) -> dict[str, str]:
         raise NotFound(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
         raise NotFound(f"{path} is not a {_KINDS}") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
         raise NotFound(f"{path} is not a readable {_KINDS}: {error}") from error
 
 
@@ -73,11 +73,12 @@ def decode_comment(comment: bytes, *, little_endian: bool = False) -> str | None
 
 def _utf16(data: bytes, *, little_endian: bool) -> str:
     """EXIF says big endian; others write the machine's order. In either, ASCII letters have a zero on one side."""
-    if data.startswith((b"\xfe\xff", b"\xff\xfe")):
-        return data.decode("utf-16").rstrip("\0")
     high, low = data[0::2].count(0), data[1::2].count(0)
-    order = "le" if low > high or (low == high and little_endian) else "be"
-    return data.decode(f"utf-16-{order}").rstrip("\0")
+    if high == low:
+        little_endian = data.startswith(b"\xff\xfe") or (little_endian and not data.startswith(b"\xfe\xff"))
+    else:
+        little_endian = low > high
+    return data.decode("utf-16-le" if little_endian else "utf-16-be").removeprefix("\ufeff").rstrip("\0")
 
 
 def _from_exif(image: Image.Image) -> Iterator[tuple[str, str]]:

@@ -62,7 +62,7 @@ def test_an_option_before_the_subcommand_is_refused(run: Run, studio: Studio, tm
     assert image.path.exists()
 
 
-@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp", "avif"])
 def test_read_tells_how_our_pictures_were_made(run: Run, studio: Studio, output_format: str) -> None:
     image = studio.generate("a boat\x1b]0;x", seed=7, output_format=output_format, progress=False)[0]
 
@@ -83,7 +83,7 @@ def test_read_shows_what_other_programs_wrote(run: Run, tmp_path: Path) -> None:
     text = run("read", str(tmp_path / "foreign.png")).out
     described = json.loads(run("read", str(tmp_path / "foreign.png"), "--json").out)
 
-    assert text == "parameters:\na cat\nSteps: 20�[2J\n"
+    assert "program  A1111\nprompt   a cat\nSteps: 20�[2J\n" in text
     assert described["record"] is None
     assert described["texts"] == {"parameters": "a cat\nSteps: 20\x1b[2J"}
 
