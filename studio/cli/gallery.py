@@ -93,8 +93,8 @@ def read(
         bool,
         typer.Option(
             "--json",
-            help='Print one JSON object: "record" (null if not ours), "texts", and "import": the "program", its settings '
-            'as a "request" of ours and "notes" on each of them (null if it is no program we know).',
+            help='Print one JSON object: "record" (null if not ours), "texts", and "import": the "program", its '
+            'settings as a "request" of ours, and "notes" on each of them (null if no program is recognised).',
         ),
     ] = False,
     settings: Settings,

@@ -82,7 +82,7 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     if len(pairs) < _MIN_PAIRS:
         lines, pairs = [*lines, last], {}
     prompt, negative_prompt = _prompts(lines)
-    defaults = dict(_DEFAULTS)
+    defaults = dict(_DEFAULTS) if pairs else {}
     _split_sampler(pairs)
     _modernise_first_pass(pairs)
     if is_hires(pairs):

@@ -58,7 +58,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("model", "", "model: string should have at least 1 character, got ''"),
     ("scheduler", "magic", "scheduler 'magic' is not known; choose one of euler, euler_a,"),
     ("noise_schedule", "", "noise_schedule '' is not known; choose one of default, karras,"),
-    ("output_format", "gif", "output_format: input should be 'png', 'jpeg' or 'webp', got 'gif'"),
+    ("output_format", "gif", "output_format: input should be 'png', 'jpeg', 'webp' or 'avif', got 'gif'"),
     ("init_image", "../../etc/passwd", "init_image must be the id of a stored input (64 hexadecimal digits), got"),
     ("init_image", INPUT_ID.upper(), "init_image must be the id of a stored input (64 hexadecimal digits), got"),
     ("mask_image", INPUT_ID + "\n", "mask_image must be the id of a stored input (64 hexadecimal digits), got"),
@@ -169,7 +169,7 @@ REQUESTS = st.builds(
     noise_schedule=st.none() | st.sampled_from(sorted(NOISE_SCHEDULES)),
     seed=st.none() | st.integers(0, MAX_SEED),
     num_images=st.integers(1, MAX_IMAGES),
-    output_format=st.sampled_from(["png", "jpeg", "webp"]),
+    output_format=st.sampled_from(["png", "jpeg", "webp", "avif"]),
 )
 
 

@@ -96,7 +96,7 @@ def test_output_is_a_byte_copy_that_keeps_its_record(run: Run, studio: Studio, t
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("x.jpg", "JPEG"), ("x.JPEG", "JPEG"), ("x.webp", "WEBP"), ("x.png", "PNG")]
+    ("name", "kind"), [("x.jpg", "JPEG"), ("x.JPEG", "JPEG"), ("x.webp", "WEBP"), ("x.avif", "AVIF"), ("x.png", "PNG")]
 )
 def test_the_ending_of_output_chooses_the_format(run: Run, tmp_path: Path, name: str, kind: str) -> None:
     assert run("generate", "x", "--output", str(tmp_path / name)).code == 0
