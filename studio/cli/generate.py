@@ -41,7 +41,7 @@ def generate(
         Path | None,
         typer.Option(
             help="Also copy the picture here and print that path: a file if the name ends in .png, .jpg, .jpeg or "
-            ".webp (several pictures are numbered, and the ending chooses the format), else a folder."
+            ".webp, .avif (several pictures are numbered, and the ending chooses the format), else a folder."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --output replace files.")] = False,

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import piexif
 import piexif.helper
-from PIL import Image
+from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from pipelines.spec.errors import InvalidRequest, NotFound
@@ -71,11 +71,13 @@ def save(
 
 
 def check_room(request: ResolvedRequest) -> None:
-    """Refuse a request whose record will not fit into its format.
+    """Refuse a request whose record will not fit into its format, or whose format cannot be written here.
 
     Raises:
-        InvalidRequest: JPEG keeps 64 KiB of EXIF, and the prompts need more.
+        InvalidRequest: JPEG keeps 64 KiB of EXIF, and the prompts need more; or Pillow was built without AVIF.
     """
+    if request.output_format == "avif" and not features.check("avif"):
+        raise InvalidRequest("output_format avif: Pillow was built without it; choose webp", field="output_format")
     if request.output_format != "jpeg":
         return
     needed = len(_to_exif(_texts(Record("0" * 16, 0, 0.0, request, {})))) + _PROVENANCE_BYTES

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Format = Literal["a1111", "comfyui", "fooocus", "invokeai", "novelai"]
+Format = Literal["a1111", "comfyui", "fooocus", "invokeai", "novelai", "swarmui"]
 
 MAX_VALUE_CHARACTERS = 20_000
 """A longer value of another program is no setting that anyone made."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.request import GenerationRequest
-from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai
+from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
 from studio.metadata.foreign import Foreign, Lora, number_of
 from studio.metadata.meanings import (
     MEANINGS,
@@ -24,10 +24,16 @@ from studio.metadata.meanings import (
     Source,
 )
 
-FORMATS = (invokeai, fooocus, novelai, a1111, comfyui)
+FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
 
 _TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
+_NOT_IN_HASHES = str.maketrans("", "", ":,")
+"""What A1111 takes out of a LoRA's name when it writes its hash down."""
+
+_BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
+"""The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
+
 _NOTHING = frozenset({"", "None", "False"})
 _MAX_NOTES = 200
 
@@ -84,6 +90,8 @@ def import_request(
     for field, prompt in prompts.items():
         note = _set(fields, field, Reading(prompt), said=prompt)
         notes += [note] if prompt else []
+        if _BEYOND_THE_END.search(prompt) and _is_before_1_6(foreign):
+            notes.append(Note(field, prompt, Outcome.APPROXIMATED, "before A1111 1.6, [a:b:1.5] switched at a step"))
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model), fields)
     notes += _loras(loras, find_lora, fields)
@@ -117,10 +125,16 @@ def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
         if kind == "lora":
             name, _, weights = arguments.partition(":")
             weight = re.search(r"[-+.0-9]+", weights)
-            loras.append(Lora(name, number_of(weight[0] if weight else None, default=1.0), digests.pop(name, "")))
+            digest = digests.pop(name.translate(_NOT_IN_HASHES), "")
+            loras.append(Lora(name, number_of(weight[0] if weight else None, default=1.0), digest))
     loras += [Lora(name, 1.0, digest) for name, digest in digests.items()]
     texts = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
     return {field: _TAG.sub("", text).strip() for field, text in texts.items()}, loras
+
+
+def _is_before_1_6(foreign: Foreign) -> bool:
+    version = re.match(r"v?([0-9]{1,4})\.([0-9]{1,4})", foreign.pairs.get("Version", "v0.0"))
+    return foreign.program == "A1111" and version is not None and (int(version[1]), int(version[2])) < (1, 6)
 
 
 def _apply(meaning: Meaning, source: Source, fields: dict[str, Any]) -> Iterator[Note]:

@@ -67,6 +67,7 @@ class Meaning:
     invokeai: str = ""
     fooocus: str = ""
     novelai: str = ""
+    swarmui: str = ""
 
     def key(self, foreign: Foreign) -> str:
         """Return the key in one program's words; empty where it has none."""
@@ -208,26 +209,33 @@ _LOWER_SCHEDULE = partial(_noise_schedule, sampler="sampler")
 MEANINGS: tuple[Meaning, ...] = (
     Meaning("model", partial(_model, hash_key="Model hash"), a1111="Model"),
     Meaning("model", partial(_model_by_hash, name_key="Model"), a1111="Model hash"),
-    Meaning("model", _MODEL, comfyui="model", invokeai="model", novelai="model"),
+    Meaning("model", _MODEL, comfyui="model", invokeai="model", novelai="model", swarmui="model"),
     Meaning("model", partial(_model, hash_key="base_model_hash"), fooocus="base_model"),
-    Meaning("width", _whole, a1111="Size-1", comfyui="width", invokeai="width", fooocus="width", novelai="width"),
-    Meaning("height", _whole, a1111="Size-2", comfyui="height", invokeai="height", fooocus="height", novelai="height"),
+    Meaning("width", _whole,
+            a1111="Size-1", comfyui="width", invokeai="width", fooocus="width", novelai="width", swarmui="width"),
+    Meaning("height", _whole,
+            a1111="Size-2", comfyui="height", invokeai="height", fooocus="height", novelai="height", swarmui="height"),
     Meaning("num_inference_steps", _whole,
-            a1111="Steps", comfyui="steps", invokeai="steps", fooocus="steps", novelai="steps"),
+            a1111="Steps", comfyui="steps", invokeai="steps", fooocus="steps", novelai="steps", swarmui="steps"),
     Meaning("guidance_scale", _number,
-            a1111="CFG scale", comfyui="cfg", invokeai="cfg_scale", fooocus="guidance_scale", novelai="scale"),
-    Meaning("strength", partial(_strength, hires=False), a1111="Denoising strength", comfyui="denoise"),
+            a1111="CFG scale", comfyui="cfg", invokeai="cfg_scale", fooocus="guidance_scale", novelai="scale",
+            swarmui="cfgscale"),
+    Meaning("strength", partial(_strength, hires=False), a1111="Denoising strength", comfyui="denoise",
+            swarmui="initimagecreativity"),
     Meaning("strength", _generation_strength, invokeai="strength", novelai="strength"),
     Meaning("scheduler", _scheduler,
-            a1111="Sampler", comfyui="sampler_name", invokeai="scheduler", fooocus="sampler", novelai="sampler"),
+            a1111="Sampler", comfyui="sampler_name", invokeai="scheduler", fooocus="sampler", novelai="sampler",
+            swarmui="sampler"),
     Meaning("noise_schedule", _SCHEDULE, a1111="Schedule type"),
     Meaning("noise_schedule", partial(_noise_schedule, sampler="sampler_name"), comfyui="scheduler"),
     Meaning("noise_schedule", partial(_noise_schedule, sampler="scheduler"), invokeai="scheduler"),
-    Meaning("noise_schedule", _LOWER_SCHEDULE, fooocus="scheduler", novelai="noise_schedule"),
-    Meaning("seed", _whole, a1111="Seed", comfyui="seed", invokeai="seed", fooocus="seed", novelai="seed"),
+    Meaning("noise_schedule", _LOWER_SCHEDULE, fooocus="scheduler", novelai="noise_schedule", swarmui="scheduler"),
+    Meaning("seed", _whole,
+            a1111="Seed", comfyui="seed", invokeai="seed", fooocus="seed", novelai="seed", swarmui="seed"),
     Meaning("seed", _whole, comfyui="noise_seed"),
     Meaning("noise_source", _noise_source,
-            a1111="RNG", comfyui="noise", invokeai="rand_device", fooocus="noise", novelai="noise source"),
+            a1111="RNG", comfyui="noise", invokeai="rand_device", fooocus="noise", novelai="noise source",
+            swarmui="noise"),
     Meaning("emphasis", partial(_chosen, choices=_EMPHASIS), a1111="Emphasis", comfyui="emphasis"),
     Meaning("clip_skip", _whole, a1111="Clip skip", fooocus="clip_skip"),
     Meaning("clip_skip", partial(_whole, plus=1, none=0), invokeai="clip_skip"),
@@ -276,6 +284,7 @@ SAYS_NOTHING: frozenset[str] = frozenset(
         *("Version", "App", "Backend", "User", "Operations", "Pipeline", "Lora hashes", "TI hashes", "Hashes"),
         *("Civitai resources", "Civitai metadata", "VAE hash", "First pass size-1", "First pass size-2"),
         *("version", "metadata_scheme", "app_version", "model_hash", "base_model_hash", "vae_hash", "created_by"),
+        *("swarm_version", "aspectratio"),
         *("styles", "prompt_expansion", "generation_mode", "request_type", "image", "type"),
     }
 )

@@ -36,7 +36,7 @@ def test_every_field_of_a_request_is_an_option_with_its_description(run: Run) ->
         assert name == "prompt" or (f"--{name.replace('_', '-')} " in text and str(described) in text)
     assert "(64 to 4096; multiples of 8)" in text
     assert "(above 0 to 1)" in text
-    assert "(png, jpeg, webp; default png)" in text
+    assert "(png, jpeg, webp, avif; default png)" in text
 
 
 def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """From what a foreign picture says to a request, with a note on each thing that was said."""
 
+from typing import get_args
+
 import pytest
 
 from pipelines.spec.errors import NotFound
 from pipelines.spec.request import GenerationRequest, bounds
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from studio.metadata import Note, Outcome, import_request, native
+from studio.metadata.foreign import Format
 from studio.metadata.importing import read_foreign
 from studio.metadata.meanings import MEANINGS
 from tests.studio.metadata.test_infotext import INPAINT, NEW, VARIATION
@@ -83,6 +86,7 @@ OUTCOMES: list[tuple[str, str, Outcome, str]] = [
     ("Denoising strength: 0.6", "init_image", Outcome.MISSING, "not in the file"),
     ("Denoising strength: 0.6, Mask blur: 4", "mask_image", Outcome.MISSING, "not in the file"),
     ("Face restoration: CodeFormer", "Face restoration", Outcome.IGNORED, "there is nothing like it here"),
+    ("Lora hashes: ocean: 0123456789ab", "loras", Outcome.MISSING, "no LoRA 'ocean' [0123456789ab] is installed"),
     ("VAE: sdxl_vae", "VAE", Outcome.IGNORED, "there is nothing like it here"),
     ('Lora hashes: "gone: 0123456789ab"', "loras", Outcome.MISSING, "no LoRA 'gone' [0123456789ab] is installed"),
 ]
@@ -164,6 +168,24 @@ def test_a_lora_is_looked_for_by_name_and_hash() -> None:
     assert note.outcome is (Outcome.USED if "loras" in GenerationRequest.model_fields else Outcome.IGNORED)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "version", "told"),
+    [
+        ("[a:b:1.5]", "Version: v1.5.2", True),
+        ("[a:b:1.5]", "Version: v1.10.1", False),
+        ("[a:b:1.5]", "ENSD: 1", True),
+        ("[a:b:0.5]", "Version: v1.5.2", False),
+        ("[a:b:15]", "Version: v1.5.2", False),
+        ("[a:b:1.5]", "Version: f2.0.1", False),
+    ],
+)
+def test_the_old_rule_of_prompt_editing_is_told(prompt: str, version: str, told: bool) -> None:
+    imported = import_request({"parameters": f"{prompt}\nSteps: 20, Seed: 1, Size: 512x512, {version}"})
+
+    prompts = [note.outcome for note in imported.notes if note.field == "prompt"]
+    assert prompts == [Outcome.USED, Outcome.APPROXIMATED][: 1 + told]
+
+
 def test_half_of_a_surrogate_pair_is_not_taken() -> None:
     imported = import_request({"invokeai_metadata": '{"positive_prompt": "\\ud800", "steps": 3}'})
 
@@ -189,7 +211,7 @@ def test_texts_of_no_program_are_told_in_a_sentence(texts: dict[str, str]) -> No
 
 
 def test_the_table_names_each_key_of_a_program_for_one_meaning_of_a_field() -> None:
-    for format_ in ("a1111", "comfyui", "invokeai", "fooocus", "novelai"):
+    for format_ in get_args(Format):
         rows = [(row.field, getattr(row, format_)) for row in MEANINGS if getattr(row, format_)]
         assert len(rows) == len(set(rows))
 

@@ -142,6 +142,14 @@ def test_the_longest_prompts_are_written_or_refused_before_anything_runs(
         storage.database.close()
 
 
+def test_avif_is_refused_where_pillow_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda feature: feature != "avif")
+
+    with pytest.raises(InvalidRequest, match="Pillow was built without it; choose webp"):
+        metadata.check_room(record(output_format="avif").request)
+    metadata.check_room(record().request)
+
+
 def forged(path: Path, texts: dict[str, str]) -> Path:
     chunks = PngInfo()
     for key, text in texts.items():

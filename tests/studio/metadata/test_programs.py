@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.spec.errors import NotFound
 from pipelines.spec.request import GenerationRequest
-from studio.metadata import comfyui, fooocus, import_request, invokeai, novelai
+from studio.metadata import Outcome, comfyui, fooocus, import_request, invokeai, novelai
 from studio.metadata.foreign import Lora
 from studio.metadata.importing import FORMATS
 
@@ -168,6 +168,31 @@ def test_novelai() -> None:
     assert import_request(image).request_fields["strength"] == 0.7
 
 
+def test_swarmui() -> None:
+    params = {"prompt": "a dog", "negativeprompt": "cat", "model": "SDXL/base", "seed": 5, "steps": 20, "cfgscale": 7,
+              "width": 640, "height": 512, "sampler": "euler_ancestral", "scheduler": "sgm_uniform",
+              "loras": ["sea/ocean"], "loraweights": ["0.5"], "swarm_version": "0.9.5"}  # fmt: skip
+
+    imported = import_request({"parameters": json.dumps({"sui_image_params": params})}, find_model=lambda name, _: name)
+
+    assert imported.program == "SwarmUI"
+    assert imported.request_fields == {
+        "prompt": "a dog",
+        "negative_prompt": "cat",
+        "model": "base",
+        "width": 640,
+        "height": 512,
+        "num_inference_steps": 20,
+        "guidance_scale": 7.0,
+        "scheduler": "euler_a",
+        "noise_schedule": "sgm_uniform",
+        "seed": 5,
+    }
+    assert [(note.field, note.value) for note in imported.notes if note.outcome is Outcome.MISSING] == [
+        ("loras", "ocean 0.5")
+    ]
+
+
 def test_another_programs_texts_are_nobody_elses() -> None:
     for read in (comfyui.read, invokeai.read, fooocus.read, novelai.read):
         assert read({}) is None
@@ -196,6 +221,7 @@ WORDS = st.sampled_from(
         "k_euler",
         "controlnets",
         "resolution",
+        "sui_image_params",
         "(1, 2)",
     ]
 )
