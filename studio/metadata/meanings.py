@@ -164,7 +164,7 @@ def _noise_source(text: str, _: Source) -> Reading | None:
             return Reading("cpu")
         case "nv":
             return Reading("nv")
-    return Reading("nv", Outcome.APPROXIMATED, f"noise drawn on the GPU; {OTHER_NOISE}")
+    return Reading("nv", Outcome.APPROXIMATED, f"noise of an NVIDIA GPU; if it was another GPU, {OTHER_NOISE}")
 
 
 def _model(text: str, source: Source, *, hash_key: str) -> Reading | None:
