@@ -24,7 +24,7 @@ from studio.jobs import Job, JobStore
 from studio.metadata import Record
 
 THUMBNAIL_SIDE = 256
-_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Gallery:
                 if not self._thumbnail(name).exists():
                     with Image.open(path) as image:
                         self._write_thumbnail(image, name)
-            except (NotFound, OSError):
+            except (NotFound, OSError, RuntimeError):  # Pillow's AVIF decoder raises the last
                 unreadable.append(path)
                 continue
             if name not in known and (record.job_id, record.index) not in taken:  # else it is a copy

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from pipelines.runtime.loading import Components
-from pipelines.spec.prompt import chunk, parse, schedule, weigh
+from pipelines.spec.prompt import ChunkRules, chunk, parse, schedule, weigh
 from pipelines.spec.request import Emphasis, ResolvedRequest
 
 CACHED_TEXTS = 64
@@ -64,7 +64,8 @@ class PromptEncoder:
 
     def encode_negative(self, request: ResolvedRequest, *, components: Components) -> EncodedPrompt:
         """Return the encoded negative prompt of a request: one branch, in which AND is a word like any other."""
-        scheduled = self._schedule(request.negative_prompt, request, components=components, is_negative=True)
+        (branch,) = parse(request.negative_prompt, composable=False).branches
+        scheduled = self._schedule(branch.text, request, components=components, is_negative=True)
         return EncodedPrompt((Branch(1.0, scheduled),))
 
     def _schedule(
@@ -72,7 +73,7 @@ class PromptEncoder:
     ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
         scheduled = []
-        for part in schedule(text, request.num_inference_steps):
+        for part in schedule(text, num_inference_steps=request.num_inference_steps):
             as_zeros = is_negative and not text and components.zero_empty_negative
             key = _Key(part.text, request.emphasis, request.clip_skip, as_zeros)
             if key not in known:
@@ -119,11 +120,11 @@ def _encode_with(tokenizer: Any, encoder: Any, key: _Key, *, is_normed: bool) ->
         key: text, emphasis, layer.
         is_normed: whether the final layer norm follows, as in Stable Diffusion 1.x.
     """
-    chunks = chunk(
-        weigh(key.text),
+    rules = ChunkRules(
         tokenize=lambda text: tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
         comma_tokens=frozenset(tokenizer(",", add_special_tokens=False).input_ids),
     )
+    chunks = chunk(weigh(key.text), rules=rules)
     encoded, pooled = [], []
     for part in chunks:
         hidden, whole = _read_layer(encoder, _token_ids(part.token_ids, tokenizer), key.clip_skip, is_normed=is_normed)

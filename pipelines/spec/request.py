@@ -53,7 +53,7 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
 
 InputId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _TEMPLATE = re.compile(r"\{[^{}]*\}|__\S+?__")
-OutputFormat = Literal["png", "jpeg", "webp"]
+OutputFormat = Literal["png", "jpeg", "webp", "avif"]
 Emphasis = Literal["a1111", "no_norm", "comfy"]
 NoiseSource = Literal["cpu", "device", "nv"]
 ResizeMode = Literal["stretch", "crop", "fill", "latent"]

@@ -14,7 +14,7 @@ from pipelines.spec.errors import InvalidRequest, NotFound
 from studio.api.views import ImagePage, ImageView, StoredInput, StudioDep
 from studio.files import INPUT_FORMATS, MAX_INPUT_BYTES
 
-MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 _FILE_HEADERS: Mapping[str, str] = {
     "Cache-Control": "private, max-age=86400",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",

@@ -12,7 +12,7 @@ from pipelines.spec.errors import InvalidRequest, NotFound
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
 
-FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".avif": "avif"}
 """Ending of a file name -> output_format."""
 
 

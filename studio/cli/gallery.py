@@ -15,6 +15,10 @@ from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
+    from studio.metadata import FindModel, Imported
+
+SHOWN_VALUE = 60
+"""Characters of a foreign value that are shown beside what became of it."""
 
 
 def install(app: typer.Typer) -> None:
@@ -24,7 +28,7 @@ def install(app: typer.Typer) -> None:
     gallery.command(epilog=SETTINGS_EPILOG)(with_settings(rebuild))
     gallery.command("rm", epilog=SETTINGS_EPILOG)(with_settings(remove))
     app.add_typer(gallery, name="gallery")
-    app.command()(read)
+    app.command(epilog=SETTINGS_EPILOG)(with_settings(read))
 
 
 def list_images(
@@ -84,15 +88,21 @@ def remove(
 
 
 def read(
-    image: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")],
+    image: Annotated[Path, typer.Argument(help="A PNG, JPEG, WebP, AVIF or GIF file.")],
     *,
     as_json: Annotated[
-        bool, typer.Option("--json", help='Print one JSON object: "record" (null if not ours) and "texts".')
+        bool,
+        typer.Option(
+            "--json",
+            help='Print one JSON object: "record" (null if not ours), "texts", and "import": the "program", its '
+            'settings as a "request" of ours, and "notes" on each of them (null if no program is recognised).',
+        ),
     ] = False,
+    settings: Settings,
 ) -> None:
     """Say how a picture was made, from what it carries inside.
 
-    That is our record, or whatever texts another program has left.
+    That is our record, or what another program says, as far as it means something here, or whatever texts there are.
     """
     from studio import metadata
 
@@ -101,15 +111,52 @@ def read(
         record = metadata.read(image).to_json()
     except NotFound:  # a picture, but without a record of ours
         record = None
+    try:
+        imported = metadata.import_request(texts, find_model=_finder(settings))
+    except NotFound:  # no program that we know
+        imported = None
     if as_json:
-        typer.echo(json.dumps({"path": str(image), "record": record, "texts": texts}, indent=2))
+        described = None if imported is None else _imported_json(imported)
+        typer.echo(json.dumps({"path": str(image), "record": record, "texts": texts, "import": described}, indent=2))
     elif record is not None:
         made = datetime.fromtimestamp(record["created_at"]).astimezone()
         about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record['software']}"}
         _print_pairs({**_chosen(record["request"]), **record["provenance"], **about})
+    elif imported is not None:
+        _print_imported(imported)
     else:
         sections = [f"{key}:\n{text}" for key, text in texts.items()]
         typer.echo(printable("\n\n".join(sections)) or "This picture carries no metadata.")
+
+
+def _finder(settings: Settings) -> "FindModel":
+    """Return what finds an installed model by its name in any letter case; hashes are not kept yet."""
+    from studio.store import installed_models
+
+    names = {model.name.lower(): model.name for model in installed_models(settings.models_dir)}
+    return lambda name, _: names.get(name.lower())
+
+
+def _imported_json(imported: "Imported") -> dict[str, Any]:
+    notes = [
+        {"field": note.field, "value": note.value, "outcome": note.outcome, "why": note.why} for note in imported.notes
+    ]
+    return {"program": imported.program, "request": imported.request_fields, "notes": notes}
+
+
+def _print_imported(imported: "Imported") -> None:
+    """Print the program, our fields, and what became of each thing it says, grouped."""
+    from studio.metadata import Outcome
+
+    _print_pairs({"program": imported.program, **imported.request_fields})
+    for outcome in Outcome:
+        notes = [note for note in imported.notes if note.outcome is outcome]
+        if notes:
+            typer.echo(f"\n{outcome}:")
+        for note in notes:
+            value = " ".join(note.value.split())
+            said = value if len(value) <= SHOWN_VALUE else f"{value[: SHOWN_VALUE - 1]}…"
+            typer.echo(printable(f"  {note.field} {said}: {note.why}"))
 
 
 def _refuse_options_of(context: typer.Context) -> None:

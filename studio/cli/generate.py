@@ -40,8 +40,8 @@ def generate(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Also copy the picture here and print that path: a file if the name ends in .png, .jpg, .jpeg or "
-            ".webp (several pictures are numbered, and the ending chooses the format), else a folder."
+            help="Also copy the picture here and print that path: a file if the name ends in .png, .jpg, .jpeg, "
+            ".webp or .avif (several pictures are numbered, and the ending chooses the format), else a folder."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --output replace files.")] = False,

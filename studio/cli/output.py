@@ -14,7 +14,9 @@ PIPE_WIDTH = 200
 """Columns of a table that nobody watches; a terminal has its own width."""
 
 _STEERING = (*range(0x20), 0x7F, *range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_HARMLESS: Mapping[int, str] = {code: "�" for code in _STEERING if chr(code) not in "\n\t"}
+_SURROGATES = range(0xD800, 0xE000)
+"""Halves of pairs: JSON can spell them, and no terminal can print them."""
+_HARMLESS: Mapping[int, str] = {code: "�" for code in (*_STEERING, *_SURROGATES) if chr(code) not in "\n\t"}
 
 
 def printable(text: str) -> str:

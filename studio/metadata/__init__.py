@@ -1,58 +1,83 @@
-"""Writing pictures with their record inside, and reading it back. One file per format.
+"""Writing pictures with their record inside, and reading what pictures say. One file per format.
 
-PNG keeps text chunks; JPEG and WebP keep EXIF: the record in ImageDescription, the infotext in UserComment.
+PNG keeps text chunks; JPEG, WebP and AVIF keep EXIF: the record in ImageDescription, the infotext in UserComment.
 """
 
-import warnings
 from pathlib import Path
 from typing import BinaryIO
 
 import piexif
 import piexif.helper
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.request import OutputFormat, ResolvedRequest
-from studio.metadata import a1111, native
+from studio.metadata import a1111, native, provenance
+from studio.metadata.importing import Imported, Note, import_request
+from studio.metadata.meanings import FindModel, Outcome
 from studio.metadata.record import Record
+from studio.metadata.stripping import AVIF_QUALITY, strip
+from studio.metadata.texts import XMP, read_texts
 
-__all__ = ["Record", "check_room", "read", "read_texts", "save"]
+__all__ = [
+    "FindModel",
+    "Imported",
+    "Note",
+    "Outcome",
+    "Record",
+    "check_room",
+    "import_request",
+    "read",
+    "read_texts",
+    "save",
+    "strip",
+]
 
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _JPEG_BYTES = 65533
 _PROVENANCE_BYTES = 4096
 """Room kept for what the engine reports."""
 
 
-def save(image: Image.Image, file: BinaryIO, record: Record, *, output_format: OutputFormat) -> None:
+def save(
+    image: Image.Image, file: BinaryIO, record: Record, *, output_format: OutputFormat, provenance_mark: bool = True
+) -> None:
     """Write a picture with its record, natively and as A1111 infotext.
 
     Args:
         image: RGB.
         file: where to; opened for binary writing.
         record: how the picture came to be.
-        output_format: png is lossless; jpeg and webp are written at quality 95.
+        output_format: png is lossless; jpeg and webp are written at quality 95, avif at 90.
+        provenance_mark: say in the words of IPTC, as XMP, that the picture was generated.
     """
     texts = _texts(record)
+    xmp = provenance.xmp(record.request.task) if provenance_mark else ""
     match output_format:
         case "png":
             chunks = PngInfo()
             for key, text in texts.items():
                 chunks.add_text(key, text)
+            if xmp:
+                chunks.add_itxt(XMP, xmp)
             image.save(file, format="PNG", pnginfo=chunks)
         case "jpeg":
-            image.save(file, format="JPEG", quality=95, subsampling=0, exif=_to_exif(texts))
+            image.save(file, format="JPEG", quality=95, subsampling=0, exif=_to_exif(texts), xmp=xmp.encode())
         case "webp":
-            image.save(file, format="WEBP", quality=95, method=4, exif=_to_exif(texts))
+            image.save(file, format="WEBP", quality=95, method=4, exif=_to_exif(texts), xmp=xmp.encode())
+        case "avif":
+            exif = _to_exif(texts)
+            image.save(file, format="AVIF", quality=AVIF_QUALITY, subsampling="4:4:4", exif=exif, xmp=xmp.encode())
 
 
 def check_room(request: ResolvedRequest) -> None:
-    """Refuse a request whose record will not fit into its format.
+    """Refuse a request whose record will not fit into its format, or whose format cannot be written here.
 
     Raises:
-        InvalidRequest: JPEG keeps 64 KiB of EXIF, and the prompts need more.
+        InvalidRequest: JPEG keeps 64 KiB of EXIF, and the prompts need more; or Pillow was built without AVIF.
     """
+    if request.output_format == "avif" and not features.check("avif"):
+        raise InvalidRequest("output_format avif: Pillow was built without it; choose webp", field="output_format")
     if request.output_format != "jpeg":
         return
     needed = len(_to_exif(_texts(Record("0" * 16, 0, 0.0, request, {})))) + _PROVENANCE_BYTES
@@ -79,26 +104,6 @@ def read(path: Path) -> Record:
         raise NotFound(f"{path} carries a record that cannot be read: {error}") from error
 
 
-def read_texts(path: Path) -> dict[str, str]:
-    """Return every metadata text of a picture, by its key.
-
-    Raises:
-        NotFound: no such file, or not a picture.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
-            if image.format == "PNG":
-                image.load()  # text may stand behind the pixels
-                return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
-            return _from_exif(image)
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no file {path}") from error
-    except UnidentifiedImageError as error:
-        raise NotFound(f"{path} is not a PNG, JPEG or WebP picture") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise NotFound(f"{path} is not a readable PNG, JPEG or WebP picture: {error}") from error
-
-
 def _texts(record: Record) -> dict[str, str]:
     return {native.KEY: native.write(record), a1111.KEY: a1111.write(record)}
 
@@ -112,19 +117,3 @@ def _to_exif(texts: dict[str, str]) -> bytes:
         }
     )
     return exif
-
-
-def _from_exif(image: Image.Image) -> dict[str, str]:
-    """Read with Pillow: a hostile length keeps piexif busy for a minute."""
-    texts = {}
-    try:
-        exif = image.getexif()
-        description = exif.get(ExifTags.Base.ImageDescription)
-        comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
-        if description:
-            texts[native.KEY] = str(description)
-        if comment:
-            texts[a1111.KEY] = piexif.helper.UserComment.load(comment)
-    except Exception as error:
-        raise ValueError(f"its EXIF is damaged: {error}") from error
-    return texts

@@ -1,25 +1,55 @@
 """A1111's "infotext", in the text field `parameters`, which most other programs and sites can read.
 
 Grammar: prompt, a line "Negative prompt: …", then one line of "key: value" pairs; a value that holds a comma, colon or
-line break is written as a JSON string.
+line break is written as a JSON string. Forge, SD.Next, Civitai and Fooocus write dialects of it.
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping
 
 from pipelines.spec.request import Emphasis, MaskedContent, NoiseSource, ResolvedRequest, Task
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from studio import __version__
+from studio.metadata.foreign import Foreign, json_object
 from studio.metadata.record import Record
 
 KEY = "parameters"
+_NEGATIVE = "Negative prompt:"
+_MIN_PAIRS = 3
+"""Fewer pairs are a line of prose with colons in it."""
+
+_MAX_PAIRS_CHARACTERS = 200_000
+
+_PAIR = re.compile(r'(\w[\w \-/]{1,200}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
+_SCHEDULES = ("Align Your Steps", "Exponential", "Karras", "KL Optimal", "Polyexponential", "SGM Uniform", "Turbo")
+"""Schedule types that ended a sampler's name before they had a key of their own (A1111 1.9)."""
+
+_DEFAULTS = {"Emphasis": "Original", "RNG": "GPU", "Schedule type": "Automatic"}
+_HIRES_DEFAULTS = {
+    "Hires resize-1": "0",
+    "Hires resize-2": "0",
+    "Hires sampler": "Use same sampler",
+    "Hires checkpoint": "Use same checkpoint",
+    "Hires schedule type": "Use same scheduler",
+    "Hires prompt": "",
+    "Hires negative prompt": "",
+}
+_INPAINT_DEFAULTS = {
+    "Mask mode": "Inpaint masked",
+    "Masked content": "original",
+    "Inpaint area": "Whole picture",
+    "Masked area padding": "32",
+}
 
 _Pair = tuple[str, object]
 """A key and its value; None is not written."""
 
 
-_RNG: Mapping[NoiseSource, str | None] = {"cpu": "CPU", "nv": "NV", "device": None}
-"""What A1111 calls the sources of noise; where it says nothing, it is the graphics card."""
+_RNG: Mapping[NoiseSource, str] = {"cpu": "CPU", "nv": "NV", "device": "Device"}
+"""What A1111 calls the sources of noise, but for Device, where it says nothing: to others that means an NVIDIA card."""
 _EMPHASIS: Mapping[Emphasis, str | None] = {"a1111": None, "no_norm": "No norm", "comfy": "Comfy"}
 _MASKED_CONTENT: Mapping[MaskedContent, str | None] = {
     "original": None,
@@ -34,7 +64,7 @@ def write(record: Record) -> str:
     request = record.request
     lines = [request.prompt]
     if request.negative_prompt:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
+        lines.append(f"{_NEGATIVE} {request.negative_prompt}")
     pairs = [
         *_sampling(request),
         *_inpaint(request),
@@ -59,7 +89,7 @@ def _sampling(request: ResolvedRequest) -> list[_Pair]:
         ("Variation seed strength", _number(request.variation_strength) if has_variation else None),
         ("Seed resize from", f"{request.seed_resize_width}x{request.seed_resize_height}" if has_other_size else None),
         ("Denoising strength", None if request.strength is None else _number(request.strength)),
-        ("Clip skip", request.clip_skip if request.clip_skip > 1 else None),
+        ("Clip skip", request.clip_skip),
         ("ENSD", request.eta_noise_seed_delta or None),
         ("RNG", _RNG[request.noise_source]),
     ]
@@ -81,7 +111,9 @@ def _inpaint(request: ResolvedRequest) -> list[_Pair]:
 
 def _options(request: ResolvedRequest) -> list[_Pair]:
     return [
-        ("Template", request.template),
+        ("Template", request.template or None),
+        ("Resize mode", None if request.resize_mode == "crop" else request.resize_mode),
+        ("Step rule", None if request.step_rule == "a1111" else request.step_rule),
         ("Emphasis", _EMPHASIS[request.emphasis]),
         ("Eta", None if request.eta == SCHEDULERS[request.scheduler].eta else _number(request.eta)),
         ("Sigma churn", _number(request.s_churn) if request.s_churn else None),
@@ -91,10 +123,135 @@ def _options(request: ResolvedRequest) -> list[_Pair]:
     ]
 
 
+def read(texts: Mapping[str, str]) -> Foreign | None:
+    """Read an infotext of any program, old or new.
+
+    Sizes come as two pairs, "Size-1" and "Size-2"; a schedule type in the sampler's name as a pair of its own; the
+    sizes of the old hires fix ("First pass size") as those of today.
+    """
+    text = texts.get(KEY, "").strip()
+    if not text or (text.startswith("{") and json_object(text) is not None):
+        return None
+    *lines, last = text.split("\n")
+    pairs = _pairs(last) if len(last) <= _MAX_PAIRS_CHARACTERS else {}
+    if len(pairs) < _MIN_PAIRS:
+        lines, pairs = [*lines, last], {}
+    prompt, negative_prompt = _prompts(lines)
+    defaults = dict(_DEFAULTS) if pairs else {}
+    _split_sampler(pairs)
+    _modernise_first_pass(pairs)
+    if is_hires(pairs):
+        defaults |= _HIRES_DEFAULTS
+    if any(key.startswith("Mask") for key in pairs):
+        defaults |= _INPAINT_DEFAULTS
+    return Foreign("a1111", _program(pairs), prompt, negative_prompt, pairs, defaults=defaults)
+
+
+def is_hires(pairs: Mapping[str, str]) -> bool:
+    """Whether the picture had a second, larger pass; its strength then stands under "Denoising strength"."""
+    return any(key.startswith(("Hires upscale", "Hires resize", "Hires steps", "First pass size")) for key in pairs)
+
+
+def hashes(pairs: Mapping[str, str], key: str) -> dict[str, str]:
+    """Return name -> hash from "Lora hashes", "TI hashes" ("name: hash, name: hash") or "Hashes" (JSON)."""
+    text = pairs.get(key, "")
+    if (data := json_object(text)) is not None:
+        return {name: value for name, value in data.items() if isinstance(value, str)}
+    parts = (part.rpartition(":") for part in text.split(","))
+    return {name.strip(): value.strip() for name, colon, value in parts if colon and name.strip()}
+
+
 def _number(value: float) -> str:
-    return f"{value:g}"
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def _quoted(value: object) -> str:
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",\n:") else text
+
+
+def _pairs(line: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    line = _without_hashes(line, pairs)
+    for match in _PAIR.finditer(line):
+        key, value = match[1].strip(), _unquoted(match[2].strip())
+        if size := _SIZE.fullmatch(value):
+            pairs[f"{key}-1"], pairs[f"{key}-2"] = size[1], size[2]
+        else:
+            pairs[key] = value
+    return pairs
+
+
+def _without_hashes(line: str, pairs: dict[str, str]) -> str:
+    """Move "Hashes: {…}" into the pairs: it is JSON with commas, and no quotes stand around it."""
+    for name in ("Hashes", "Civitai metadata", "Civitai resources"):
+        start = re.search(rf"(?:^|, ){name}: (?=[{{\[])", line)
+        if start is None:
+            continue
+        try:
+            _, end = json.JSONDecoder().raw_decode(line, start.end())
+        except (ValueError, RecursionError):
+            continue
+        pairs[name] = line[start.end() : end]
+        line = line[: start.start()] + line[end:]
+    return line
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or not value.startswith('"') or not value.endswith('"'):
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value
+
+
+def _prompts(lines: list[str]) -> tuple[str, str]:
+    """Every line is stripped; from "Negative prompt:" on, all lines belong to the negative prompt."""
+    prompt: list[str] = []
+    negative: list[str] = []
+    target = prompt
+    for line in map(str.strip, lines):
+        if line.startswith(_NEGATIVE):
+            target = negative
+            line = line.removeprefix(_NEGATIVE).strip()
+        target.append(line)
+    return "\n".join(prompt).strip(), "\n".join(negative).strip()
+
+
+def _split_sampler(pairs: dict[str, str]) -> None:
+    sampler = pairs.get("Sampler", "")
+    for schedule in _SCHEDULES:
+        if "Schedule type" not in pairs and sampler.endswith(f" {schedule}"):
+            pairs |= {"Sampler": sampler.removesuffix(f" {schedule}"), "Schedule type": schedule}
+
+
+def _modernise_first_pass(pairs: dict[str, str]) -> None:
+    """Before 1.0, Size was the final size, and "First pass size: 0x0" a first pass of about 512 × 512 pixels."""
+    first = [_whole(pairs.get(f"First pass size-{side}", "")) for side in (1, 2)]
+    final = [_whole(pairs.get(f"Size-{side}", "")) for side in (1, 2)]
+    if "First pass size-1" not in pairs or 0 in final:
+        return
+    if 0 in first:
+        scale = math.sqrt(512 * 512 / (final[0] * final[1]))
+        first = [math.ceil(scale * side / 64) * 64 for side in final]
+    for side in (0, 1):
+        pairs[f"Hires resize-{side + 1}"] = str(final[side])
+        pairs[f"Size-{side + 1}"] = str(first[side])
+
+
+def _whole(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _program(pairs: Mapping[str, str]) -> str:
+    version = pairs.get("Version", "")
+    if "App" in pairs:
+        return pairs["App"]
+    if re.match(r"f[0-9]", version):
+        return "Forge"
+    for name in ("Open Weights Studio", "ComfyUI", "Fooocus", "InvokeAI"):
+        if version.startswith(name):
+            return name
+    return "A1111"

@@ -48,7 +48,9 @@ def fill(storage: Storage, *, jobs: int = 2, **fields: object) -> list[GalleryIm
     return made
 
 
-@pytest.mark.parametrize(("output_format", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
+@pytest.mark.parametrize(
+    ("output_format", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp"), ("avif", ".avif")]
+)
 def test_a_picture_is_a_file_with_its_record_a_thumbnail_and_a_row(
     output_format: str, suffix: str, storage: Storage
 ) -> None:
@@ -157,7 +159,7 @@ def test_rebuilding_what_is_whole_changes_nothing(storage: Storage) -> None:
     assert listing(storage) == before
 
 
-@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp", "avif"])
 def test_without_the_database_the_files_give_the_same_listing(output_format: str, settings: Settings) -> None:
     storage = Storage.open(settings)
     fill(storage, output_format=output_format, prompt="שלום 👩\u200d🚀\nsecond line", negative_prompt="")

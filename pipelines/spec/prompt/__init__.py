@@ -1,23 +1,32 @@
-"""What an A1111 prompt means, without any model: branches, extra networks, schedules, weights, chunks.
+"""What an A1111 prompt means, step by step: parse it, schedule each branch, weigh each text, cut it into chunks.
 
-`parse` parts a prompt; each branch is a text for `schedule`, whose texts are for `weigh`, whose parts are for `chunk`.
+Pure Python, without torch. Text that reads as no syntax is plain text, never an error.
 """
 
-from pipelines.spec.prompt.chunks import CHUNK_LENGTH, Chunk, chunk
-from pipelines.spec.prompt.parts import Branch, ExtraNetwork, Prompt, parse
-from pipelines.spec.prompt.schedule import ScheduledText, schedule
-from pipelines.spec.prompt.weights import BREAK, Weighted, weigh
+from pipelines.spec.prompt.chunking import Chunk, ChunkRules, Placement, TokenCount, chunk, count_tokens
+from pipelines.spec.prompt.composition import Branch, ExtraNetwork, NetworkWeights, Prompt, parse
+from pipelines.spec.prompt.linting import Note, NoteKind, lint
+from pipelines.spec.prompt.scheduling import ScheduledText, schedule
+from pipelines.spec.prompt.weighting import BREAK, Mark, Weighted, weigh
 
 __all__ = [
     "BREAK",
-    "CHUNK_LENGTH",
     "Branch",
     "Chunk",
+    "ChunkRules",
     "ExtraNetwork",
+    "Mark",
+    "NetworkWeights",
+    "Note",
+    "NoteKind",
+    "Placement",
     "Prompt",
     "ScheduledText",
+    "TokenCount",
     "Weighted",
     "chunk",
+    "count_tokens",
+    "lint",
     "parse",
     "schedule",
     "weigh",

@@ -20,7 +20,7 @@ def png(size: tuple[int, int] = (16, 16)) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp", "avif"])
 def test_file_comes_byte_for_byte_and_as_nothing_but_an_image(
     client: TestClient, make_images: MakeImages, output_format: str
 ) -> None:

@@ -62,7 +62,7 @@ def test_an_option_before_the_subcommand_is_refused(run: Run, studio: Studio, tm
     assert image.path.exists()
 
 
-@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp", "avif"])
 def test_read_tells_how_our_pictures_were_made(run: Run, studio: Studio, output_format: str) -> None:
     image = studio.generate("a boat\x1b]0;x", seed=7, output_format=output_format, progress=False)[0]
 
@@ -84,7 +84,7 @@ def test_read_shows_what_other_programs_wrote(run: Run, tmp_path: Path) -> None:
     text = run("read", str(tmp_path / "foreign.png")).out
     described = json.loads(run("read", str(tmp_path / "foreign.png"), "--json").out)
 
-    assert text == "parameters:\na cat\nSteps: 20�[2J\n"
+    assert text.startswith("program          A1111\nprompt           a cat\nSteps: 20�[2J\n")
     assert described["record"] is None
     assert described["texts"] == {"parameters": "a cat\nSteps: 20\x1b[2J"}
 
@@ -112,3 +112,50 @@ def test_read_refuses_what_is_no_picture(run: Run, settings: Settings, name: str
 
     assert (done.code, done.out) == (2, "")
     assert str(settings.models_dir) in done.err
+
+
+GRAPH = {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "Toy.safetensors"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a boat", "clip": ["1", 1]}},
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {"seed": 9, "steps": 8, "cfg": 2, "sampler_name": "res_multistep", "scheduler": "karras", "denoise": 1,
+                   "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["9", 0]},
+    },
+    "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+}  # fmt: skip
+
+
+def test_read_turns_foreign_pictures_into_a_request_of_ours(run: Run, tmp_path: Path) -> None:
+    chunks = PngInfo()
+    chunks.add_text("prompt", json.dumps(GRAPH))
+    Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png", pnginfo=chunks)
+
+    text = run("read", str(tmp_path / "foreign.png")).out
+    described = json.loads(run("read", str(tmp_path / "foreign.png"), "--json").out)
+
+    assert text.startswith("program              ComfyUI\nprompt               a boat\n")
+    assert "\nmodel                toy\n" in text
+    assert "\nused:\n  prompt a boat: as it is\n" in text
+    assert "\nmissing:\n  scheduler res_multistep: there is no sampler 'res_multistep'; choose one of " in text
+    assert described["import"]["program"] == "ComfyUI"
+    assert described["import"]["request"]["num_inference_steps"] == 8
+    assert {"field": "seed", "value": "9", "outcome": "used", "why": "as it is"} in described["import"]["notes"]
+
+
+def test_read_of_ours_imports_without_notes(run: Run, studio: Studio) -> None:
+    image = studio.generate("a boat", seed=7, progress=False)[0]
+
+    described = json.loads(run("read", str(image.path), "--json").out)
+
+    assert described["import"]["program"] == "Open Weights Studio"
+    assert described["import"]["request"]["seed"] == 7
+    assert described["import"]["notes"] == []
+
+
+def test_read_prints_half_of_a_surrogate_pair_as_a_mark(run: Run, tmp_path: Path) -> None:
+    chunks = PngInfo()
+    chunks.add_text("invokeai_metadata", '{"positive_prompt": "a\\ud800", "steps": 3}')
+    Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png", pnginfo=chunks)
+
+    assert "prompt a�: prompt holds half of a surrogate pair" in run("read", str(tmp_path / "foreign.png")).out

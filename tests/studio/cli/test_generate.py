@@ -36,7 +36,7 @@ def test_every_field_of_a_request_is_an_option_with_its_description(run: Run) ->
         assert name == "prompt" or (f"--{name.replace('_', '-')} " in text and str(described) in text)
     assert "(64 to 4096; multiples of 8)" in text
     assert "(above 0 to 1)" in text
-    assert "(png, jpeg, webp; default png)" in text
+    assert "(png, jpeg, webp, avif; default png)" in text
 
 
 def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_output_is_a_byte_copy_that_keeps_its_record(run: Run, studio: Studio, t
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("x.jpg", "JPEG"), ("x.JPEG", "JPEG"), ("x.webp", "WEBP"), ("x.png", "PNG")]
+    ("name", "kind"), [("x.jpg", "JPEG"), ("x.JPEG", "JPEG"), ("x.webp", "WEBP"), ("x.avif", "AVIF"), ("x.png", "PNG")]
 )
 def test_the_ending_of_output_chooses_the_format(run: Run, tmp_path: Path, name: str, kind: str) -> None:
     assert run("generate", "x", "--output", str(tmp_path / name)).code == 0

@@ -24,7 +24,7 @@ from studio.storage import Storage
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
 
-FORMATS = ["png", "jpeg", "webp"]
+FORMATS = ["png", "jpeg", "webp", "avif"]
 PICTURE = Image.new("RGB", (64, 64), "teal")
 
 
@@ -51,7 +51,8 @@ def test_a_record_survives_every_format(
         resolved = resolve(request, make_model(), input_size=(640, 480) if request.init_image else None)[0]
         made = Record("0123456789abcdef", 99, 1795422535.25, resolved, provenance)
         assert metadata.read(written(made, output_format, path)) == made
-        assert metadata.read_texts(path)["parameters"].startswith(resolved.prompt.strip()[:1])
+        start = resolved.prompt.strip().removeprefix("\ufeff")[:1]
+        assert metadata.read_texts(path)["parameters"].removeprefix("\ufeff").startswith(start)
 
 
 _PATHS: dict[str, Path] = {}
@@ -65,8 +66,9 @@ def test_the_pixels_of_png_are_untouched_and_of_others_nearly(output_format: str
 
 
 STEPS = "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 7, Size: 512x512, Model: toy"
+CLIP = "Clip skip: 1"
 VERSION = f"Version: Open Weights Studio {__version__}"
-TAIL = f"RNG: CPU, {VERSION}"
+TAIL = f"{CLIP}, RNG: CPU, {VERSION}"
 INFOTEXTS = [
     ({}, f"a boat\n{STEPS}, {TAIL}"),
     ({"prompt": ""}, f"{STEPS}, {TAIL}"),
@@ -82,7 +84,8 @@ INFOTEXTS = [
     ),
     (
         {"scheduler": "ddim", "eta": 1.0},
-        f"a boat\n{STEPS.replace('DPM++ 2M', 'DDIM').replace('Karras', 'Automatic')}, RNG: CPU, Eta: 1, {VERSION}",
+        f"a boat\n{STEPS.replace('DPM++ 2M', 'DDIM').replace('Karras', 'Automatic')}, "
+        f"{CLIP}, RNG: CPU, Eta: 1, {VERSION}",
     ),
     (
         {"variation_seed": 9, "variation_strength": 0.25, "seed_resize_width": 256, "seed_resize_height": 384},
@@ -92,14 +95,15 @@ INFOTEXTS = [
         {"clip_skip": 2, "eta_noise_seed_delta": 31337, "noise_source": "nv", "emphasis": "no_norm"},
         f"a boat\n{STEPS}, Clip skip: 2, ENSD: 31337, RNG: NV, Emphasis: No norm, {VERSION}",
     ),
-    ({"noise_source": "device"}, f"a boat\n{STEPS}, {VERSION}"),
+    ({"noise_source": "device"}, f"a boat\n{STEPS}, {CLIP}, RNG: Device, {VERSION}"),
     (
         {"s_churn": 2.0, "s_tmin": 0.5, "s_tmax": 9.0, "s_noise": 1.05},
-        f"a boat\n{STEPS}, RNG: CPU, Sigma churn: 2, Sigma tmin: 0.5, Sigma tmax: 9, Sigma noise: 1.05, {VERSION}",
+        f"a boat\n{STEPS}, {CLIP}, RNG: CPU, "
+        f"Sigma churn: 2, Sigma tmin: 0.5, Sigma tmax: 9, Sigma noise: 1.05, {VERSION}",
     ),
     (
         {"init_image": "a" * 64, "mask_image": "b" * 64, "strength": 0.6, "inpaint_area": "only_masked"},
-        f"a boat\n{STEPS}, Denoising strength: 0.6, RNG: CPU, Mask blur: 4, Inpaint area: Only masked, "
+        f"a boat\n{STEPS}, Denoising strength: 0.6, {CLIP}, RNG: CPU, Mask blur: 4, Inpaint area: Only masked, "
         f"Masked area padding: 32, {VERSION}",
     ),
     (
@@ -111,7 +115,7 @@ INFOTEXTS = [
             "invert_mask": True,
             "masked_content": "latent_nothing",
         },
-        f"a boat\n{STEPS}, Denoising strength: 1, RNG: CPU, Mask blur: 4, Mask blur y: 0, "
+        f"a boat\n{STEPS}, Denoising strength: 1, {CLIP}, RNG: CPU, Mask blur: 4, Mask blur y: 0, "
         f"Mask mode: Inpaint not masked, Masked content: latent nothing, {VERSION}",
     ),
 ]
@@ -137,7 +141,7 @@ def test_the_infotext_is_what_a1111_would_write(fields: dict[str, object], text:
 def test_a_value_with_comma_colon_or_line_break_is_quoted(name: str, written_as: str) -> None:
     made = record()
     quoted = replace(made, request=made.request.model_copy(update={"model": name}))
-    assert f", Model: {written_as}, RNG: CPU" in a1111.write(quoted)
+    assert f", Model: {written_as}, Clip skip: 1, RNG: CPU" in a1111.write(quoted)
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
@@ -174,6 +178,14 @@ def test_the_longest_prompts_are_written_or_refused_before_anything_runs(
         assert refused.field == "output_format"  # noqa: PT017
     finally:
         storage.database.close()
+
+
+def test_avif_is_refused_where_pillow_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda feature: feature != "avif")
+
+    with pytest.raises(InvalidRequest, match="Pillow was built without it; choose webp"):
+        metadata.check_room(record(output_format="avif").request)
+    metadata.check_room(record().request)
 
 
 def forged(path: Path, texts: dict[str, str]) -> Path:
@@ -216,7 +228,7 @@ def test_a_record_that_asks_the_impossible_is_no_record(tmp_path: Path) -> None:
     [
         (None, "there is no file"),
         (b"", "is not a PNG"),
-        (b"hello" * 99, "is not a PNG, JPEG or WebP picture$"),
+        (b"hello" * 99, "is not a PNG, JPEG, WebP, AVIF or GIF picture$"),
     ],
 )
 def test_what_is_no_picture_is_told_in_a_sentence(content: bytes | None, message: str, tmp_path: Path) -> None:
@@ -266,7 +278,7 @@ def test_a_bomb_is_told_in_a_sentence(tmp_path: Path) -> None:
 
     for side in (20_000, 100_000):
         (tmp_path / "bomb.png").write_bytes(png_header(side, side))
-        with pytest.raises(NotFound, match="is not a readable PNG, JPEG or WebP picture"):
+        with pytest.raises(NotFound, match="is not a readable PNG, JPEG, WebP, AVIF or GIF picture"):
             metadata.read(tmp_path / "bomb.png")
 
 

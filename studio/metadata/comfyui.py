@@ -1,0 +1,223 @@
+"""ComfyUI: the text `prompt` holds the graph that ran, as JSON. It is read backwards from the sampler.
+
+What the graph does beside sampling, prompts, model, LoRAs, VAE and size is reported node by node, not understood.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from studio.metadata.foreign import Foreign, Lora, json_object, number_of, plain, stem, text_of
+
+_SAMPLERS = frozenset({"KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced"})
+_SAMPLER_INPUTS = frozenset({"sampler_name", "steps", "cfg"})
+"""Who has these is a sampler too, whatever its name."""
+
+_SETTINGS = frozenset(
+    {
+        "noise_seed",
+        "seed",
+        "steps",
+        "cfg",
+        "sampler_name",
+        "scheduler",
+        "denoise",
+        "start_at_step",
+        "end_at_step",
+        "guidance",
+    }
+)
+_PARTS = ("sampler", "sigmas", "noise", "guider")
+"""Inputs of the custom samplers behind which their settings stand."""
+
+_TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_l", "prompt", "string", "value")
+_VALUES = ("value", "seed", "int", "float", "number", "text", "string")
+"""Under which of its inputs a node that only supplies a value keeps it."""
+
+# fmt: off
+_UNDERSTOOD = frozenset(
+    {
+        "BasicGuider", "BasicScheduler", "CFGGuider", "CheckpointLoader", "CheckpointLoaderSimple", "CLIPLoader",
+        "CLIPSetLastLayer", "CLIPTextEncode", "CLIPTextEncodeFlux", "CLIPTextEncodeSDXL", "ConditioningZeroOut",
+        "DualCLIPLoader", "EmptyLatentImage", "EmptySD3LatentImage", "FluxGuidance", "KSampler", "KSamplerAdvanced",
+        "KSamplerSelect", "LoadImage", "LoadImageMask", "LoraLoader", "LoraLoaderModelOnly", "Note", "PreviewImage",
+        "PrimitiveNode", "RandomNoise", "Reroute", "SamplerCustom", "SamplerCustomAdvanced", "SaveImage",
+        "SaveImageWebsocket", "SetLatentNoiseMask", "UNETLoader", "VAEDecode", "VAEDecodeTiled", "VAEEncode",
+        "VAEEncodeForInpaint", "VAELoader", "Power Lora Loader (rgthree)",
+    }
+)
+# fmt: on
+_MAX_NODES = 5000
+_MAX_REPORTED = 20
+_MAX_PROMPT_PARTS = 20
+
+_Node = Mapping[str, Any]
+
+
+def read(texts: Mapping[str, str]) -> Foreign | None:
+    """Read the graph, from the first of the samplers that lead to the picture."""
+    graph = _Graph.parse(texts.get("prompt", ""))
+    if graph is None:
+        return None
+    samplers = graph.samplers()
+    if not samplers:
+        return None
+    sampler = samplers[0]
+    settings = graph.settings(sampler)
+    pairs = plain(settings, without=frozenset({"model", "positive", "negative", "latent_image"}))
+    loras: list[Lora] = []
+    for node in graph.chain(settings.get("model"), ("model",)):
+        loras += _loras(node["inputs"])
+        if name := _first(graph, node, ("ckpt_name", "unet_name")):
+            pairs.setdefault("model", name)
+    prompt, encoders = graph.prompt(settings.get("positive", settings.get("conditioning")), "positive")
+    negative, _ = graph.prompt(settings.get("negative"), "negative")
+    for node in graph.chain(encoders[0]["inputs"].get("clip") if encoders else None, ("clip",)):
+        if layer := _first(graph, node, ("stop_at_clip_layer",)):
+            pairs.setdefault("stop_at_clip_layer", layer)
+    pairs |= _latent(graph, settings.get("latent_image"))
+    pairs |= _rest(graph)
+    if others := sum(map(_is_sampler, graph.nodes.values())) - 1:
+        pairs["other samplers"] = str(others)
+    return Foreign("comfyui", "ComfyUI", prompt, negative, pairs, loras=tuple(loras), defaults={"noise": "cpu"})
+
+
+class _Graph:
+    """Nodes by id, and ways to walk from them against the arrows. A hostile graph may have loops."""
+
+    def __init__(self, nodes: Mapping[str, _Node]) -> None:
+        self.nodes = nodes
+
+    @classmethod
+    def parse(cls, text: str) -> "_Graph | None":
+        data = json_object(text) or {}
+        nodes = {
+            key: node
+            for key, node in list(data.items())[:_MAX_NODES]
+            if isinstance(node, dict)
+            and isinstance(node.get("inputs"), dict)
+            and isinstance(node.get("class_type"), str)
+        }
+        return cls(nodes) if nodes else None
+
+    def behind(self, value: object) -> _Node | None:
+        """Return the node that a link ([id, output]) leads to."""
+        match value:
+            case [str() | int() as key, *_]:
+                return self.nodes.get(str(key)) if not isinstance(key, int) or key.bit_length() < 64 else None
+        return None
+
+    def chain(self, value: object, names: tuple[str, ...]) -> Iterator[_Node]:
+        """Yield the nodes from a link on, through the first of the named inputs that is a link itself."""
+        seen: set[int] = set()
+        node = self.behind(value)
+        while node is not None and id(node) not in seen:
+            yield node
+            seen.add(id(node))
+            node = next(filter(None, (self.behind(node["inputs"].get(name)) for name in names)), None)
+
+    def value(self, value: object, name: str) -> object:
+        """Return a value, from behind its link if it is one."""
+        seen: set[int] = set()
+        while (node := self.behind(value)) is not None and id(node) not in seen:
+            seen.add(id(node))
+            value = next((node["inputs"][key] for key in (name, *_VALUES) if key in node["inputs"]), None)
+        return value
+
+    def samplers(self) -> list[_Node]:
+        """Return the samplers that lead to the picture, the first to run first."""
+        ends = [node for node in self.nodes.values() if "Save" in node["class_type"] or "Preview" in node["class_type"]]
+        candidates = [*self.breadth_first(ends), *reversed(list(self.nodes.values()))]
+        samplers = [node for node in candidates if _is_sampler(node)][:1]
+        while samplers:
+            source = self.behind(samplers[0]["inputs"].get("latent_image"))
+            before = self.breadth_first([] if source is None else [source])
+            earlier = next((node for node in before if _is_sampler(node)), None)
+            if earlier is None or any(earlier is sampler for sampler in samplers):
+                break
+            samplers.insert(0, earlier)
+        return samplers
+
+    def breadth_first(self, nodes: list[_Node]) -> Iterator[_Node]:
+        """Yield nodes and all that they are made from, the nearest first."""
+        queue, seen = list(nodes), set[int]()
+        for node in queue:  # grows while it is walked
+            if id(node) not in seen:
+                seen.add(id(node))
+                yield node
+                queue += filter(None, map(self.behind, node["inputs"].values()))
+
+    def settings(self, sampler: _Node) -> dict[str, Any]:
+        """Return a sampler's inputs, with those of the small nodes that a custom sampler is put together from."""
+        inputs: dict[str, Any] = {}
+        for node in (*filter(None, (self.behind(sampler["inputs"].get(part)) for part in _PARTS)), sampler):
+            for name, value in node["inputs"].items():
+                if name in _SETTINGS:
+                    inputs[name] = self.value(value, name)
+                elif name in {"model", "positive", "negative", "conditioning", "latent_image"}:
+                    inputs[name] = value
+        return inputs
+
+    def prompt(self, value: object, role: str) -> tuple[str, list[_Node]]:
+        """Return the texts that a conditioning is made from, joined, and the nodes that encode them."""
+        texts: list[str] = []
+        encoders: list[_Node] = []
+        queue, seen = list(filter(None, [self.behind(value)])), set[int]()
+        for node in queue:  # grows while it is walked
+            if id(node) in seen or node["class_type"] == "ConditioningZeroOut" or len(texts) >= _MAX_PROMPT_PARTS:
+                continue
+            seen.add(id(node))
+            inputs = node["inputs"]
+            written = [self.value(inputs[name], name) for name in _TEXTS if name in inputs]
+            if found := [text.strip() for text in written if isinstance(text, str)]:
+                encoders.append(node)
+                texts += [text for text in dict.fromkeys(found) if text and text not in texts]
+                continue
+            links = (link for name, link in inputs.items() if name == role or name.startswith("conditioning"))
+            queue += filter(None, map(self.behind, links))
+        return ", ".join(texts), encoders
+
+
+def _is_sampler(node: _Node) -> bool:
+    return node["class_type"] in _SAMPLERS or node["inputs"].keys() >= _SAMPLER_INPUTS
+
+
+def _first(graph: _Graph, node: _Node, names: tuple[str, ...]) -> str:
+    return next((text_of(graph.value(node["inputs"][name], name)) for name in names if name in node["inputs"]), "")
+
+
+def _loras(inputs: Mapping[str, Any]) -> list[Lora]:
+    """LoraLoader has one; rgthree's Power Lora Loader has many, each an object."""
+    loras = []
+    if isinstance(inputs.get("lora_name"), str):
+        weight = number_of(inputs.get("strength_model"), default=1.0)
+        loras.append(Lora(stem(inputs["lora_name"]), weight))
+    for entry in inputs.values():
+        match entry:
+            case {"on": True, "lora": str(name), "strength": weight}:
+                loras.append(Lora(stem(name), number_of(weight, default=1.0)))
+    return loras
+
+
+def _latent(graph: _Graph, value: object) -> dict[str, str]:
+    """Return the size of the picture, or what it started from."""
+    for node in graph.chain(value, ("samples", "latent", "latent_image", "pixels", "image")):
+        inputs = node["inputs"]
+        if "width" in inputs and "height" in inputs:
+            names = ("width", "height", "batch_size")
+            size = plain({name: graph.value(inputs[name], name) for name in names if name in inputs})
+            return {name: text for name, text in size.items() if (name, text) != ("batch_size", "1")}
+        if node["class_type"].startswith("LoadImage"):
+            return {"image": text_of(inputs.get("image"))}
+    return {}
+
+
+def _rest(graph: _Graph) -> dict[str, str]:
+    """Return the VAE, and the nodes that nothing here understands, as pairs."""
+    pairs: dict[str, str] = {}
+    for node in graph.nodes.values():
+        kind = node["class_type"]
+        if kind == "VAELoader":
+            pairs["vae_name"] = stem(text_of(node["inputs"].get("vae_name")))
+        elif kind not in _UNDERSTOOD and not _is_sampler(node) and len(pairs) < _MAX_REPORTED:
+            pairs[f"node {kind[:80]}"] = "in the workflow"
+    return pairs

@@ -1,0 +1,199 @@
+"""From what another program's picture says to a request of ours, with a note on everything that was said.
+
+Nothing is replaced in silence: a sampler, model or LoRA that is not here is missing, and the field stays empty.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.spec.errors import InvalidRequest, NotFound
+from pipelines.spec.request import GenerationRequest
+from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
+from studio.metadata.foreign import Foreign, Lora, number_of
+from studio.metadata.meanings import (
+    MEANINGS,
+    OTHER_NOISE,
+    SAYS_NOTHING,
+    FindModel,
+    Lacking,
+    Meaning,
+    Outcome,
+    Reading,
+    Source,
+)
+
+FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
+"""Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
+
+_TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
+_NOT_IN_HASHES = str.maketrans("", "", ":,")
+"""What A1111 takes out of a LoRA's name when it writes its hash down."""
+
+_BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
+"""The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
+
+_NOTHING = frozenset({"", "None", "False"})
+_MAX_NOTES = 200
+
+
+@dataclass(frozen=True)
+class Note:
+    """What became of one thing that the picture says; `field` is ours, or the program's own key if we have none."""
+
+    field: str
+    value: str
+    outcome: Outcome
+    why: str
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A foreign picture as a request. `request_fields` are valid for `GenerationRequest.parse`."""
+
+    program: str
+    request_fields: dict[str, Any]
+    notes: tuple[Note, ...]
+
+
+def read_foreign(texts: Mapping[str, str]) -> Foreign | None:
+    """Return what the first program that knows these texts says, or None."""
+    return next(filter(None, (format_.read(texts) for format_ in FORMATS)), None)
+
+
+def nothing_installed(name: str, digest: str) -> None:
+    """Find no model: for who only wants to read."""
+
+
+def import_request(
+    texts: Mapping[str, str], *, find_model: FindModel = nothing_installed, find_lora: FindModel = nothing_installed
+) -> Imported:
+    """Turn the texts of a picture, ours or another program's, into the fields of a request.
+
+    Args:
+        texts: as `read_texts` returns them.
+        find_model: (name, hash) -> name of an installed model, or None.
+        find_lora: the same for LoRAs.
+
+    Raises:
+        NotFound: no program that we know wrote these texts.
+    """
+    if native.KEY in texts and (ours := _ours(texts[native.KEY])) is not None:
+        return ours
+    foreign = read_foreign(texts)
+    if foreign is None:
+        raise NotFound(f"this picture carries no parameters that can be read; it carries {', '.join(texts) or 'none'}")
+    fields: dict[str, Any] = {}
+    notes: list[Note] = []
+    prompts, loras = _prompts(foreign)
+    for field, prompt in prompts.items():
+        note = _set(fields, field, Reading(prompt), said=prompt)
+        notes += [note] if prompt else []
+        if _BEYOND_THE_END.search(prompt) and _is_before_1_6(foreign):
+            notes.append(Note(field, prompt, Outcome.APPROXIMATED, "before A1111 1.6, [a:b:1.5] switched at a step"))
+    for meaning in MEANINGS:
+        notes += _apply(meaning, Source(foreign, find_model), fields)
+    notes += _loras(loras, find_lora, fields)
+    notes += _input(foreign, fields)
+    known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING
+    for key, value in foreign.pairs.items():
+        if key not in known and value not in _NOTHING:
+            notes.append(Note(key, value, Outcome.IGNORED, "there is nothing like it here"))
+    return Imported(foreign.program, fields, tuple(notes[:_MAX_NOTES]))
+
+
+def _ours(text: str) -> Imported | None:
+    try:
+        request = native.read(text).request.asked()
+    except ValueError:
+        return None
+    return Imported("Open Weights Studio", request.model_dump(exclude_defaults=True), ())
+
+
+def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
+    """Return the prompts without tags of extra networks, and the LoRAs of tags, fields and hashes."""
+    pairs = foreign.pairs
+    digests = a1111.hashes(pairs, "Lora hashes")
+    for name, digest in a1111.hashes(pairs, "Hashes").items():
+        if name.startswith("lora:"):
+            digests.setdefault(name.removeprefix("lora:"), digest)
+    loras = list(foreign.loras)
+    if foreign.format == "comfyui":  # its core takes tags for words
+        return {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}, loras
+    for kind, arguments in _TAG.findall(foreign.prompt):
+        if kind == "lora":
+            name, _, weights = arguments.partition(":")
+            weight = re.search(r"[-+.0-9]+", weights)
+            digest = digests.pop(name.translate(_NOT_IN_HASHES), "")
+            loras.append(Lora(name, number_of(weight[0] if weight else None, default=1.0), digest))
+    loras += [Lora(name, 1.0, digest) for name, digest in digests.items()]
+    texts = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
+    return {field: _TAG.sub("", text).strip() for field, text in texts.items()}, loras
+
+
+def _is_before_1_6(foreign: Foreign) -> bool:
+    version = re.match(r"v?([0-9]{1,4})\.([0-9]{1,4})", foreign.pairs.get("Version", "v0.0"))
+    return foreign.program == "A1111" and version is not None and (int(version[1]), int(version[2])) < (1, 6)
+
+
+def _apply(meaning: Meaning, source: Source, fields: dict[str, Any]) -> Iterator[Note]:
+    """Set one field from its key. What a program means by default is noted only where it makes a difference."""
+    foreign, key = source.foreign, meaning.key(source.foreign)
+    text = foreign.get(key)
+    if not key or not text:
+        return
+    stated = key in foreign.pairs
+    try:
+        reading = meaning.read(text, source)
+    except Lacking as error:
+        yield Note(meaning.field, text, Outcome.MISSING, str(error))
+        return
+    except ValueError as error:
+        yield Note(meaning.field, text, Outcome.IGNORED, f"{key} {error}")
+        return
+    if reading is None:
+        return
+    note = _set(fields, meaning.field, reading, said=text)
+    if stated or note.outcome in {Outcome.APPROXIMATED, Outcome.MISSING}:
+        yield note
+
+
+def _set(fields: dict[str, Any], field: str, reading: Reading, *, said: str) -> Note:
+    """Put a value into the request if requests have that field and the value is within its bounds."""
+    if field not in GenerationRequest.model_fields:
+        if field == "noise_source":  # until it can be chosen, all our noise is drawn on the CPU
+            if reading.value == "cpu":
+                return Note(field, said, Outcome.USED, "noise is drawn on the CPU here too")
+            return Note(field, said, Outcome.APPROXIMATED, f"noise is drawn on the CPU here; {OTHER_NOISE}")
+        return Note(field, said, Outcome.IGNORED, f"requests have no {field} yet")
+    try:
+        GenerationRequest.parse({field: reading.value})
+    except InvalidRequest as error:
+        return Note(field, said, Outcome.IGNORED, str(error))
+    fields[field] = reading.value
+    written_alike = str(reading.value) == said or not isinstance(reading.value, str)
+    return Note(field, said, reading.outcome, reading.why or ("as it is" if written_alike else f"as {reading.value}"))
+
+
+def _loras(loras: list[Lora], find_lora: FindModel, fields: dict[str, Any]) -> Iterator[Note]:
+    found = []
+    for lora in loras:
+        name = find_lora(lora.name, lora.hash)
+        said = f"{lora.name} {lora.weight:g}"
+        if name is None:
+            digest = f" [{lora.hash}]" if lora.hash else ""
+            yield Note("loras", said, Outcome.MISSING, f"no LoRA {lora.name!r}{digest} is installed")
+        else:
+            found.append({"name": name, "weight": lora.weight})
+            yield _set(fields, "loras", Reading(found), said=said)
+
+
+def _input(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
+    """Say that the input of an image-to-image picture is needed: the file does not hold it."""
+    if "strength" in fields:
+        given = foreign.get("image", foreign.get("Init image hash"))
+        yield Note("init_image", given, Outcome.MISSING, "made from another picture, which is not in the file; give it")
+    masks = {"Mask blur", "Mask mode", "Inpaint area", "Masked content"} & foreign.pairs.keys()
+    if masks:
+        yield Note("mask_image", "", Outcome.MISSING, "made with a mask, which is not in the file; give it")

@@ -1,0 +1,298 @@
+"""The table: what each program's key means in a request of ours. A field that requests do not have yet may stand here.
+
+A reader turns the text into a value; it returns None where there is nothing to say, and raises ValueError with a
+sentence where the text means nothing.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from studio.metadata import a1111, vocabulary
+from studio.metadata.foreign import Foreign, stem
+
+FindModel = Callable[[str, str], str | None]
+"""(name, hash), either may be empty -> the name of the installed model or LoRA, or None."""
+
+OTHER_NOISE = "other noise: a different picture"
+
+
+class Outcome(StrEnum):
+    """What became of something that a foreign picture says."""
+
+    USED = "used"
+    APPROXIMATED = "approximated"
+    IGNORED = "ignored"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A foreign picture, and the way to ask what is installed."""
+
+    foreign: Foreign
+    find_model: FindModel
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A value for one field of a request, and why it is not simply what the file says."""
+
+    value: Any
+    outcome: Outcome = Outcome.USED
+    why: str = ""
+
+
+Reader = Callable[[str, Source], Reading | None]
+
+
+class Lacking(ValueError):
+    """The file asks for something that is not here."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """One row: our field, how the text becomes its value, and the key under which each program writes it."""
+
+    field: str
+    read: Reader
+    a1111: str = ""
+    comfyui: str = ""
+    invokeai: str = ""
+    fooocus: str = ""
+    novelai: str = ""
+    swarmui: str = ""
+
+    def key(self, foreign: Foreign) -> str:
+        """Return the key in one program's words; empty where it has none."""
+        return str(getattr(self, foreign.format))
+
+
+def _whole(text: str, _: Source, *, plus: int = 0, none: int | None = None) -> Reading | None:
+    """Read a whole number; `none` is the one that stands for "not set"."""
+    try:
+        value = int(text) if len(text) < 40 and text.strip("+-").isdecimal() else int(_finite(text))
+    except ValueError as error:
+        raise ValueError(f"is not a whole number: {_short(text)}") from error
+    return None if value == none else Reading(value + plus)
+
+
+def _number(text: str, _: Source, *, none: float | None = None) -> Reading | None:
+    value = _finite(text)
+    return None if value == none else Reading(value)
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise ValueError(f"is not a number: {_short(text)}") from error
+    if not math.isfinite(value):
+        raise ValueError(f"is not a finite number: {_short(text)}")
+    return value
+
+
+def _text(text: str, _: Source) -> Reading | None:
+    return Reading(text) if text else None
+
+
+def _chosen(text: str, _: Source, *, choices: dict[str, Any]) -> Reading | None:
+    if text.lower() not in choices:
+        raise Lacking(f"there is no {_short(text)} here; known are {', '.join(choices)}")
+    return Reading(choices[text.lower()])
+
+
+def _scheduler(text: str, source: Source) -> Reading | None:
+    if text in {"", "Use same sampler"}:
+        return None
+    if source.foreign.format == "invokeai":
+        text, _ = vocabulary.split_invokeai(text)
+    try:
+        return Reading(vocabulary.scheduler_of(text))
+    except ValueError as error:
+        raise Lacking(str(error)) from error
+
+
+def _noise_schedule(text: str, source: Source, *, sampler: str) -> Reading | None:
+    foreign = source.foreign
+    name = foreign.get(sampler)
+    if text in {"", "Use same scheduler"}:
+        return None
+    if foreign.format == "invokeai":
+        name, split = vocabulary.split_invokeai(name)
+        text = split or "Automatic"
+    with suppress(ValueError):  # said where the sampler is read
+        name = vocabulary.scheduler_of(name)
+    try:
+        value = vocabulary.noise_schedule_of(text)
+    except ValueError as error:
+        raise Lacking(str(error)) from error
+    if name not in SCHEDULERS:
+        return Reading(value) if value else None
+    spec = SCHEDULERS[name]
+    if value is None:
+        # Only since A1111 1.9, which writes the key, does each sampler have a schedule of its own.
+        has_own = foreign.program in {"A1111", "Forge"} and "Schedule type" in foreign.pairs
+        value = spec.noise_schedule if has_own or spec.ignores_schedule else "uniform"
+        return Reading(value, why=f"Automatic means {NOISE_SCHEDULES[value]} for {spec.label}")
+    if value not in spec.noise_schedules:
+        raise Lacking(f"{value} does not exist for scheduler {name} here")
+    return Reading(value)
+
+
+def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
+    """A1111 keeps the strength of the hires pass under the key of image-to-image."""
+    foreign = source.foreign
+    value = _finite(text)
+    second_pass = foreign.format == "a1111" and a1111.is_hires(foreign.pairs)
+    whole = foreign.format != "a1111" and value == 1
+    return None if hires is not second_pass or whole else Reading(value)
+
+
+def _generation_strength(text: str, source: Source) -> Reading | None:
+    """InvokeAI and NovelAI may write a strength for every picture; it counts where there was an input."""
+    mode = source.foreign.get("generation_mode", source.foreign.get("request_type", "img2img")).lower()
+    return _strength(text, source, hires=False) if "img2img" in mode or "inpaint" in mode else None
+
+
+def _noise_source(text: str, _: Source) -> Reading | None:
+    match text.lower():
+        case "cpu":
+            return Reading("cpu")
+        case "nv":
+            return Reading("nv")
+        case "device":
+            return Reading("device")
+    return Reading("nv", Outcome.APPROXIMATED, f"noise of an NVIDIA GPU; if it was another GPU, {OTHER_NOISE}")
+
+
+def _model(text: str, source: Source, *, hash_key: str) -> Reading | None:
+    digest = source.foreign.pairs.get(hash_key, "")
+    if source.foreign.format == "a1111":
+        digest = digest or a1111.hashes(source.foreign.pairs, "Hashes").get("model", "")
+    return _found(stem(text), digest, source)
+
+
+def _model_by_hash(text: str, source: Source, *, name_key: str) -> Reading | None:
+    return None if source.foreign.pairs.get(name_key) else _found("", text, source)
+
+
+def _hires_model(text: str, source: Source) -> Reading | None:
+    if text in {"", "Use same checkpoint"}:
+        return None
+    titled = re.fullmatch(r"(.*?) \[([0-9a-f]{6,64})\]", text)
+    return _found(stem(titled[1]), titled[2], source) if titled else _found(stem(text), "", source)
+
+
+def _found(name: str, digest: str, source: Source) -> Reading | None:
+    if not name and not digest:
+        return None
+    found = source.find_model(name, digest)
+    if found is None:
+        raise Lacking(f"no model {_short(name) if name else ''}{f' [{digest[:64]}]' if digest else ''} is installed")
+    return Reading(found, why="" if found == name else f"found as {found}")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:59]}…")
+
+
+_MODEL = partial(_model, hash_key="model_hash")
+_ZERO_IS_NONE = partial(_whole, none=0)
+_EMPHASIS = {"original": "a1111", "no norm": "no_norm", "comfy": "comfy"}
+_CONTENTS = {"fill": "fill", "original": "original", "latent noise": "latent_noise", "latent nothing": "latent_nothing"}
+_SCHEDULE = partial(_noise_schedule, sampler="Sampler")
+_LOWER_SCHEDULE = partial(_noise_schedule, sampler="sampler")
+
+# fmt: off
+MEANINGS: tuple[Meaning, ...] = (
+    Meaning("model", partial(_model, hash_key="Model hash"), a1111="Model"),
+    Meaning("model", partial(_model_by_hash, name_key="Model"), a1111="Model hash"),
+    Meaning("model", _MODEL, comfyui="model", invokeai="model", novelai="model", swarmui="model"),
+    Meaning("model", partial(_model, hash_key="base_model_hash"), fooocus="base_model"),
+    Meaning("width", _whole,
+            a1111="Size-1", comfyui="width", invokeai="width", fooocus="width", novelai="width", swarmui="width"),
+    Meaning("height", _whole,
+            a1111="Size-2", comfyui="height", invokeai="height", fooocus="height", novelai="height", swarmui="height"),
+    Meaning("num_inference_steps", _whole,
+            a1111="Steps", comfyui="steps", invokeai="steps", fooocus="steps", novelai="steps", swarmui="steps"),
+    Meaning("guidance_scale", _number,
+            a1111="CFG scale", comfyui="cfg", invokeai="cfg_scale", fooocus="guidance_scale", novelai="scale",
+            swarmui="cfgscale"),
+    Meaning("strength", partial(_strength, hires=False), a1111="Denoising strength", comfyui="denoise",
+            swarmui="initimagecreativity"),
+    Meaning("strength", _generation_strength, invokeai="strength", novelai="strength"),
+    Meaning("scheduler", _scheduler,
+            a1111="Sampler", comfyui="sampler_name", invokeai="scheduler", fooocus="sampler", novelai="sampler",
+            swarmui="sampler"),
+    Meaning("noise_schedule", _SCHEDULE, a1111="Schedule type"),
+    Meaning("noise_schedule", partial(_noise_schedule, sampler="sampler_name"), comfyui="scheduler"),
+    Meaning("noise_schedule", partial(_noise_schedule, sampler="scheduler"), invokeai="scheduler"),
+    Meaning("noise_schedule", _LOWER_SCHEDULE, fooocus="scheduler", novelai="noise_schedule", swarmui="scheduler"),
+    Meaning("seed", _whole,
+            a1111="Seed", comfyui="seed", invokeai="seed", fooocus="seed", novelai="seed", swarmui="seed"),
+    Meaning("seed", _whole, comfyui="noise_seed"),
+    Meaning("noise_source", _noise_source,
+            a1111="RNG", comfyui="noise", invokeai="rand_device", fooocus="noise", novelai="noise source",
+            swarmui="noise"),
+    Meaning("emphasis", partial(_chosen, choices=_EMPHASIS), a1111="Emphasis", comfyui="emphasis"),
+    Meaning("clip_skip", _whole, a1111="Clip skip", fooocus="clip_skip"),
+    Meaning("clip_skip", partial(_whole, plus=1, none=0), invokeai="clip_skip"),
+    Meaning("clip_skip", lambda text, source: _whole(text.removeprefix("-"), source), comfyui="stop_at_clip_layer"),
+    Meaning("eta", _number, a1111="Eta"),
+    Meaning("eta", _number, a1111="Eta DDIM"),
+    Meaning("s_churn", _number, a1111="Sigma churn"),
+    Meaning("s_tmin", _number, a1111="Sigma tmin"),
+    Meaning("s_tmax", _number, a1111="Sigma tmax"),
+    Meaning("s_noise", _number, a1111="Sigma noise"),
+    Meaning("eta_noise_seed_delta", _ZERO_IS_NONE, a1111="ENSD"),
+    Meaning("variation_seed", _whole, a1111="Variation seed"),
+    Meaning("variation_strength", _number, a1111="Variation seed strength"),
+    Meaning("variation_strength", _number, a1111="Variation strength"),
+    Meaning("seed_resize_width", _ZERO_IS_NONE, a1111="Seed resize from-1"),
+    Meaning("seed_resize_height", _ZERO_IS_NONE, a1111="Seed resize from-2"),
+    Meaning("mask_blur_x", _number, a1111="Mask blur"),
+    Meaning("mask_blur_y", _number, a1111="Mask blur"),
+    Meaning("mask_blur_x", _number, a1111="Mask blur x"),
+    Meaning("mask_blur_y", _number, a1111="Mask blur y"),
+    Meaning("resize_mode", _text, a1111="Resize mode"),
+    Meaning("step_rule", _text, a1111="Step rule"),
+    Meaning("template", _text, a1111="Template"),
+    Meaning("invert_mask", partial(_chosen, choices={"inpaint masked": False, "inpaint not masked": True}),
+            a1111="Mask mode"),
+    Meaning("masked_content", partial(_chosen, choices=_CONTENTS), a1111="Masked content"),
+    Meaning("inpaint_area", partial(_chosen, choices={"whole picture": "whole_picture", "only masked": "only_masked"}),
+            a1111="Inpaint area"),
+    Meaning("mask_padding", _whole, a1111="Masked area padding"),
+    Meaning("hires_scale", partial(_number, none=0), a1111="Hires upscale"),
+    Meaning("hires_width", _ZERO_IS_NONE, a1111="Hires resize-1"),
+    Meaning("hires_height", _ZERO_IS_NONE, a1111="Hires resize-2"),
+    Meaning("hires_upscaler", _text, a1111="Hires upscaler"),
+    Meaning("hires_steps", _ZERO_IS_NONE, a1111="Hires steps"),
+    Meaning("hires_strength", partial(_strength, hires=True), a1111="Denoising strength"),
+    Meaning("hires_strength", _number, a1111="Hires strength"),
+    Meaning("hires_scheduler", _scheduler, a1111="Hires sampler"),
+    Meaning("hires_noise_schedule", _SCHEDULE, a1111="Hires schedule type"),
+    Meaning("hires_guidance_scale", partial(_number, none=0), a1111="Hires CFG Scale"),
+    Meaning("hires_prompt", _text, a1111="Hires prompt"),
+    Meaning("hires_negative_prompt", _text, a1111="Hires negative prompt"),
+    Meaning("hires_model", _hires_model, a1111="Hires checkpoint"),
+)
+# fmt: on
+
+SAYS_NOTHING: frozenset[str] = frozenset(
+    {
+        *("Version", "App", "Backend", "User", "Operations", "Pipeline", "Lora hashes", "TI hashes", "Hashes"),
+        *("Civitai resources", "Civitai metadata", "VAE hash", "First pass size-1", "First pass size-2"),
+        *("version", "metadata_scheme", "app_version", "model_hash", "base_model_hash", "vae_hash", "created_by"),
+        *("swarm_version", "aspectratio"),
+        *("styles", "prompt_expansion", "generation_mode", "request_type", "image", "type"),
+    }
+)
+"""Keys that are read elsewhere or say nothing about the picture."""

@@ -1,0 +1,26 @@
+"""NovelAI: `Software` says NovelAI, `Comment` holds the settings as JSON, `Description` the prompt."""
+
+import re
+from collections.abc import Mapping
+
+from studio.metadata.foreign import Foreign, json_object, plain, text_of
+
+_SPOKEN = frozenset({"prompt", "uc", "signed_hash"})
+
+
+def read(texts: Mapping[str, str]) -> Foreign | None:
+    """Read the texts of a NovelAI picture."""
+    data = json_object(texts.get("Comment", ""))
+    if texts.get("Software") != "NovelAI" or data is None:
+        return None
+    pairs = plain(data, without=_SPOKEN)
+    if source := re.fullmatch(r"(.*?)\s+([0-9A-F]{8})", texts.get("Source", "")):
+        pairs |= {"model": source[1], "model_hash": source[2]}
+    return Foreign(
+        format="novelai",
+        program="NovelAI",
+        prompt=(text_of(data.get("prompt")) or texts.get("Description", "")).strip(),
+        negative_prompt=text_of(data.get("uc")).strip(),
+        pairs=pairs,
+        defaults={"noise source": "gpu"},
+    )

@@ -1,0 +1,81 @@
+"""What other programs call samplers and schedules, in A1111's words, which our tables know as labels."""
+
+from collections.abc import Mapping
+
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
+
+SAMPLERS: Mapping[str, str] = {
+    # ComfyUI, Fooocus
+    "euler_ancestral": "Euler a",
+    "heunpp2": "HeunPP2",
+    "dpm_2": "DPM2",
+    "dpm_2_ancestral": "DPM2 a",
+    "dpm_fast": "DPM fast",
+    "dpm_adaptive": "DPM adaptive",
+    "dpmpp_2s_ancestral": "DPM++ 2S a",
+    "dpmpp_sde": "DPM++ SDE",
+    "dpmpp_sde_gpu": "DPM++ SDE",
+    "dpmpp_2m_sde_gpu": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "dpmpp_3m_sde_gpu": "DPM++ 3M SDE",
+    "uni_pc": "UniPC",
+    "ddpm": "DDPM",
+    "restart": "Restart",
+    # InvokeAI
+    "dpmpp_2": "DPM++ 2M",
+    "dpmpp_2s": "DPM++ 2S",
+    "kdpm_2": "DPM2",
+    "kdpm_2_a": "DPM2 a",
+    "pndm": "PLMS",
+    # NovelAI
+    "ddim_v3": "DDIM",
+}
+"""A name that is neither here nor in our tables is a sampler that we lack."""
+
+SCHEDULES: Mapping[str, str] = {
+    "native": "Normal",
+    "ddim_uniform": "DDIM",
+    "kl_optimal": "KL Optimal",
+    "align_your_steps": "Align Your Steps",
+}
+
+
+def scheduler_of(name: str) -> str:
+    """Return our scheduler for any program's name.
+
+    Raises:
+        ValueError: we have no such sampler; the message says which there are.
+    """
+    plain = name.removeprefix("sample_").removeprefix("k_")
+    for candidate in (name, plain, SAMPLERS.get(plain, plain)):
+        try:
+            return canonical_scheduler(candidate)
+        except ValueError:
+            continue
+    raise ValueError(f"there is no sampler {_short(name)}; choose one of {', '.join(SCHEDULERS)}")
+
+
+def noise_schedule_of(name: str) -> str | None:
+    """Return our noise schedule for any program's name; None for A1111's Automatic.
+
+    Raises:
+        ValueError: we have no such schedule; the message says which there are.
+    """
+    for candidate in (name, SCHEDULES.get(name, name)):
+        try:
+            return canonical_noise_schedule(candidate)
+        except ValueError:
+            continue
+    raise ValueError(f"there is no noise schedule {_short(name)}; choose one of {', '.join(NOISE_SCHEDULES)}")
+
+
+def split_invokeai(name: str) -> tuple[str, str | None]:
+    """Return sampler and schedule of an InvokeAI scheduler: "dpmpp_2m_k" is DPM++ 2M with Karras."""
+    if name.startswith("k_") or not name.endswith("_k"):
+        return name, None
+    return name.removesuffix("_k"), "Karras"
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 60 else f"{name[:59]}…")

@@ -1,0 +1,226 @@
+"""From what a foreign picture says to a request, with a note on each thing that was said."""
+
+from typing import get_args
+
+import pytest
+
+from pipelines.spec.errors import NotFound
+from pipelines.spec.request import GenerationRequest, bounds
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from studio.metadata import Note, Outcome, import_request, native
+from studio.metadata.foreign import Format
+from studio.metadata.importing import read_foreign
+from studio.metadata.meanings import MEANINGS
+from tests.studio.metadata.test_infotext import INPAINT, NEW, VARIATION
+from tests.studio.metadata.test_metadata import record
+
+
+def notes_of(text: str, **finders: object) -> dict[str, Note]:
+    imported = import_request({"parameters": text}, **finders)  # type: ignore[arg-type]
+    return {note.field: note for note in imported.notes}
+
+
+def with_pairs(pairs: str) -> str:
+    return f"a boat\nSteps: 20, Seed: 1, Size: 512x512, {pairs}"
+
+
+def installed(name: str, digest: str) -> str | None:
+    return {"sd_xl_base_1.0": "base", "": "old"}.get(name) if digest or name else None
+
+
+def test_what_requests_have_is_used() -> None:
+    imported = import_request({"parameters": NEW}, find_model=installed)
+
+    assert imported.request_fields == {
+        "prompt": "masterpiece, a lighthouse ,\nat night",
+        "negative_prompt": "blurry, (dark:1.2)\nlowres",
+        "model": "base",
+        "width": 832,
+        "height": 1216,
+        "num_inference_steps": 28,
+        "guidance_scale": 6.5,
+        "scheduler": "dpmpp_2m",
+        "noise_schedule": "karras",
+        "seed": 1234567890,
+    } | {field: value for field, value in PLANNED.items() if field in GenerationRequest.model_fields}
+
+
+PLANNED = {
+    "noise_source": "cpu",
+    "emphasis": "a1111",
+    "clip_skip": 2,
+    "hires_scale": 1.5,
+    "hires_steps": 10,
+    "hires_upscaler": "4x-UltraSharp",
+    "hires_strength": 0.4,
+    "hires_prompt": "a lighthouse, sharp: very",
+}
+
+OUTCOMES: list[tuple[str, str, Outcome, str]] = [
+    ("Sampler: DDIM CFG++", "scheduler", Outcome.MISSING, "there is no sampler 'DDIM CFG++'; choose one of euler, "),
+    ("Sampler: Euler a", "scheduler", Outcome.USED, "as euler_a"),
+    ("Sampler: Euler, Schedule type: Gits", "noise_schedule", Outcome.MISSING, "there is no noise schedule 'Gits'"),
+    ("Sampler: DDIM, Schedule type: Karras", "noise_schedule", Outcome.MISSING, "karras does not exist for scheduler"),
+    ("Sampler: Euler, Schedule type: Simple", "noise_schedule", Outcome.USED, "as simple"),
+    ("Sampler: DPM++ 2M, Schedule type: Automatic, Version: v1.10.1", "noise_schedule", Outcome.USED, "means Karras"),
+    (
+        "Sampler: Euler, Schedule type: Automatic, Version: v1.10.1",
+        "noise_schedule",
+        Outcome.USED,
+        "Automatic means Uniform",
+    ),
+    ("Model: gone, Model hash: 0123456789", "model", Outcome.MISSING, "no model 'gone' [0123456789] is installed"),
+    ("Model: sd_xl_base_1.0", "model", Outcome.USED, "found as base"),
+    ("Model hash: 7460a6fa", "model", Outcome.USED, "found as old"),
+    ("RNG: CPU", "noise_source", Outcome.USED, "as cpu"),
+    ("RNG: GPU", "noise_source", Outcome.APPROXIMATED, "other noise: a different picture"),
+    ("Model: x", "noise_source", Outcome.APPROXIMATED, "other noise: a different picture"),
+    ("CFG scale: 0.5", "guidance_scale", Outcome.IGNORED, "guidance_scale must be at least 1"),
+    ("CFG scale: nan", "guidance_scale", Outcome.IGNORED, "CFG scale is not a finite number: 'nan'"),
+    ("CFG scale: high", "guidance_scale", Outcome.IGNORED, "CFG scale is not a number: 'high'"),
+    ("Steps: 1000", "num_inference_steps", Outcome.IGNORED, f"at most {bounds('num_inference_steps')['maximum']}"),
+    ("Seed: 99999999999999999999", "seed", Outcome.IGNORED, "seed must be at least 0 and at most"),
+    ("Seed: -1", "seed", Outcome.IGNORED, "seed must be at least 0"),
+    ("Size: 513x512", "width", Outcome.IGNORED, "width must be a multiple of 8, got 513; try 512 or 520"),
+    ("Size: 513x512", "height", Outcome.USED, ""),
+    ("Denoising strength: 0.6", "strength", Outcome.USED, ""),
+    ("Denoising strength: 0.6", "init_image", Outcome.MISSING, "not in the file"),
+    ("Denoising strength: 0.6, Mask blur: 4", "mask_image", Outcome.MISSING, "not in the file"),
+    ("Face restoration: CodeFormer", "Face restoration", Outcome.IGNORED, "there is nothing like it here"),
+    ("Lora hashes: ocean: 0123456789ab", "loras", Outcome.MISSING, "no LoRA 'ocean' [0123456789ab] is installed"),
+    ("VAE: sdxl_vae", "VAE", Outcome.IGNORED, "there is nothing like it here"),
+    ('Lora hashes: "gone: 0123456789ab"', "loras", Outcome.MISSING, "no LoRA 'gone' [0123456789ab] is installed"),
+]
+
+
+@pytest.mark.parametrize(("pairs", "field", "outcome", "why"), OUTCOMES)
+def test_each_thing_that_is_said_gets_its_note(pairs: str, field: str, outcome: Outcome, why: str) -> None:
+    text = with_pairs(pairs)
+
+    note = notes_of(text, find_model=installed)[field]
+    imported = import_request({"parameters": text}, find_model=installed)
+
+    assert note.outcome is outcome
+    assert why in note.why
+    assert GenerationRequest.parse(imported.request_fields).prompt == "a boat"
+    if field in GenerationRequest.model_fields:
+        assert (field in imported.request_fields) is (outcome in {Outcome.USED, Outcome.APPROXIMATED})
+
+
+def test_a_row_for_a_field_that_requests_lack_is_told_and_wakes_up_with_the_field() -> None:
+    notes = notes_of(f"{VARIATION}, Clip skip: 2")
+
+    for field in (
+        "variation_seed",
+        "variation_strength",
+        "seed_resize_width",
+        "eta_noise_seed_delta",
+        "clip_skip",
+        "eta",
+    ):
+        if field in GenerationRequest.model_fields:
+            assert notes[field].outcome is Outcome.USED
+        else:
+            assert notes[field] == Note(field, notes[field].value, Outcome.IGNORED, f"requests have no {field} yet")
+
+
+def test_every_inpainting_key_is_noted() -> None:
+    notes = notes_of(INPAINT)
+
+    assert {"strength", "mask_blur_x", "mask_blur_y", "invert_mask", "inpaint_area", "mask_image"} <= notes.keys()
+    assert notes["ControlNet 0"].outcome is Outcome.IGNORED
+
+
+def test_the_strength_of_a_hires_pass_is_not_the_requests() -> None:
+    imported = import_request({"parameters": NEW})
+
+    assert "strength" not in imported.request_fields
+    assert "init_image" not in {note.field for note in imported.notes}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "left", "said"),
+    [
+        ("a <lora:ocean:0.8> boat", "a  boat", {"ocean 0.8"}),
+        ("a boat<lora:ocean>", "a boat", {"ocean 1"}),
+        ("<lora:sea side:-1.5:0.2>a", "a", {"sea side -1.5"}),
+        ("<lora:x:unet=0.3>a <hypernet:h:1>", "a", {"x 0.3"}),
+        ("a <b:", "a <b:", set()),
+    ],
+)
+def test_lora_tags_leave_the_prompt_and_are_looked_for(prompt: str, left: str, said: set[str]) -> None:
+    imported = import_request({"parameters": f"{prompt}\nSteps: 20, Seed: 1, Size: 512x512"})
+
+    missing = {note.value for note in imported.notes if note.field == "loras" and note.outcome is Outcome.MISSING}
+    assert imported.request_fields["prompt"] == left
+    assert missing == said
+
+
+def test_a_lora_is_looked_for_by_name_and_hash() -> None:
+    asked = []
+
+    def find_lora(name: str, digest: str) -> str | None:
+        asked.append((name, digest))
+        return name
+
+    note = notes_of(NEW, find_lora=find_lora)["loras"]
+
+    assert asked == [("ocean", "0123456789ab"), ("second one", "ba9876543210")]
+    assert note.outcome is (Outcome.USED if "loras" in GenerationRequest.model_fields else Outcome.IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "version", "told"),
+    [
+        ("[a:b:1.5]", "Version: v1.5.2", True),
+        ("[a:b:1.5]", "Version: v1.10.1", False),
+        ("[a:b:1.5]", "ENSD: 1", True),
+        ("[a:b:0.5]", "Version: v1.5.2", False),
+        ("[a:b:15]", "Version: v1.5.2", False),
+        ("[a:b:1.5]", "Version: f2.0.1", False),
+    ],
+)
+def test_the_old_rule_of_prompt_editing_is_told(prompt: str, version: str, told: bool) -> None:
+    imported = import_request({"parameters": f"{prompt}\nSteps: 20, Seed: 1, Size: 512x512, {version}"})
+
+    prompts = [note.outcome for note in imported.notes if note.field == "prompt"]
+    assert prompts == [Outcome.USED, Outcome.APPROXIMATED][: 1 + told]
+
+
+def test_half_of_a_surrogate_pair_is_not_taken() -> None:
+    imported = import_request({"invokeai_metadata": '{"positive_prompt": "\\ud800", "steps": 3}'})
+
+    assert imported.request_fields == {"negative_prompt": "", "num_inference_steps": 3, "noise_source": "cpu"}
+    assert imported.notes[0].outcome is Outcome.IGNORED
+
+
+def test_our_own_record_comes_before_any_text() -> None:
+    made = record(prompt="a boat", strength=None)
+    texts = {"studio": native.write(made), "parameters": "other\nSteps: 1, Seed: 1, Size: 64x64"}
+
+    imported = import_request(texts)
+
+    assert (imported.program, imported.notes) == ("Open Weights Studio", ())
+    assert GenerationRequest.parse(imported.request_fields) == made.request.asked()
+
+
+@pytest.mark.parametrize("texts", [{}, {"Comment": "made with love"}, {"prompt": "a boat"}])
+def test_texts_of_no_program_are_told_in_a_sentence(texts: dict[str, str]) -> None:
+    with pytest.raises(NotFound, match="carries no parameters that can be read; it carries"):
+        import_request(texts)
+    assert read_foreign(texts) is None
+
+
+def test_the_table_names_each_key_of_a_program_for_one_meaning_of_a_field() -> None:
+    for format_ in get_args(Format):
+        rows = [(row.field, getattr(row, format_)) for row in MEANINGS if getattr(row, format_)]
+        assert len(rows) == len(set(rows))
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
+def test_every_sampler_and_schedule_of_ours_is_found_by_a1111s_labels(scheduler: str, noise_schedule: str) -> None:
+    if noise_schedule in SCHEDULERS[scheduler].noise_schedules:
+        labels = f"Sampler: {SCHEDULERS[scheduler].label}, Schedule type: {NOISE_SCHEDULES[noise_schedule]}"
+        fields = import_request({"parameters": f"{with_pairs(labels)}, Version: Open Weights Studio 1"}).request_fields
+        assert (fields["scheduler"], fields["noise_schedule"]) == (scheduler, noise_schedule)
