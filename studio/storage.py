@@ -9,7 +9,7 @@ from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
-from pipelines.spec.resolve import resolve
+from pipelines.spec.resolve import check_prompts, resolve
 from studio import metadata
 from studio.database import Database
 from studio.files import InputStore, ProcessLock
@@ -67,6 +67,7 @@ class Storage:
         if request.is_template:
             resolved = self._expand_template(request.prompt, resolved)
         for distinct in {one.prompt: one for one in resolved}.values():
+            check_prompts(distinct)
             metadata.check_room(distinct)
         return model, resolved
 

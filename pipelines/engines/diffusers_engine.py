@@ -41,8 +41,8 @@ class DiffusersEngine:
     """Runs Stable Diffusion 1.x and XL: text-to-image, image-to-image, inpaint.
 
     Pictures that differ in prompts, guidance and seeds only are denoised together. Each draws its noise from its own
-    generators, and on the processor as many share a batch as can without a bit of any changing: the same request gives
-    the same pixels alone, in any batch and at any position.
+    generators, and as many share a batch as can without a bit of any changing: the same request gives the same pixels
+    alone, in any batch and at any position.
 
     Args:
         device: "auto", "cpu", "mps", "cuda:0", …
@@ -85,12 +85,14 @@ class DiffusersEngine:
             canvas = prepare_canvas(alike[0], inputs)
             while alike:
                 # 1. Denoise as many as fit: NaN or lack of memory may cost a second attempt.
-                most = 1 if attempts.reduced_memory else self._batch_size
-                report = _reporter(on_step, first=done)
-                denoised = attempts.run(partial(self._denoise, alike[:most], canvas=canvas, report=report))
+                most = 1 if attempts.reduced_memory else min(len(alike), self._batch_size)
+                work = partial(self._denoise, alike, canvas=canvas, report=_reporter(on_step, first=done))
+                denoised = attempts.run(work, at_once=most)
                 # 2. Decode one by one: the same, without denoising again.
                 for latents, request in zip(torch.split(denoised.latents, 1), alike, strict=False):
                     picture, provenance = attempts.run(partial(self._develop, latents, denoised.evaluations))
+                    if len(denoised.latents) > 1:
+                        provenance["images_at_once"] = len(denoised.latents)
                     if canvas.is_mask_blank:
                         provenance["blank_mask"] = True
                     if attempts.reduced_memory:
@@ -101,16 +103,22 @@ class DiffusersEngine:
                 alike = alike[len(denoised.latents) :]
 
     def _denoise(
-        self, requests: Sequence[ResolvedRequest], components: Components, *, canvas: Canvas, report: _Report
+        self,
+        requests: Sequence[ResolvedRequest],
+        components: Components,
+        at_once: int,
+        *,
+        canvas: Canvas,
+        report: _Report,
     ) -> Denoised:
-        """Denoise the first of some pictures that differ in their own fields only, as many at once as may be."""
+        """Denoise the first of some pictures that differ in their own fields only: `at_once`, or fewer."""
         guidance = [
             Guidance(
                 prompt=self._prompts.encode(request, components=components),
                 negative_prompt=self._prompts.encode_negative(request, components=components),
                 scale=request.guidance_scale,
             )
-            for request in requests
+            for request in requests[:at_once]
         ]
         factor = components.vae_scale_factor
         size = (requests[0].height // factor, requests[0].width // factor)
@@ -126,7 +134,7 @@ class DiffusersEngine:
         )
 
     def _develop(
-        self, latents: torch.Tensor, evaluations: int, components: Components
+        self, latents: torch.Tensor, evaluations: int, components: Components, _: int
     ) -> tuple[Image.Image, Provenance]:
         pixels = autoencoding.decode(latents, components=components)
         return autoencoding.to_image(pixels), self._provenance(components, evaluations=evaluations)

@@ -9,8 +9,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from pipelines.runtime.loading import Components
+from pipelines.spec.errors import NotANumber
 from pipelines.spec.prompt import ChunkRules, chunk, parse, schedule, weigh
 from pipelines.spec.request import Emphasis, ResolvedRequest
+from pipelines.spec.schedulers import SCHEDULERS
 
 CACHED_TEXTS = 64
 """Per loaded model. One chunk is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
@@ -73,9 +75,11 @@ class PromptEncoder:
     ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
         scheduled = []
-        for part in schedule(text, num_inference_steps=request.num_inference_steps):
+        steps = SCHEDULERS[request.scheduler].steps(request.num_inference_steps) or request.num_inference_steps
+        for part in schedule(text, num_inference_steps=steps):
             as_zeros = is_negative and not text and components.zero_empty_negative
-            key = _Key(part.text, request.emphasis, request.clip_skip, as_zeros)
+            device = str(components.text_encoders[0].device)
+            key = _Key(part.text, request.emphasis, request.clip_skip, as_zeros, device)
             if key not in known:
                 known[key] = _encode(key, components)
             known.move_to_end(key)
@@ -93,6 +97,8 @@ class _Key:
     emphasis: Emphasis
     clip_skip: int
     as_zeros: bool
+    device: str
+    """Where the encoders are: in reduced-memory mode they rest on the processor, which rounds differently."""
 
 
 @torch.inference_mode()
@@ -106,6 +112,11 @@ def _encode(key: _Key, components: Components) -> Conditioning:
     pooled = parts[-1][1] if len(parts) > 1 else None
     if pooled is not None:
         pooled = pooled.to(components.device, components.precision.dtype)
+    if not all(bool(torch.isfinite(each).all()) for each in (embeds, pooled) if each is not None):
+        raise NotANumber(
+            f"the weights in {key.text[:60]!r} are too large for {components.precision.dtype}: the encoded prompt "
+            "overflows; take weights nearer to 1"
+        )
     if key.as_zeros:
         embeds, pooled = torch.zeros_like(embeds), None if pooled is None else torch.zeros_like(pooled)
     return Conditioning(embeds, pooled)

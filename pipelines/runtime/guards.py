@@ -38,7 +38,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("can't allocate memory", "out of memory", "not enough memory", "bad_alloc")
+        sign in text
+        for sign in ("can't allocate memory", "out of memory", "not enough memory", "bad_alloc", "alloc_failed")
     )
 
 

@@ -32,8 +32,10 @@ class Attempts:
         self.reduced_memory = False
         """Whether the job ran out of memory once; it stays careful from then on."""
 
-    def run(self, work: Callable[[Components], Result]) -> Result:
-        """Return what `work` returns for the loaded model.
+    def run(self, work: Callable[[Components, int], Result], *, at_once: int = 1) -> Result:
+        """Return what `work` returns for the loaded model and the number of pictures it may work on at once.
+
+        Lack of memory halves that number first: no picture is made differently because it had company.
 
         Raises:
             NotANumber: NaN or infinity, even in float32.
@@ -44,7 +46,7 @@ class Attempts:
             try:
                 self._components = self._components or self._models.get(self._model)
                 with self._memory_mode(self._components):
-                    return work(self._components)
+                    return work(self._components, at_once)
             except NotFinite as error:
                 trouble = error.stage
             except (RuntimeError, MemoryError) as error:
@@ -56,6 +58,10 @@ class Attempts:
             self._components = None
             if isinstance(trouble, Stage):
                 self._upcast(trouble)
+            elif at_once > 1:
+                at_once //= 2
+                self._models.keep_only(self._model)
+                release_memory(describe_device(self._device).device)
             else:
                 self._reduce_memory(trouble)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -11,6 +11,7 @@ from pipelines.runtime.denoiser import Denoiser, Guidance
 from pipelines.runtime.guards import Stage, check_finite
 from pipelines.runtime.loading import Components
 from pipelines.runtime.noise import BatchNoise, ImageNoise
+from pipelines.runtime.preview import LatentPreview
 from pipelines.runtime.samplers import SAMPLERS, BrownianNoise, SamplerOptions, StepNoise
 from pipelines.runtime.sigmas import discard_next_to_last, make_sigmas
 from pipelines.runtime.starting import start_denoising
@@ -83,11 +84,12 @@ def denoise(
     )
     # 3. Walk down.
     num_steps = spec.steps(len(sigmas) - 1) or len(sigmas) - 1
+    preview = components.preview  # alone: whoever holds on to a step must not hold on to the model
     progress(0, num_steps, None)
 
     def on_step(index: int, denoised: torch.Tensor) -> None:
         denoiser.step = index + 2
-        progress(index + 1, max(num_steps, index + 1), lambda: components.preview.draw(_first(denoised)))
+        progress(index + 1, max(num_steps, index + 1), partial(_draw, preview, denoised[:1]))
 
     latents = SAMPLERS[request.scheduler](
         denoiser,
@@ -139,6 +141,6 @@ def _options(request: ResolvedRequest) -> SamplerOptions:
     )
 
 
-def _first(latents: torch.Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Return the first picture's latents, (1, channels, height, width)."""
-    return latents.detach().float().cpu().numpy()[:1]
+def _draw(preview: LatentPreview, latents: torch.Tensor) -> Image.Image:
+    """Return the picture of (1, channels, height, width) latents, without entering torch's parallel regions."""
+    return preview.draw(latents.detach().float().cpu().numpy())

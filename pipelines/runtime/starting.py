@@ -54,7 +54,9 @@ def start_denoising(
 
     original = _encode_image(canvas.init_image, request, components=components)
     if canvas.mask_image is None:
-        return Start(original + noise * sigma)
+        everything = Image.new("L", canvas.init_image.size, 255)
+        seen = _seen_mask(canvas.init_image, everything, components=components) if components.sees_mask else None
+        return Start(original + noise * sigma, extra_channels=seen)
     repaint = _latent_mask(canvas.mask_image, size=shape[2:]).to(components.device)
     extra_channels = None
     if components.sees_mask:

@@ -57,7 +57,9 @@ def resize(image: Image.Image, mode: ResizeMode, *, width: int, height: int) -> 
         case "crop":
             return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
         case "fill":
-            return _smear(ImageOps.contain(image, (width, height), Image.Resampling.LANCZOS), width, height)
+            scale = min(width / image.width, height / image.height)
+            inner = (max(1, round(side * scale)) for side in image.size)
+            return _smear(image.resize((next(inner), next(inner)), Image.Resampling.LANCZOS), width, height)
         case _:
             return image.resize((width, height), Image.Resampling.LANCZOS)
 

@@ -20,6 +20,8 @@ class Model:
     native_height: int
     unet_in_channels: int
     """4, or 9 for a model trained for inpainting."""
+    text_encoder_layers: int
+    """Of the first text encoder, from which `clip_skip` counts back."""
     defaults: Mapping[str, Any]
     """The model's own defaults (`studio.json`), stronger than its family's."""
     description: str = ""

@@ -8,7 +8,6 @@ from pipelines.spec.model import Model
 from pipelines.spec.request import (
     MAX_SEED,
     MAX_SIDE,
-    MAX_STEPS,
     MIN_SIDE,
     GenerationRequest,
     ResolvedRequest,
@@ -52,8 +51,38 @@ def resolve(
         "clip_skip": _or_default(request, model, "clip_skip"),
     }
     as_asked = {name: getattr(request, name) for name in ResolvedRequest.model_fields.keys() - decided.keys()}
+    _check_clip_skip(decided["clip_skip"], model)
     _check_steps(decided["num_inference_steps"], decided["strength"], request.step_rule, scheduler)
     return tuple(ResolvedRequest(**{**as_asked, **decided, **seeds}) for seeds in _seeds(request))
+
+
+def check_prompts(request: ResolvedRequest) -> None:
+    """Refuse what the prompts ask for and cannot get.
+
+    Raises:
+        InvalidRequest: a LoRA is named, or the prompt changes with steps that nobody can count.
+    """
+    for field in ("prompt", "negative_prompt"):
+        text: str = getattr(request, field)
+        if "<" not in text and "[" not in text:
+            continue
+        from pipelines.spec.prompt import parse, schedule  # a sixth of a second, and most prompts have neither sign
+
+        prompt = parse(text, composable=field == "prompt")
+        if prompt.extra_networks:
+            tag = prompt.extra_networks[0]
+            raise InvalidRequest(
+                f"{field} names <{tag.kind}:{tag.name}>, which cannot be applied here yet; take the tag out",
+                field=field,
+            )
+        if SCHEDULERS[request.scheduler].steps(10) is None and any(
+            len(schedule(branch.text, num_inference_steps=10)) > 1 for branch in prompt.branches
+        ):
+            raise InvalidRequest(
+                f"{field} changes with the steps, and scheduler {request.scheduler} has no fixed number of them; "
+                "choose another scheduler",
+                field=field,
+            )
 
 
 def _seeds(request: GenerationRequest) -> list[dict[str, int | None]]:
@@ -117,6 +146,14 @@ def _size(request: GenerationRequest, model: Model, input_size: tuple[int, int] 
     return width, height
 
 
+def _check_clip_skip(clip_skip: int, model: Model) -> None:
+    if clip_skip > model.text_encoder_layers:
+        raise InvalidRequest(
+            f"clip_skip must be at most {model.text_encoder_layers} for model {model.name}, got {clip_skip}",
+            field="clip_skip",
+        )
+
+
 def _check_variation(request: GenerationRequest) -> None:
     if request.variation_seed is not None and not request.variation_strength:
         raise InvalidRequest(
@@ -131,22 +168,6 @@ def _check_variation(request: GenerationRequest) -> None:
 
 
 def _check_steps(steps: int, strength: float | None, rule: StepRule, scheduler: str) -> None:
-    if strength is not None and rule == "a1111" and int(steps * strength) < 1:
-        enough = next((more for more in range(steps, MAX_STEPS + 1) if int(more * strength) >= 1), None)
-        raise InvalidRequest(
-            f"strength {strength} leaves no step of {steps}; try strength {math.ceil(100 / steps) / 100}"
-            + ("" if enough is None else f" or num_inference_steps {enough}"),
-            field="strength",
-        )
-    if strength is not None and rule == "exact" and steps > MAX_SCHEDULED_STEPS * strength:
-        most = int(MAX_SCHEDULED_STEPS * strength)
-        raise InvalidRequest(
-            f"strength {strength} with {steps} exact steps would divide the noise into more than "
-            f"{MAX_SCHEDULED_STEPS} levels; "
-            f"try strength {math.ceil(1000 * steps / MAX_SCHEDULED_STEPS) / 1000}"
-            + (f" or num_inference_steps {most}" if most else ""),
-            field="strength",
-        )
     spec = SCHEDULERS[scheduler]
     if steps < spec.min_steps or (spec.max_steps is not None and steps > spec.max_steps):
         bound = f"at least {spec.min_steps}" if steps < spec.min_steps else f"at most {spec.max_steps}"
@@ -154,6 +175,15 @@ def _check_steps(steps: int, strength: float | None, rule: StepRule, scheduler: 
             f"num_inference_steps must be {bound} for scheduler {scheduler}, got {steps}; "
             "take another number or another scheduler",
             field="num_inference_steps",
+        )
+    most_levels = MAX_SCHEDULED_STEPS // spec.timestep_stride - spec.discards_next_to_last
+    if strength is not None and rule == "exact" and steps > most_levels * strength:
+        most = int(most_levels * strength)
+        enough = next(each / 1000 for each in range(1, 1001) if steps <= most_levels * each / 1000)
+        raise InvalidRequest(
+            f"strength {strength} with {steps} exact steps would divide the noise into more than {most_levels} levels; "
+            f"try strength {enough}" + (f" or num_inference_steps {most}" if most else ""),
+            field="strength",
         )
 
 

@@ -37,6 +37,13 @@ class _VaeConfig(BaseModel):
     """One entry per level; each but the last halves the picture."""
 
 
+class _TextEncoderConfig(BaseModel):
+    """What text_encoder/config.json must say."""
+
+    model_config = ConfigDict(strict=True, title="text_encoder")
+    num_hidden_layers: int = Field(ge=1, le=1000)
+
+
 def installed_models(models_dir: Path) -> list[Model]:
     """Return the readable models: the pocket model and every diffusers folder in `models_dir`, by name."""
     models = []
@@ -75,6 +82,7 @@ def _read_model(name: str, path: Path) -> Model:
     try:
         unet = _UnetConfig.model_validate(_read_json(path / "unet" / "config.json"))
         vae = _VaeConfig.model_validate(_read_json(path / "vae" / "config.json"))
+        text_encoder = _TextEncoderConfig.model_validate(_read_json(path / "text_encoder" / "config.json"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place, problem = first["loc"][0], first["msg"].lower()
@@ -89,6 +97,7 @@ def _read_model(name: str, path: Path) -> Model:
         native_width=columns * factor,
         native_height=rows * factor,
         unet_in_channels=unet.in_channels,
+        text_encoder_layers=text_encoder.num_hidden_layers,
         defaults=_defaults(name, own.get("defaults", {}), family),
         description=str(own.get("description", "")),
         licence=str(own.get("licence", "unknown")),

@@ -112,7 +112,9 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 def as_model(folder: Path, *, unet_in_channels: int = 4) -> Model:
     index = json.loads((folder / "model_index.json").read_text())
     family = next(family for family in FAMILIES if index["_class_name"] in family.pipeline_classes)
+    text_encoder = json.loads((folder / "text_encoder" / "config.json").read_text())
     return Model(
+        text_encoder_layers=text_encoder["num_hidden_layers"],
         name=folder.name,
         path=folder,
         family=family,

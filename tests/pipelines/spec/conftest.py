@@ -18,6 +18,7 @@ def make_model(**changes: Any) -> Model:
         "native_width": 512,
         "native_height": 512,
         "unet_in_channels": 4,
+        "text_encoder_layers": 12,
         "defaults": {},
     }
     return Model(**{**values, **changes})

@@ -119,7 +119,7 @@ GRAPH = {
     "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a boat", "clip": ["1", 1]}},
     "3": {
         "class_type": "KSampler",
-        "inputs": {"seed": 9, "steps": 8, "cfg": 2, "sampler_name": "res_multistep", "scheduler": "karras", "denoise": 1,
+        "inputs": {"seed": 9, "steps": 8, "cfg": 2, "sampler_name": "res_2m", "scheduler": "karras", "denoise": 1,
                    "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 0], "latent_image": ["9", 0]},
     },
     "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
@@ -137,7 +137,7 @@ def test_read_turns_foreign_pictures_into_a_request_of_ours(run: Run, tmp_path: 
     assert text.startswith("program              ComfyUI\nprompt               a boat\n")
     assert "\nmodel                toy\n" in text
     assert "\nused:\n  prompt a boat: as it is\n" in text
-    assert "\nmissing:\n  scheduler res_multistep: there is no sampler 'res_multistep'; choose one of " in text
+    assert "\nmissing:\n  scheduler res_2m: there is no sampler 'res_2m'; choose one of " in text
     assert described["import"]["program"] == "ComfyUI"
     assert described["import"]["request"]["num_inference_steps"] == 8
     assert {"field": "seed", "value": "9", "outcome": "used", "why": "as it is"} in described["import"]["notes"]
