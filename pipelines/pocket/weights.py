@@ -85,6 +85,10 @@ def export(parts: Parts, folder: Path = WEIGHTS_FOLDER) -> None:
             Parts(_half(parts.vae), _half(parts.unet), _half(parts.text_encoder), parts.tokenizer)
         ).save_pretrained(staged)
         parts.tokenizer.backend_tokenizer.model.save(str(staged / "tokenizer"))
+        for part in ("unet", "vae"):  # where they came from says nothing to others
+            config = json.loads((staged / part / "config.json").read_text())
+            config.pop("_name_or_path", None)
+            (staged / part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         # transformers loads in the precision named here; float16 would make stock diffusers mix two precisions.
         text_config = staged / "text_encoder" / "config.json"
         text_config.write_text(text_config.read_text().replace('"float16"', '"float32"'))

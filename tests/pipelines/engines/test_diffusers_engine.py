@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
+from pipelines.runtime.sampling import denoise
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.errors import Cancelled, InvalidRequest, ModelError, NotANumber
 from pipelines.spec.model import Model
@@ -163,6 +164,108 @@ def test_inpaint_keeps_the_unmasked_pixels_of_any_input_size(
     assert changed[10:40, 24:40].mean() > 0.9
     assert not changed[48:].any()
     assert not changed[:4].any()
+
+
+def test_a_blank_mask_on_an_inpaint_model_repaints_everything_and_says_so(
+    engine: DiffusersEngine, sd1_inpaint: Model, init_image: Image.Image
+) -> None:
+    images = {"init_image": "0" * 64, "mask_image": "1" * 64, "width": 64, "height": 64}
+    requests = ask(sd1_inpaint, inpaint_area="only_masked", **images)
+
+    (result,) = engine.generate(requests, Inputs(sd1_inpaint, init_image, Image.new("L", (64, 64))), lambda step: None)
+
+    assert result.provenance["blank_mask"] is True
+
+
+def test_only_the_masked_region_is_painted_into_the_whole_picture(
+    engine: DiffusersEngine, sd1: Model, init_image: Image.Image
+) -> None:
+    wide, mask = init_image.resize((200, 120)), Image.new("L", (200, 120))
+    mask.paste(255, (60, 30, 90, 60))
+    images = {"init_image": "0" * 64, "mask_image": "1" * 64, "width": 64, "height": 64}
+    requests = ask(sd1, inpaint_area="only_masked", mask_padding=8, **images)
+
+    (result,) = engine.generate(requests, Inputs(sd1, wide, mask), lambda step: None)
+
+    changed = Image.fromarray((np.asarray(result.image) != np.asarray(wide)).any(axis=-1)).getbbox()
+    assert result.image.size == (200, 120)
+    assert changed is not None
+    assert changed[0] >= 50
+    assert changed[1] >= 20
+    assert changed[2] <= 100
+    assert changed[3] <= 70
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "dpm_fast", "heun", "restart"])
+def test_prompt_editing_switches_with_every_scheduler(engine: DiffusersEngine, sd1: Model, scheduler: str) -> None:
+    fields = {"scheduler": scheduler, "num_inference_steps": 12}
+    edited, before, after = (
+        pixels(*paint(engine, sd1, prompt=text, **fields)) for text in ("[red:blue:0.5]", "red", "blue")
+    )
+
+    assert edited not in {before, after}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise_source": "nv"},
+        {"variation_seed": 3, "variation_strength": 0.5},
+        {"seed_resize_width": 128, "seed_resize_height": 64},
+        {"clip_skip": 2},
+        {"scheduler": "euler_a", "eta_noise_seed_delta": 31337},
+        {"scheduler": "euler_a", "eta": 0.5},
+        {"scheduler": "euler", "s_churn": 5.0},
+        {"prompt": "a (red:1.5) house"},
+        {"prompt": "a red house AND fog"},
+        {"prompt": "a red house BREAK fog"},
+        {"prompt": "a [red|blue] house"},
+        {"negative_prompt": "fog"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_every_field_shows_in_the_pixels_and_gives_them_again(
+    engine: DiffusersEngine, sd1: Model, changes: dict[str, Any]
+) -> None:
+    base = {name: value for name, value in changes.items() if name == "scheduler"}
+
+    once, again, without = (pixels(*paint(engine, sd1, **fields)) for fields in (changes, changes, base))
+
+    assert once == again
+    assert once != without
+
+
+def test_prompts_and_guidance_may_differ_within_a_batch(engine: DiffusersEngine, sd1: Model) -> None:
+    requests = [
+        ask(sd1, prompt=text, guidance_scale=scale, seed=seed)[0]
+        for text, scale, seed in (("red", 3.0, 1), ("blue BREAK sky", 3.0, 2), ("fog AND sea", 5.0, 3), ("red", 1.0, 4))
+    ]
+
+    together = [pixels(each) for each in engine.generate(requests, Inputs(sd1), lambda step: None)]
+
+    alone = [pixels(*engine.generate([request], Inputs(sd1), lambda step: None)) for request in requests]
+    assert together == alone
+
+
+def test_lack_of_memory_halves_a_batch_before_anything_else(sd1: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a small card: more than two pictures at once do not fit."""
+    asked: list[int] = []
+
+    def small(requests: Any, **options: Any) -> Any:
+        asked.append(len(requests))
+        if len(requests) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return denoise(requests, **options)
+
+    monkeypatch.setattr("pipelines.engines.diffusers_engine.denoise", small)
+    results = paint(DiffusersEngine(device="cpu"), sd1, num_images=4)
+
+    assert asked[0] in {4, 1}, "one at a time only where no batch is safe"
+    assert max(asked[1:], default=1) <= 2
+    assert all("reduced_memory" not in each.provenance for each in results)
+    assert [pixels(each) for each in results] == [
+        pixels(*paint(DiffusersEngine(device="cpu"), sd1, seed=7 + index)) for index in range(4)
+    ]
 
 
 # What costs time happens once

@@ -1,0 +1,140 @@
+"""Prompts become embeddings as in A1111: layers, weights, chunks, schedules, branches."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.runtime.conditioning import Conditioning, PromptEncoder
+from pipelines.runtime.loading import Components, ModelCache
+from pipelines.spec.errors import NotANumber
+from pipelines.spec.model import Model
+from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.resolve import resolve
+
+
+@pytest.fixture(scope="module")
+def loaded(sd1: Model, sdxl: Model) -> dict[str, tuple[Model, Components]]:
+    cache = ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9)
+    return {model.family.name: (model, cache.get(model)) for model in (sd1, sdxl)}
+
+
+@pytest.fixture(params=["sd1", "sdxl"])
+def model(request: Any, loaded: dict[str, tuple[Model, Components]]) -> tuple[Model, Components]:
+    return loaded[request.param]
+
+
+def ask(model: Model, **fields: Any) -> ResolvedRequest:
+    return resolve(GenerationRequest(**{"num_inference_steps": 10, "scheduler": "euler", **fields}), model)[0]
+
+
+def encode(model: tuple[Model, Components], prompt: str, **fields: Any) -> Conditioning:
+    encoded = PromptEncoder().encode(ask(model[0], prompt=prompt, **fields), components=model[1])
+    return encoded.branches[0].at(1)
+
+
+def tokens(model: tuple[Model, Components], *texts: str) -> list[torch.Tensor]:
+    """Each text as stock transformers encodes it, with every tokenizer: (1, 77)."""
+    return [
+        torch.cat(
+            [tokenizer(text, padding="max_length", max_length=77, return_tensors="pt").input_ids for text in texts]
+        )
+        for tokenizer in model[1].tokenizers
+    ]
+
+
+def test_a_plain_prompt_is_what_the_encoders_say(model: tuple[Model, Components]) -> None:
+    conditioning = encode(model, "a red house")
+
+    outputs = [
+        encoder(ids, output_hidden_states=True)
+        for encoder, ids in zip(model[1].text_encoders, tokens(model, "a red house"), strict=True)
+    ]
+    if model[0].family.name == "sd1":
+        torch.testing.assert_close(conditioning.prompt_embeds, outputs[0].last_hidden_state)
+        assert conditioning.pooled_prompt_embeds is None
+    else:
+        expected = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        torch.testing.assert_close(conditioning.prompt_embeds, expected)
+        torch.testing.assert_close(conditioning.pooled_prompt_embeds, outputs[1].text_embeds)
+
+
+def test_clip_skip_counts_layers_from_the_end(loaded: dict[str, tuple[Model, Components]]) -> None:
+    model = loaded["sd1"]
+    encoder = model[1].text_encoders[0]
+
+    skipped = encode(model, "a red house", clip_skip=2).prompt_embeds
+
+    hidden = encoder(*tokens(model, "a red house"), output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(skipped, encoder.final_layer_norm(hidden))
+
+
+def test_weights_multiply_and_the_mean_is_restored(model: tuple[Model, Components]) -> None:
+    plain, raw, restored = (
+        encode(model, prompt, emphasis=emphasis).prompt_embeds
+        for prompt, emphasis in (("ab", "a1111"), ("(a:1.5)b", "no_norm"), ("(a:1.5)b", "a1111"))
+    )
+
+    factors = torch.ones(77)
+    first = len(model[1].tokenizers[0]("a", add_special_tokens=False).input_ids)
+    factors[1 : 1 + first] = 1.5
+    separate = encode(model, "(a:1.0)b").prompt_embeds
+    assert torch.equal(separate, plain), "a weight of 1 is none: the words are one text"
+    unweighted = encode(model, "a b", emphasis="no_norm").prompt_embeds
+    assert raw.shape == unweighted.shape
+    width = raw.shape[-1] // len(model[1].text_encoders)
+    for part in range(len(model[1].text_encoders)):
+        columns = slice(part * width, (part + 1) * width)
+        ratio = restored[..., columns] / raw[..., columns]
+        torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio.flatten()[0])), rtol=1e-3, atol=1e-3)
+
+
+def test_comfys_emphasis_moves_away_from_the_empty_prompt(model: tuple[Model, Components]) -> None:
+    plain, weighted, empty = (
+        encode(model, prompt, emphasis="comfy").prompt_embeds for prompt in ("red", "(red:1.5)", "")
+    )
+
+    moved = (weighted - empty)[0, 1:4] / 1.5
+    torch.testing.assert_close(moved, (plain - empty)[0, 1:4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(weighted[0, 10:], plain[0, 10:])
+
+
+def test_long_prompts_and_break_make_chunks(model: tuple[Model, Components]) -> None:
+    joined = encode(model, "red BREAK blue")
+
+    assert joined.prompt_embeds.shape[1] == 2 * 77
+    for place, text in enumerate(("red", "blue")):
+        chunk = joined.prompt_embeds[:, place * 77 : (place + 1) * 77]
+        torch.testing.assert_close(chunk, encode(model, text).prompt_embeds)
+    if joined.pooled_prompt_embeds is not None:
+        torch.testing.assert_close(joined.pooled_prompt_embeds, encode(model, "red").pooled_prompt_embeds)
+    assert encode(model, "word " * 100).prompt_embeds.shape[1] > 77
+
+
+def test_branches_have_their_weights_and_schedules(model: tuple[Model, Components]) -> None:
+    encoded = PromptEncoder().encode(ask(model[0], prompt="[red:blue:0.3] house AND fog :0.5"), components=model[1])
+
+    assert [branch.weight for branch in encoded.branches] == [1.0, 0.5]
+    first = encoded.branches[0]
+    assert [until for until, _ in first.scheduled] == [3, 10]
+    assert first.at(3) is first.scheduled[0][1]
+    assert first.at(4) is first.at(10) is first.at(99)
+    torch.testing.assert_close(first.at(4).prompt_embeds, encode(model, "blue house").prompt_embeds)
+
+
+def test_and_is_a_word_in_the_negative_prompt_and_comments_are_not(model: tuple[Model, Components]) -> None:
+    encoder = PromptEncoder()
+    negative = [
+        encoder.encode_negative(ask(model[0], negative_prompt=text), components=model[1]).branches
+        for text in ("rain AND fog # not snow", "rain AND fog")
+    ]
+
+    assert [len(branches) for branches in negative] == [1, 1]
+    torch.testing.assert_close(negative[0][0].at(1).prompt_embeds, negative[1][0].at(1).prompt_embeds)
+
+
+def test_weights_that_overflow_are_told_by_the_prompt(sd1: Model) -> None:
+    components = ModelCache(torch.device("cpu"), dtype=torch.float16, max_bytes=10**9).get(sd1)
+
+    with pytest.raises(NotANumber, match=r"the weights in '\(red:99999\)' are too large for torch.float16"):
+        encode((sd1, components), "(red:99999)", emphasis="no_norm")

@@ -1,0 +1,116 @@
+"""Guidance as A1111 has it, whatever the U-Net predicts; and rows that do not know of each other."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.runtime.batching import BatchTrials
+from pipelines.runtime.conditioning import Branch, Conditioning, EncodedPrompt, PromptEncoder
+from pipelines.runtime.denoiser import Denoiser, Guidance, Keep
+from pipelines.runtime.loading import Components, ModelCache
+from pipelines.spec.model import Model
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolve import resolve
+
+LATENTS = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def components(sd1: Model) -> Components:
+    return ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9).get(sd1)
+
+
+def guidance(components: Components, model: Model, prompt: str, scale: float) -> Guidance:
+    request = resolve(GenerationRequest(prompt=prompt, negative_prompt="fog", num_inference_steps=4), model)[0]
+    encoder = PromptEncoder()
+    encoded = encoder.encode(request, components=components)
+    return Guidance(encoded, encoder.encode_negative(request, components=components), scale)
+
+
+def predict(components: Components, *led: Guidance, latents: torch.Tensor = LATENTS, **options: Any) -> torch.Tensor:
+    values: dict[str, Any] = {"keep": None, "extra_channels": None, **options}
+    with torch.inference_mode():
+        return Denoiser(components, guidance=led, size=(64, 64), **values)(latents, 2.0)
+
+
+def test_and_adds_what_each_branch_differs_from_the_negative_prompt(components: Components, sd1: Model) -> None:
+    negative, red, blue = (predict(components, guidance(components, sd1, text, 1.0)) for text in ("fog", "red", "blue"))
+
+    both = predict(components, guidance(components, sd1, "red AND blue :0.5", 3.0))
+
+    torch.testing.assert_close(both, negative + 3 * ((red - negative) + 0.5 * (blue - negative)), rtol=1e-4, atol=1e-4)
+
+
+def test_without_guidance_only_the_prompt_is_asked(components: Components, sd1: Model) -> None:
+    plain = guidance(components, sd1, "red", 1.0)
+
+    assert [weight for _, weight in plain.rows(1)] == [1.0]
+    assert [weight for _, weight in guidance(components, sd1, "red", 3.0).rows(1)] == [-2.0, 3.0]
+
+
+def test_prompts_of_different_lengths_are_not_padded(components: Components, sd1: Model) -> None:
+    short, long = guidance(components, sd1, "red", 3.0), guidance(components, sd1, "red BREAK blue", 3.0)
+    assert short.shapes() == ((1, (77, 77)),)
+    assert long.shapes() == ((1, (77, 154)),)
+
+    together = predict(components, short, long, latents=torch.cat([LATENTS, LATENTS]))
+
+    torch.testing.assert_close(together[:1], predict(components, short), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together[1:], predict(components, long), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_every_kind_of_prediction_shows_the_original(prediction_type: str) -> None:
+    """A model that knows the truth answers in its own way; the denoiser makes the same picture of it."""
+    original, noise = torch.randn((2, 1, 4, 8, 8), generator=torch.Generator().manual_seed(5))
+    sigma = 2.0
+    signal, level = 1 / (sigma**2 + 1) ** 0.5, sigma / (sigma**2 + 1) ** 0.5
+    truth = {"epsilon": noise, "v_prediction": signal * noise - level * original, "sample": original}[prediction_type]
+    text = Conditioning(torch.zeros((1, 77, 4)), None)
+    prompt = EncodedPrompt((Branch(1.0, ((1, text),)),))
+
+    class Knowing:
+        scheduler_config = None
+        precision = type("Precision", (), {"dtype": torch.float32})
+        sigmas = type("Sigmas", (), {"sigma_to_t": staticmethod(lambda sigma: 500.0)})
+
+        @staticmethod
+        def unet(batch: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+            return (truth.expand(len(batch), -1, -1, -1),)
+
+    knowing: Any = Knowing()
+    knowing.prediction_type = prediction_type
+    denoiser = Denoiser(
+        knowing, guidance=[Guidance(prompt, prompt, 1.0)], size=(64, 64), keep=None, extra_channels=None
+    )
+
+    torch.testing.assert_close(denoiser(original + sigma * noise, sigma), original)
+
+
+def test_what_is_kept_is_shown_as_it_is(components: Components, sd1: Model) -> None:
+    original, repaint = torch.full((1, 4, 8, 8), 0.25), torch.zeros((1, 1, 8, 8))
+    repaint[..., 4:] = 1
+
+    shown = predict(components, guidance(components, sd1, "red", 3.0), keep=Keep(original, repaint))
+
+    assert torch.equal(shown[..., :4], original[..., :4])
+    assert (shown[..., 4:] != 0.25).all()
+
+
+def test_a_batch_is_as_large_as_changes_no_bit(components: Components, sd1: Model) -> None:
+    led = [guidance(components, sd1, "red", 3.0)] * 8
+    number = BatchTrials().most(components, led, size=(8, 8))
+    latents = torch.randn((number, 4, 8, 8), generator=torch.Generator().manual_seed(2))
+
+    together = predict(components, *led[:number], latents=latents)
+
+    assert number in {1, 2, 4, 8}
+    for place in range(number):
+        assert torch.equal(together[place], predict(components, led[0], latents=latents[place : place + 1])[0])
+
+
+def test_pictures_whose_prompts_differ_in_shape_do_not_share_a_batch(components: Components, sd1: Model) -> None:
+    led = [guidance(components, sd1, text, 3.0) for text in ("red", "red BREAK blue", "red")]
+
+    assert BatchTrials().most(components, led, size=(8, 8)) == 1
