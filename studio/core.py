@@ -22,6 +22,7 @@ from studio.settings import Settings
 from studio.storage import Storage, worker_lock
 from studio.store import installed_models
 from studio.stream import Stream
+from studio.verification import Verification, verify
 from studio.worker import load_engine, run_job, take_over
 
 _WATCH_SECONDS = 0.1
@@ -129,6 +130,10 @@ class Studio:
             case JobState.FAILED:
                 raise GenerationFailed(f"{job.error or 'the job failed'}{kept}")
         return images
+
+    def verify(self, path: Path, *, progress: bool = True) -> Verification:
+        """Make a picture again from what it says about itself, and compare; see `studio.verification.verify`."""
+        return verify(self, path, progress=progress)
 
     def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
         """Build a request from a prompt (another request, a mapping) and fields; images given as such are stored first.

@@ -1,0 +1,104 @@
+"""Makes a picture again from what it says about itself, and compares.
+
+Knows a Studio by what it is given of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image, ImageChops
+
+from pipelines.spec.request import GenerationRequest
+from studio import metadata
+from studio.gallery import Gallery, GalleryImage
+from studio.metadata import Record
+
+_SAYS_NOTHING = frozenset({"images_at_once"})
+"""What the engine reports and no pixel depends on."""
+
+
+class Making(Protocol):
+    """The part of a Studio that is needed here."""
+
+    @property
+    def gallery(self) -> Gallery:
+        """The finished pictures."""
+
+    def generate(self, request: GenerationRequest, *, progress: bool) -> list[GalleryImage]:
+        """Make pictures."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that was another when the picture was made."""
+
+    name: str
+    then: Any
+    now: Any
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out of making a picture again."""
+
+    path: Path
+    max_difference: int | None
+    """The largest difference of any channel of any pixel, 0 to 255; None where even the sizes differ."""
+    differing_pixels: float
+    """The share of pixels that differ, from 0 to 1."""
+    differences: tuple[Difference, ...]
+    """Model, device, precision and versions that are not what they were; the first is the likeliest cause."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every pixel is the same."""
+        return self.max_difference == 0
+
+
+def verify(studio: Making, path: Path, *, progress: bool) -> Verification:
+    """Make a picture again and compare the pixels. The second picture is deleted afterwards.
+
+    Args:
+        studio: makes the picture.
+        path: a picture made here.
+        progress: show a progress bar.
+
+    Raises:
+        NotFound: no such file, or one without a record of ours.
+        InvalidRequest: it cannot be made here: the model or an input image is gone.
+        GenerationFailed, Cancelled: it could not be made.
+    """
+    record = metadata.read(path)
+    (made,) = studio.generate(record.request.asked(), progress=progress)
+    try:
+        again = metadata.read(made.path)
+        before, after = (_pixels(each) for each in (path, made.path))
+    finally:
+        studio.gallery.delete(made.id)
+    if before.size != after.size:
+        return Verification(path, None, 1.0, _differences(record, again))
+    bands = ImageChops.difference(before, after).split()
+    largest = ImageChops.lighter(ImageChops.lighter(*bands[:2]), bands[2])
+    counts = largest.histogram()
+    most = max(value for value, count in enumerate(counts) if count)
+    return Verification(path, most, 1 - counts[0] / sum(counts), _differences(record, again))
+
+
+def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
+    then, now = _settings(before), _settings(after)
+    return tuple(
+        Difference(name, then.get(name), now.get(name))
+        for name in {**then, **now}
+        if then.get(name) != now.get(name) and name not in _SAYS_NOTHING
+    )
+
+
+def _settings(record: Record) -> Mapping[str, Any]:
+    return {**record.request.model_dump(mode="json"), **record.provenance}
+
+
+def _pixels(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
