@@ -168,6 +168,14 @@ class Studio:
         """
         self._storage.expand(request.with_seeds())
 
+    def notes(self, request: GenerationRequest) -> list[str]:
+        """Return sentences on what in the prompts is likely not meant; nothing of it keeps a picture from being made.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        return self._storage.notes(request)
+
     def combinations(self, template: str) -> list[str]:
         """Return every prompt that a template such as "a {red|blue} boat" can become.
 

@@ -71,6 +71,24 @@ class Storage:
             metadata.check_room(distinct)
         return model, resolved
 
+    def notes(self, request: GenerationRequest) -> list[str]:
+        """Return sentences on what in the prompts is likely not meant: an open bracket, a switch that never comes.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        from pipelines.spec.prompt import lint  # a sixth of a second, and most prompts are plain words
+
+        _, (first, *_) = self.expand(request.with_seeds())
+        prompts = {"prompt": first.prompt, "negative_prompt": first.negative_prompt}
+        return [
+            f"{field}: {note.message}"
+            for field, text in prompts.items()
+            if any(sign in text for sign in "()[]<>:#")
+            for note in lint(text, num_inference_steps=first.num_inference_steps, composable=field == "prompt")
+            if note.is_warning
+        ]
+
     def templates(self) -> "Templates":
         """Read the word lists of the folder `wildcards`.
 

@@ -13,7 +13,7 @@ from pipelines.spec.request import GenerationRequest, InputId
 from studio.cli.copies import Copies
 from studio.cli.interruption import noticed
 from studio.cli.options import SETTINGS_EPILOG, with_request, with_settings
-from studio.cli.output import print_json
+from studio.cli.output import print_json, printable
 from studio.cli.progress import progress
 from studio.settings import Settings
 
@@ -65,6 +65,8 @@ def generate(
         request = studio.request(_read(prompt), **fields)
         if copies is not None:
             copies.check(request.num_images)
+        for note in studio.notes(request):
+            typer.echo(printable(f"note: {note}"), err=True)
         job = _run(studio, request)
         for image in studio.gallery.of_job(job.id):  # those made before a failure too
             path = image.path if copies is None else copies.put(image, num_images=request.num_images)

@@ -1,6 +1,6 @@
 """What all tabs share: how events are declared, and the box that shows pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -34,6 +34,11 @@ def place(widget: Block) -> None:
 def clicked_image(event: gr.EventData) -> str:
     """Return the image id of a click in a box of pictures."""
     return str(event.image)
+
+
+def advice(sentences: Sequence[str]) -> str:
+    """Return sentences that may be of use, as HTML. Empty for none."""
+    return "".join(f'<p class="note" role="status">{escape(sentence)}</p>' for sentence in sentences)
 
 
 def complaint(message: str) -> str:

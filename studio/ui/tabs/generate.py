@@ -11,7 +11,7 @@ from pipelines.spec.errors import StudioError
 from studio.core import Studio
 from studio.ui.form import SHAPES, RequestForm
 from studio.ui.progress import View, observe
-from studio.ui.widgets import QUIET, Updates, complaint, pictures, place
+from studio.ui.widgets import QUIET, Updates, advice, complaint, pictures, place
 
 ACTIVE_SECONDS = 0.4
 """How often the page looks while a job runs."""
@@ -88,10 +88,12 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
 
     def submit(shown: View | None, *values: Any) -> Updates:
         try:
-            studio.submit(form.read(values))
+            request = form.read(values)
+            notes = studio.notes(request)
+            studio.submit(request)
         except StudioError as error:
             return {observer.complaint: complaint(str(error))}
-        return {observer.complaint: "", **observer.look(shown)}
+        return {observer.complaint: advice(notes), **observer.look(shown)}
 
     generate.click(
         submit, [observer.shown, *form], [observer.complaint, *observer.outputs], trigger_mode="multiple", **QUIET

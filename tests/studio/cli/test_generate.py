@@ -279,3 +279,12 @@ def _drain(descriptor: int) -> str:
         assert sys.platform == "linux"
     os.close(descriptor)
     return b"".join(pieces).decode()
+
+
+def test_what_is_likely_not_meant_in_a_prompt_is_told_and_done_all_the_same(run: Run) -> None:
+    done = run("generate", "a (boat [car:tree:99]", "--num-inference-steps", "8")
+
+    assert done.code == 0
+    assert done.out.endswith(".png\n")
+    assert done.err.count("note: prompt: ") == 2
+    assert "note" not in run("generate", "a (red:1.2) boat").err
