@@ -240,7 +240,7 @@ class Gallery:
         name = path.relative_to(self.images_dir).as_posix()
         try:
             self._write_thumbnail(generated.image, name, temporary=temporary)
-            publish(path, lambda file: file.write(data), temporary=temporary)
+            publish(path, lambda file: file.write(data), temporary=temporary, size=len(data))
         except StorageError:
             self._unlink(path)
             raise
