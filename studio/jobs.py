@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StudioError
 from pipelines.spec.request import GenerationRequest
-from studio.database import Database, job_table
+from studio.database import Database, image_table, job_table
 
 _FENCE_LOST = "this job is no longer ours"
 _KEYS_AT_ONCE = 500
@@ -65,6 +65,8 @@ class Job:
     """Steps of one image; 0 until the model is loaded."""
     error: str | None
     """Why it failed, in words."""
+    images_made: int
+    """How many of its images are in the gallery."""
 
     @property
     def is_finished(self) -> bool:
@@ -78,11 +80,6 @@ class Job:
             return 1.0
         within = self.step / self.num_steps if self.num_steps else 0.0
         return min(1.0, (self.image_index + self.images_at_once * within) / self.request.num_images)
-
-    @property
-    def images_made(self) -> int:
-        """How many images are finished."""
-        return self.request.num_images if self.state is JobState.DONE else self.image_index
 
     @property
     def stage(self) -> str:
@@ -120,6 +117,12 @@ class Job:
 _COLUMNS = [
     *(column for column in job_table.columns if column.name in Job.__dataclass_fields__ and column.name != "request"),
     sa.cast(job_table.c.request, sa.Text).label("request"),  # read in `_job`, so that one damaged row hurts no other
+    sa.select(sa.func.count())
+    .select_from(image_table)
+    .where(image_table.c.job_id == job_table.c.id)
+    .correlate(job_table)
+    .scalar_subquery()
+    .label("images_made"),
 ]
 
 

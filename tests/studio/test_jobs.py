@@ -10,7 +10,7 @@ from hypothesis import given
 
 from pipelines.spec.errors import NotFound
 from pipelines.spec.request import GenerationRequest
-from studio.database import Database
+from studio.database import Database, image_table
 from studio.jobs import ClaimLost, Job, JobState, JobStore
 from tests.pipelines.spec.test_request import REQUESTS
 
@@ -285,3 +285,19 @@ def test_a_state_of_another_version_is_told_as_a_failure(jobs: JobStore, databas
         connection.exec_driver_sql("UPDATE job SET state = 'paused'")
     assert jobs.get(job.id).state is JobState.FAILED
     assert "damaged: 'paused' is not a valid JobState" in (jobs.get(job.id).error or "")
+
+
+def test_the_images_made_are_those_in_the_gallery(jobs: JobStore, database: Database) -> None:
+    job = claimed(jobs)
+    jobs.report(job, image_index=3, step=1, num_steps=4, preview=None)  # a resumed job may begin with its fourth
+    assert jobs.get(job.id).images_made == 0
+    for index in (0, 2):
+        row = {"job_id": job.id, "index": index, "path": f"{index}.png", "sha256": "", "record": {}, "created_at": 0.0}
+        with database.write() as connection:
+            connection.execute(sa.insert(image_table).values(row))
+    jobs.submit(BOAT)
+    assert [one.images_made for one in jobs.newest()] == [0, 2]
+    (buried,) = jobs.bury("cpu", max_worker_deaths=9)
+    again = jobs.claim("cpu")
+    assert again is not None
+    assert buried.images_made == again.images_made == jobs.cancel(job.id).images_made == 2
