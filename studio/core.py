@@ -283,11 +283,13 @@ class Studio:
         """Start running a job in this process if a device is free and the job is still to be had."""
 
         def run(device: str) -> None:
+            if device not in self._engines:
+                return  # no longer configured: the job of its dead worker waits again, and that was all
             claimed = self._storage.jobs.claim(device, job_id=job.id)
             if claimed is not None:
                 run_job(claimed, storage=self._storage, engine=self._engines[device], drain=threading.Event())
 
-        devices = [one for one in self.settings.devices if job.state is JobState.QUEUED or job.device == one]
+        devices = [job.device] if job.state is JobState.RUNNING and job.device else self.settings.devices
         return self._start(devices, run, name=f"run-{job.id}")
 
     def _start(self, devices: Iterable[str], work: Callable[[str], None], *, name: str) -> threading.Thread | None:

@@ -356,6 +356,12 @@ class JobStore:
             ).all()
             return [_failed_if_damaged(connection, _job(row)) for row in rows]
 
+    def running_devices(self) -> set[str]:
+        """Return the devices that running jobs are said to run on."""
+        query = sa.select(job_table.c.device).where(job_table.c.state == JobState.RUNNING).distinct()
+        with self._database.read() as connection:
+            return set(connection.execute(query).scalars())
+
     def _update(self, connection: sa.Connection, job: Job, values: dict[str, Any]) -> None:
         if connection.execute(sa.update(job_table).where(*_fence(job)).values(values)).rowcount != 1:
             raise ClaimLost(_FENCE_LOST)

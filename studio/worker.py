@@ -159,7 +159,22 @@ def _fail(storage: Storage, job: Job, reason: str) -> None:
 
 
 def take_over(storage: Storage, device: str) -> None:
-    """Clean up after dead workers of a device whose lock is ours: their jobs, their temporary files."""
+    """Clean up after dead workers: those of a device whose lock is ours, and those of devices that nobody has.
+
+    A device that is no longer configured gets no new worker: who starts on another one looks after its jobs.
+    """
+    _bury(storage, device)
+    for other in storage.jobs.running_devices() - {device}:
+        lock = worker_lock(storage.settings, other)
+        if lock.acquire(device=other):
+            try:
+                _bury(storage, other)
+            finally:
+                lock.release()
+
+
+def _bury(storage: Storage, device: str) -> None:
+    """Take back a dead worker's jobs and delete its temporary files. The device's lock must be ours."""
     for job in storage.jobs.bury(device, max_worker_deaths=storage.settings.max_worker_deaths):
         log.warning("job %s was left by a dead worker; it is now %s", job.id, job.state)
     for folder in (storage.gallery.images_dir, storage.gallery.thumbnails_dir):

@@ -16,7 +16,7 @@ from studio import JobState, Settings
 from studio.jobs import Job
 from studio.storage import Storage, server_lock, worker_lock
 from studio.supervisor import Supervisor
-from studio.worker import load_engine, run_job, work
+from studio.worker import load_engine, run_job, take_over, work
 
 
 class Trouble(FakeEngine):
@@ -153,6 +153,22 @@ def test_a_worker_takes_over_from_the_dead_and_stops_when_told(storage: Storage)
     assert (storage.jobs.get(left).attempt, storage.jobs.get(left).worker_deaths) == (2, 1)
     assert list(storage.settings.outputs_dir.glob("**/*.tmp")) == []
     assert not worker_lock(storage.settings, "cpu").is_held()
+
+
+def test_a_worker_takes_over_from_the_dead_of_other_devices_but_not_from_the_living(storage: Storage) -> None:
+    left, alive = (storage.jobs.submit(GenerationRequest(prompt="a boat")).id for _ in range(2))
+    storage.jobs.claim("cuda:7", job_id=left)
+    storage.jobs.claim("cuda:1", job_id=alive)
+    storage.gallery.images_dir.mkdir()
+    (storage.gallery.images_dir / ".half.png.cuda-7.tmp").touch()
+    living = worker_lock(storage.settings, "cuda:1")
+    assert living.acquire()
+    take_over(storage, "cpu")
+    assert (storage.jobs.get(left).state, storage.jobs.get(left).worker_deaths) == (JobState.QUEUED, 1)
+    assert storage.jobs.get(alive).state is JobState.RUNNING
+    assert list(storage.settings.outputs_dir.glob("**/*.tmp")) == []
+    assert not worker_lock(storage.settings, "cuda:7").is_held()
+    living.release()
 
 
 def test_the_fake_engine_is_loaded_by_name_and_the_same_request_gives_the_same_pixels(settings: Settings) -> None:
