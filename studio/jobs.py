@@ -311,13 +311,13 @@ class JobStore:
             ClaimLost: the job belongs to another attempt, or is over.
         """
         with self._database.write() as connection:
-            asked = job_table.c.cancel_requested
-            values = {
-                "state": sa.case((asked, JobState.CANCELLED), else_=JobState.QUEUED),
-                "finished_at": sa.case((asked, time.time()), else_=None),
-                "preview": None,
-            }
-            self._update(connection, job, values)
+            self._update(connection, job, _given_back())
+
+    def requeue_all(self, device: str) -> None:
+        """Give back the running jobs of a device whose worker is to be ended: it is no death of theirs."""
+        running = (job_table.c.device == device, job_table.c.state == JobState.RUNNING)
+        with self._database.write() as connection:
+            connection.execute(sa.update(job_table).where(*running).values(_given_back()))
 
     def assert_ours(self, connection: sa.Connection, job: Job) -> None:
         """Check inside the caller's transaction that the job still belongs to this attempt.
@@ -370,6 +370,15 @@ class JobStore:
 def _is(job_id: str) -> sa.ColumnElement[bool]:
     """Match one job. What is not ASCII is no id, and half of a surrogate pair cannot even be looked up."""
     return job_table.c.id == job_id if job_id.isascii() else sa.false()
+
+
+def _given_back() -> dict[str, Any]:
+    asked = job_table.c.cancel_requested
+    return {
+        "state": sa.case((asked, JobState.CANCELLED), else_=JobState.QUEUED),
+        "finished_at": sa.case((asked, time.time()), else_=None),
+        "preview": None,
+    }
 
 
 def _fence(job: Job) -> tuple[sa.ColumnElement[bool], ...]:

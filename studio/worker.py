@@ -59,7 +59,7 @@ class Reporter:
         storage: where the job lives.
         job: the claimed job.
         indexes: the image index within the job of each picture the engine makes.
-        drain: set when the worker must stop; `deadline` seconds later the job is given back.
+        drain: set when the worker must stop; the settings' `drain_seconds` later the job is given back.
     """
 
     def __init__(self, storage: Storage, job: Job, *, indexes: list[int], drain: threading.Event) -> None:
@@ -85,15 +85,19 @@ class Reporter:
         self._latest = step
         if self._reporting.done():
             self._reporting.result()
-        if self._drain.is_set():
-            now = time.monotonic()
-            self._drain_deadline = self._drain_deadline or now + self._storage.settings.drain_seconds
-            if now >= self._drain_deadline:
-                raise Draining
+        self._look_for_drain()
+        if self._drain_deadline is not None and time.monotonic() >= self._drain_deadline:
+            raise Draining
+
+    def _look_for_drain(self) -> None:
+        """Let the time run from when draining was asked: the next step may be long after that."""
+        if self._drain_deadline is None and self._drain.is_set():
+            self._drain_deadline = time.monotonic() + self._storage.settings.drain_seconds
 
     def _run(self) -> None:
         written: Step | None = None
         while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
+            self._look_for_drain()
             step = self._latest
             if step is None or step is written:
                 asked = self._storage.jobs.is_cancel_requested(self._job)

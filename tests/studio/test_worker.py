@@ -12,7 +12,7 @@ from pipelines.engines.fake_engine import FakeEngine
 from pipelines.spec.engine import Engine, GeneratedImage, Inputs, Step
 from pipelines.spec.errors import AlreadyRunning, NotANumber, OutOfMemory
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
-from studio import JobState, Settings
+from studio import JobState, Settings, Studio
 from studio.jobs import Job
 from studio.storage import Storage, server_lock, worker_lock
 from studio.supervisor import Supervisor
@@ -135,6 +135,23 @@ def test_a_draining_worker_has_its_seconds_to_finish(drain_seconds: float, state
     storage.database.close()
 
 
+def test_the_time_to_drain_runs_from_when_it_was_asked(settings: Settings) -> None:
+    class Sluggish(FakeEngine):
+        def generate(
+            self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
+        ) -> Iterator[GeneratedImage]:
+            on_step(Step(0, 0, 4))
+            drain.set()
+            time.sleep(1.5)  # one step of a large picture
+            on_step(Step(0, 1, 4))
+            yield from super().generate(requests, inputs, on_step)
+
+    storage = Storage.open(settings.model_copy(update={"drain_seconds": 1.0}))
+    drain = threading.Event()
+    assert run(storage, Sluggish(), drain=drain).state is JobState.QUEUED
+    storage.database.close()
+
+
 def test_a_worker_takes_over_from_the_dead_and_stops_when_told(storage: Storage) -> None:
     left, waiting = (storage.jobs.submit(GenerationRequest(prompt="a boat")).id for _ in range(2))
     assert storage.jobs.claim("cpu", job_id=left) is not None
@@ -188,6 +205,25 @@ def test_a_second_supervisor_is_refused_with_the_firsts_address(settings: Settin
     with pytest.raises(AlreadyRunning, match=message):
         Supervisor(settings).start()
     lock.release()
+
+
+def test_a_job_whose_worker_is_killed_at_the_end_of_draining_has_seen_no_death(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.supervisor.KILL_SECONDS", 0.1)
+    stuck = settings.model_copy(update={"fake_step_seconds": 300.0, "drain_seconds": 0.1})
+    with Studio(stuck) as studio:
+        job = studio.submit(GenerationRequest(prompt="a boat"))
+        supervisor = Supervisor(stuck)
+        supervisor.start()
+        deadline = time.monotonic() + 20
+        while studio.job(job.id).state is not JobState.RUNNING:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        supervisor.stop()
+        job = studio.job(job.id)
+    assert (job.state, job.worker_deaths, job.attempt) == (JobState.QUEUED, 0, 1)
+    assert not worker_lock(settings, "cpu").is_held()
 
 
 def test_a_supervisor_whose_log_cannot_be_written_tries_again(settings: Settings) -> None:
