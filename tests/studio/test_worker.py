@@ -4,19 +4,20 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 from PIL import Image
 
 from pipelines.engines.fake_engine import FakeEngine
 from pipelines.spec.engine import Engine, GeneratedImage, Inputs, Step
-from pipelines.spec.errors import AlreadyRunning, NotANumber, OutOfMemory
+from pipelines.spec.errors import AlreadyRunning, NotANumber, OutOfMemory, StorageError
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from studio import JobState, Settings, Studio
 from studio.jobs import Job
 from studio.storage import Storage, server_lock, worker_lock
 from studio.supervisor import Supervisor
-from studio.worker import load_engine, run_job, take_over, work
+from studio.worker import Draining, load_engine, run_job, take_over, work
 
 
 class Trouble(FakeEngine):
@@ -150,6 +151,73 @@ def test_the_time_to_drain_runs_from_when_it_was_asked(settings: Settings) -> No
     drain = threading.Event()
     assert run(storage, Sluggish(), drain=drain).state is JobState.QUEUED
     storage.database.close()
+
+
+REFUSAL = """CREATE TRIGGER full BEFORE UPDATE ON job WHEN NEW.state NOT IN ('queued', 'running')
+BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"""
+
+
+@pytest.fixture
+def full(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let the database refuse to close any job, until what this returns is called."""
+    monkeypatch.setattr("studio.worker.CLOSING_PAUSES", (0.1,) * 3)
+    monkeypatch.setattr("studio.worker.REFUSED_SECONDS", 0.1)
+
+    def execute(statement: str) -> None:
+        with storage.database.write() as connection:
+            connection.exec_driver_sql(statement)
+
+    execute(REFUSAL)
+    return partial(execute, "DROP TRIGGER full")
+
+
+@pytest.mark.parametrize(
+    ("engine", "state"), [(FakeEngine(), JobState.DONE), (Trouble(raising(NotANumber("NaN"))), JobState.FAILED)]
+)
+def test_a_job_is_closed_as_soon_as_the_database_takes_it(
+    engine: Engine, state: JobState, storage: Storage, full: Callable[[], None]
+) -> None:
+    healing = threading.Timer(0.2, full)
+    healing.start()
+    job = run(storage, engine)
+    healing.join()
+    assert (job.state, job.worker_deaths) == (state, 0)
+
+
+def test_a_worker_outlives_a_database_that_refuses_and_no_job_is_lost(
+    storage: Storage, full: Callable[[], None]
+) -> None:
+    job = storage.jobs.submit(GenerationRequest(prompt="a boat")).id
+    stop = threading.Event()
+    worker = threading.Thread(target=work, args=(storage, "cpu"), kwargs={"stop": stop})
+    worker.start()
+    time.sleep(1)
+    full()
+    deadline = time.monotonic() + 20
+    while not storage.jobs.get(job).is_finished and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stop.set()
+    worker.join(5)
+    assert (storage.jobs.get(job).state, storage.jobs.get(job).worker_deaths) == (JobState.DONE, 0)
+    assert len(storage.gallery.of_job(job)) == 1
+
+
+def test_a_job_that_was_taken_away_is_not_given_back(storage: Storage) -> None:
+    def lose_while_draining() -> None:
+        storage.jobs.bury("cpu", max_worker_deaths=9)
+        raise Draining
+
+    job = run(storage, Trouble(lose_while_draining))
+    assert (job.state, job.worker_deaths) == (JobState.QUEUED, 1)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_who_waits_here_is_told_that_the_database_refuses(
+    many: bool, settings: Settings, full: Callable[[], None]
+) -> None:
+    with Studio(settings) as studio, pytest.raises(StorageError, match="disk is full"):
+        list(studio.generate(["a boat"] if many else "a boat", progress=False))
+    full()
 
 
 def test_a_worker_takes_over_from_the_dead_and_stops_when_told(storage: Storage) -> None:
