@@ -94,6 +94,9 @@ class Supervisor:
             ) as worker,
         ):
             self._watch(worker, device)
+        if not self._stopping.is_set():
+            code = worker.returncode
+            log.error("the worker for %s ended with return code %s; see %s", device, code, log_file.name)
 
     def _watch(self, worker: subprocess.Popen[bytes], device: str) -> None:
         """Wait until the worker is dead; when stopping, ask it to drain first."""

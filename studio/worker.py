@@ -286,7 +286,7 @@ def _warm_up(engine: Callable[[], Engine]) -> None:
     """Load the engine before the first job asks; what goes wrong is the answer to that job."""
     try:
         engine()
-    except (ImportError, OSError, StudioError):
+    except Exception:  # torch raises what it likes, and the first job meets it again
         log.exception("the engine cannot be loaded")
 
 

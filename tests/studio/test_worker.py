@@ -89,6 +89,25 @@ def test_an_engine_that_cannot_be_loaded_fails_the_job(storage: Storage) -> None
     )
 
 
+def test_a_worker_whose_engine_cannot_start_answers_with_the_reason(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = raising(AssertionError("Torch not compiled with CUDA enabled"))
+    monkeypatch.setattr("studio.worker._ENGINES", {"fake": lambda *_: refusal()})
+    job = storage.jobs.submit(GenerationRequest(prompt="a boat")).id
+    stop = threading.Event()
+    worker = threading.Thread(target=work, args=(storage, "cpu"), kwargs={"stop": stop})
+    worker.start()
+    deadline = time.monotonic() + 10
+    while not storage.jobs.get(job).is_finished and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stop.set()
+    worker.join(5)
+    assert (storage.jobs.get(job).error or "").startswith(
+        "unexpected AssertionError: Torch not compiled with CUDA enabled; the log"
+    )
+
+
 def test_a_preview_that_breaks_fails_the_job_and_does_not_deafen_the_worker(storage: Storage) -> None:
     class Blind(FakeEngine):
         def generate(
@@ -292,6 +311,22 @@ def test_a_job_whose_worker_is_killed_at_the_end_of_draining_has_seen_no_death(
         job = studio.job(job.id)
     assert (job.state, job.worker_deaths, job.attempt) == (JobState.QUEUED, 0, 1)
     assert not worker_lock(settings, "cpu").is_held()
+
+
+def test_a_supervisor_tells_how_a_worker_ended_and_where_its_log_is(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.outputs_dir.mkdir()
+    (settings.outputs_dir / "studio.db").write_bytes(b"garbage" * 1000)
+    supervisor = Supervisor(settings)
+    supervisor.start()
+    deadline = time.monotonic() + 20
+    while not caplog.messages and time.monotonic() < deadline:
+        time.sleep(0.02)
+    supervisor.stop()
+    log_file = settings.outputs_dir / "logs" / "worker-cpu.log"
+    assert caplog.messages[0] == f"the worker for cpu ended with return code 1; see {log_file}"
+    assert "it is damaged" in log_file.read_text()
 
 
 def test_a_supervisor_whose_log_cannot_be_written_tries_again(settings: Settings) -> None:
