@@ -23,7 +23,7 @@ from studio.storage import Storage, worker_lock
 from studio.store import installed_models
 from studio.stream import Stream
 from studio.verification import Verification, verify
-from studio.worker import load_engine, run_job, take_over
+from studio.worker import LocalWork, load_engine, run_job
 
 _WATCH_SECONDS = 0.1
 _IMAGE_FIELDS = ("init_image", "mask_image")
@@ -205,12 +205,13 @@ class Studio:
 
         Raises:
             NotFound: no such job.
+            StorageError: it runs here, and the disk or the database refuses for longer than a moment.
         """
         pause = threading.Event()
-        local: threading.Thread | None = None
+        local: LocalWork | None = None
         try:
             while not (job := self.job(job_id)).is_finished:
-                if local is None or not local.is_alive():
+                if local is None or not local.is_going_on():
                     local = self._run_here(job)
                 if on_update is not None:
                     on_update(job)
@@ -283,7 +284,7 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def work_off(self, *, stop: threading.Event) -> threading.Thread | None:
+    def work_off(self, *, stop: threading.Event) -> LocalWork | None:
         """Start working off the queue here until it is empty or `stop` is set; None where a worker is alive."""
 
         def work(device: str) -> None:
@@ -292,36 +293,28 @@ class Studio:
 
         return self._start(self.settings.devices, work, name="work-off")
 
-    def _run_here(self, job: Job) -> threading.Thread | None:
+    def _run_here(self, job: Job) -> LocalWork | None:
         """Start running a job in this process if a device is free and the job is still to be had."""
 
         def run(device: str) -> None:
+            if device not in self._engines:
+                return  # no longer configured: the job of its dead worker waits again, and that was all
             claimed = self._storage.jobs.claim(device, job_id=job.id)
             if claimed is not None:
                 run_job(claimed, storage=self._storage, engine=self._engines[device], drain=threading.Event())
 
-        devices = [one for one in self.settings.devices if job.state is JobState.QUEUED or job.device == one]
+        devices = [job.device] if job.state is JobState.RUNNING and job.device else self.settings.devices
         return self._start(devices, run, name=f"run-{job.id}")
 
-    def _start(self, devices: Iterable[str], work: Callable[[str], None], *, name: str) -> threading.Thread | None:
+    def _start(self, devices: Iterable[str], work: Callable[[str], None], *, name: str) -> LocalWork | None:
         """Start a thread that works on the first free device while it holds its lock; None if there is none."""
         for device in devices:
             lock = worker_lock(self.settings, device)
             if lock.acquire(device=device):
-                break
-        else:
-            return None
-
-        def run() -> None:
-            try:
-                take_over(self._storage, device)
-                work(device)
-            finally:
-                lock.release()
-
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        thread.start()
-        return thread
+                local = LocalWork(self._storage, device, lock=lock, work=work, name=name)
+                local.start()
+                return local
+        return None
 
     def _stream(
         self, requests: Iterable[Any], *, progress: bool, on_error: OnError | None, fields: Mapping[str, Any]

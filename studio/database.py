@@ -1,6 +1,7 @@
 """Tables, connections and migrations. Short transactions only; SQLite by default, PostgreSQL by URL."""
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,9 +134,16 @@ class Database:
         except sa.exc.DBAPIError as error:
             reason = str(error.orig)
             advice = next((advice for sign, advice in _ADVICE.items() if sign in reason), _DAMAGED)
-            raise StorageError(f"database {self._place}: {reason}; {advice}") from error
+            raise StorageError(f"database {self._place}: {reason}{self._room(reason)}; {advice}") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StorageError(f"database {self._place}: {error}; {_DAMAGED}") from error
+
+    def _room(self, reason: str) -> str:
+        """Say how much room is left, where that is the reason and can be known: beside a SQLite file."""
+        if _FULL not in reason or self._url.get_backend_name() != "sqlite":
+            return ""
+        free = shutil.disk_usage(Path(self._url.database or ".").absolute().parent).free
+        return f" ({free / 2**20:.1f} MiB free)"
 
     @property
     def _place(self) -> str:
@@ -143,8 +151,9 @@ class Database:
 
 
 _DAMAGED = "it is damaged; move the file away and run `studio gallery rebuild`: every picture carries its own record"
+_FULL = "full"
 _ADVICE = {
-    "full": "free some disk space, nothing was lost",
+    _FULL: "this was not written; free some disk space and try again",
     "unable to open": "check that the folder exists and can be written",
     "readonly": "check that the folder can be written",
     "attempt to write": "check that the folder can be written",

@@ -56,7 +56,7 @@ class InputStore:
         name = hashlib.sha256(data).hexdigest()
         path = self._folder / name
         if not path.exists():
-            publish(path, lambda file: file.write(data))
+            publish(path, lambda file: file.write(data), size=len(data))
         return name
 
     def path(self, input_id: str) -> Path:
@@ -147,13 +147,16 @@ def _too_large(field: str, size: int) -> str:
     return f"{field}: at most {MAX_INPUT_BYTES // 2**20} MiB, got {size / 2**20:.1f} MiB; save it smaller"
 
 
-def publish(path: Path, write: Callable[[BinaryIO], object], *, temporary: str | None = None) -> None:
+def publish(
+    path: Path, write: Callable[[BinaryIO], object], *, temporary: str | None = None, size: int | None = None
+) -> None:
     """Write a file so that it appears whole or not at all: temporary, fsync, rename, fsync of the folder.
 
     Args:
         path: the final name; an older file of that name is replaced.
         write: writes the content to a binary file.
         temporary: name of the temporary file in the same folder; must start with a dot.
+        size: bytes of the content, where known; told when the disk is full.
 
     Raises:
         StorageError: with the numbers, when the disk refuses; nothing partial stays.
@@ -172,15 +175,23 @@ def publish(path: Path, write: Callable[[BinaryIO], object], *, temporary: str |
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        raise StorageError(_disk_sentence(error, path)) from error
+        raise StorageError(_disk_sentence(error, path, size=size)) from error
 
 
-def _disk_sentence(error: OSError, path: Path) -> str:
-    reason = error.strerror or str(error)
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        free = shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free
-        return f"disk full: cannot write {path.name} to {path.parent} ({free / 2**20:.1f} MiB free); free some space"
-    return f"cannot write {path.name} to {path.parent}: {reason}"
+def _disk_sentence(error: OSError, path: Path, *, size: int | None = None) -> str:
+    needed = "" if size is None else f"{size / 2**20:.1f} MiB needed"
+    refused = f"cannot write {path.name} to {path.parent}"
+    match error.errno:
+        case errno.ENOSPC:
+            free = shutil.disk_usage(next(folder for folder in path.parents if folder.is_dir())).free
+            numbers = ", ".join(filter(None, (needed, f"{free / 2**20:.1f} MiB free")))
+            return f"disk full: {refused} ({numbers}); free some space"
+        case errno.EDQUOT:  # the disk may have room enough, so its free space would mislead
+            return f"disk quota used up: {refused}{needed and f' ({needed})'}; delete files of yours, or ask for more"
+        case errno.EFBIG:
+            limit = "the file system, or the limit that `ulimit -f` shows, allows no file of this size"
+            return f"file too large: {refused}{needed and f' ({needed})'}; {limit}"
+    return f"{refused}: {error.strerror or error}"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import json
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,10 @@ from studio.metadata import Record
 
 THUMBNAIL_SIDE = 256
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
+_RECORD = sa.cast(image_table.c.record, sa.Text).label("record")  # read in `_record`: one damaged row hurts no other
+_COLUMNS = [*(column for column in image_table.columns if column.name != "record"), _RECORD]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,9 @@ class Rebuilt:
 
     found: int
     added: int
+    """Rows that are new, or that said something else than their file."""
     removed: int
+    """Rows whose file is gone, cannot be read, or is a copy of another row's."""
     unreadable: tuple[Path, ...]
 
 
@@ -114,7 +122,7 @@ class Gallery:
                 self._jobs.assert_ours(connection, job)
                 row = _row(record, name, data)
                 connection.execute(sa.delete(image_table).where(*_same(row)))  # a rebuild may have found the file first
-                return self._image(connection.execute(sa.insert(image_table).values(row).returning(image_table)).one())
+                return self._image(connection.execute(sa.insert(image_table).values(row).returning(*_COLUMNS)).one())
         except StorageError:
             self._unlink(path)
             raise
@@ -126,13 +134,13 @@ class Gallery:
             return set(connection.execute(query).scalars())
 
     def of_job(self, job_id: str) -> list[GalleryImage]:
-        """Return a job's pictures in their order."""
-        return self._images(sa.select(image_table).where(image_table.c.job_id == job_id).order_by(image_table.c.index))
+        """Return a job's pictures in their order; those whose row is damaged are left out."""
+        return self._images(sa.select(*_COLUMNS).where(image_table.c.job_id == job_id).order_by(image_table.c.index))
 
     def page(self, *, limit: int = 50, offset: int = 0) -> list[GalleryImage]:
-        """Return pictures, newest first."""
+        """Return pictures, newest first; those whose row is damaged are left out."""
         newest = (image_table.c.created_at.desc(), image_table.c.sequence.desc())
-        return self._images(sa.select(image_table).order_by(*newest).limit(limit).offset(offset))
+        return self._images(sa.select(*_COLUMNS).order_by(*newest).limit(limit).offset(offset))
 
     def count(self) -> int:
         """Return how many pictures there are."""
@@ -144,12 +152,14 @@ class Gallery:
 
         Raises:
             NotFound: there is none.
+            StorageError: its row is damaged.
         """
         if match := re.fullmatch(r"([0-9a-f]{16})-([0-9]{1,4})", image_id):
             same = (image_table.c.job_id == match[1], image_table.c.index == int(match[2]))
-            found = self._images(sa.select(image_table).where(*same))
-            if found:
-                return found[0]
+            with self._database.read() as connection:
+                row = connection.execute(sa.select(*_COLUMNS).where(*same)).one_or_none()
+            if row is not None:
+                return self._image(row)
         raise NotFound(f"there is no image {image_id[:80]!r}; `studio gallery` lists them")
 
     def delete(self, image_id: str) -> None:
@@ -167,38 +177,46 @@ class Gallery:
         image.path.unlink(missing_ok=True)
 
     def rebuild(self) -> Rebuilt:
-        """Make the index anew from the files: every picture carries its own record."""
-        names = {
+        """Make the index anew from the files: every picture carries its own record. Others may publish meanwhile."""
+        with self._database.read() as connection:
+            listed = {row.path: row for row in connection.execute(sa.select(*_COLUMNS))}
+        names = {  # after the rows: the file of each was there before it
             path.relative_to(self.images_dir).as_posix()
             for path in self.images_dir.glob("**/*")
             if path.suffix in _SUFFIXES.values() and not path.name.startswith(".")
         }
-        with self._database.read() as connection:
-            listed = connection.execute(sa.select(image_table.c.path, image_table.c.job_id, image_table.c.index)).all()
-        known = {row.path for row in listed}
-        taken = {(row.job_id, row[2]) for row in listed if row.path in names}
+        whole: set[str] = set()
+        owners = {(row.job_id, row._mapping["index"]): name for name, row in listed.items() if name in names}
         rows, unreadable = [], []
         for name in sorted(names):
             path = self.images_dir / name
             try:
-                record = metadata.read(path)
+                record, data = metadata.read(path), path.read_bytes()
                 if not self._thumbnail(name).exists():
                     with Image.open(path) as image:
                         self._write_thumbnail(image, name)
             except (NotFound, OSError, RuntimeError):  # Pillow's AVIF decoder raises the last
                 unreadable.append(path)
                 continue
-            if name not in known and (record.job_id, record.index) not in taken:  # else it is a copy
-                taken.add((record.job_id, record.index))
-                rows.append(_row(record, name, path.read_bytes()))
-        gone = known - names
+            if owners.setdefault((record.job_id, record.index), name) != name:
+                continue  # a copy
+            whole.add(name)
+            row = _row(record, name, data)
+            if name not in listed or not _agrees(listed[name], row):
+                rows.append(row)
+        gone = [row for name, row in listed.items() if name not in whole and self._is_lost(name, names)]
         with self._database.write() as connection:
-            for name in gone:
-                connection.execute(sa.delete(image_table).where(image_table.c.path == name))
+            for lost in gone:
+                connection.execute(sa.delete(image_table).where(image_table.c.sequence == lost.sequence))
             for row in rows:
-                connection.execute(sa.delete(image_table).where(*_same(row)))
+                replaced = sa.and_(*_same(row)) | (image_table.c.path == row["path"])
+                connection.execute(sa.delete(image_table).where(replaced))
                 connection.execute(sa.insert(image_table).values(row))
         return Rebuilt(found=len(names), added=len(rows), removed=len(gone), unreadable=tuple(unreadable))
+
+    def _is_lost(self, name: str, names: set[str]) -> bool:
+        """Whether a listed picture is no picture of ours any more: looked at and refused, or really gone."""
+        return name in names or not (self.images_dir / name).exists()
 
     @contextmanager
     def _name(self, job: Job, generated: GeneratedImage) -> Iterator[str]:
@@ -240,7 +258,7 @@ class Gallery:
         name = path.relative_to(self.images_dir).as_posix()
         try:
             self._write_thumbnail(generated.image, name, temporary=temporary)
-            publish(path, lambda file: file.write(data), temporary=temporary)
+            publish(path, lambda file: file.write(data), temporary=temporary, size=len(data))
         except StorageError:
             self._unlink(path)
             raise
@@ -261,15 +279,21 @@ class Gallery:
 
     def _images(self, query: sa.Select[Any]) -> list[GalleryImage]:
         with self._database.read() as connection:
-            return [self._image(row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        images = []
+        for row in rows:
+            try:
+                images.append(self._image(row))
+            except StorageError as error:
+                log.warning("%s", error)
+        return images
 
     def _image(self, row: sa.Row[Any]) -> GalleryImage:
         index = row._mapping["index"]
-        try:
-            record = Record.from_json(row.record)
-        except ValueError as error:
-            sentence = f"image {row.job_id}-{index} in the database is damaged: {error}"
-            raise StorageError(f"{sentence}; run `studio gallery rebuild`") from error
+        record = _record(row)
+        if record is None:
+            sentence = f"picture {row.job_id}-{index} is damaged in the database, not in its file {row.path}"
+            raise StorageError(f"{sentence}; run `studio gallery rebuild`")
         return GalleryImage(
             id=f"{row.job_id}-{index}",
             job_id=row.job_id,
@@ -295,6 +319,21 @@ def _owner(path: Path) -> tuple[str, int] | None:
     except NotFound:
         return None
     return record.job_id, record.index
+
+
+def _record(row: sa.Row[Any]) -> Record | None:
+    """Return what a row says about its picture, or None if the row is damaged."""
+    try:
+        return Record.from_json(json.loads(row.record))
+    except (ValueError, TypeError):
+        return None
+
+
+def _agrees(listed: sa.Row[Any], row: Mapping[str, Any]) -> bool:
+    """Whether a listed row says what its file says; the version that wrote it may differ."""
+    said = _record(listed)
+    about = (listed.job_id, listed._mapping["index"], listed.sha256)
+    return about == (row["job_id"], row["index"], row["sha256"]) and said == Record.from_json(row["record"])
 
 
 def _same(row: Mapping[str, Any]) -> tuple[sa.ColumnElement[bool], ...]:

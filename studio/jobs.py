@@ -4,18 +4,19 @@ A job is queued, then running, then done, failed or cancelled. A running job bel
 write of a worker names its attempt, so that a worker that lost its job changes nothing (fencing).
 """
 
+import json
 import secrets
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines.spec.errors import NotFound, StorageError, StudioError
+from pipelines.spec.errors import InvalidRequest, NotFound, StudioError
 from pipelines.spec.request import GenerationRequest
-from studio.database import Database, job_table
+from studio.database import Database, image_table, job_table
 
 _FENCE_LOST = "this job is no longer ours"
 _KEYS_AT_ONCE = 500
@@ -45,7 +46,7 @@ class Job:
     id: str
     state: JobState
     request: GenerationRequest
-    """As asked, with a seed."""
+    """As asked, with a seed; an empty one if it cannot be read any more, and then `error` says so."""
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -64,6 +65,8 @@ class Job:
     """Steps of one image; 0 until the model is loaded."""
     error: str | None
     """Why it failed, in words."""
+    images_made: int
+    """How many of its images are in the gallery."""
 
     @property
     def is_finished(self) -> bool:
@@ -77,11 +80,6 @@ class Job:
             return 1.0
         within = self.step / self.num_steps if self.num_steps else 0.0
         return min(1.0, (self.image_index + self.images_at_once * within) / self.request.num_images)
-
-    @property
-    def images_made(self) -> int:
-        """How many images are finished."""
-        return self.request.num_images if self.state is JobState.DONE else self.image_index
 
     @property
     def stage(self) -> str:
@@ -116,7 +114,16 @@ class Job:
         return elapsed * (1 - self.progress) / self.progress
 
 
-_COLUMNS = [column for column in job_table.columns if column.name in Job.__dataclass_fields__]
+_COLUMNS = [
+    *(column for column in job_table.columns if column.name in Job.__dataclass_fields__ and column.name != "request"),
+    sa.cast(job_table.c.request, sa.Text).label("request"),  # read in `_job`, so that one damaged row hurts no other
+    sa.select(sa.func.count())
+    .select_from(image_table)
+    .where(image_table.c.job_id == job_table.c.id)
+    .correlate(job_table)
+    .scalar_subquery()
+    .label("images_made"),
+]
 
 
 class JobStore:
@@ -224,23 +231,26 @@ class JobStore:
     # What workers do.
 
     def claim(self, device: str, *, job_id: str | None = None) -> Job | None:
-        """Take the oldest queued job, or one by id; None when there is nothing to take."""
+        """Take the oldest queued job, or one by id; None when there is nothing to take. A damaged one fails."""
         query = sa.select(job_table.c.sequence).where(job_table.c.state == JobState.QUEUED)
         if job_id is not None:
             query = query.where(_is(job_id))
-        with self._database.read() as connection:
-            oldest = connection.execute(query.order_by(job_table.c.sequence).limit(1)).scalar()
-        if oldest is None:
-            return None
-        values: dict[str, Any] = {"state": JobState.RUNNING, "device": device, "started_at": time.time()}
-        with self._database.write() as connection:
-            row = connection.execute(
-                sa.update(job_table)
-                .where(job_table.c.sequence == oldest, job_table.c.state == JobState.QUEUED)
-                .values(**values, attempt=job_table.c.attempt + 1, num_steps=0, step=0)
-                .returning(*_COLUMNS)
-            ).one_or_none()
-        return None if row is None else _job(row)
+        while True:
+            with self._database.read() as connection:
+                oldest = connection.execute(query.order_by(job_table.c.sequence).limit(1)).scalar()
+            if oldest is None:
+                return None
+            values: dict[str, Any] = {"state": JobState.RUNNING, "device": device, "started_at": time.time()}
+            with self._database.write() as connection:
+                row = connection.execute(
+                    sa.update(job_table)
+                    .where(job_table.c.sequence == oldest, job_table.c.state == JobState.QUEUED)
+                    .values(**values, attempt=job_table.c.attempt + 1, num_steps=0, step=0, error=None)
+                    .returning(*_COLUMNS)
+                ).one_or_none()
+                job = None if row is None else _failed_if_damaged(connection, _job(row))
+            if job is None or job.state is JobState.RUNNING:
+                return job
 
     def report(
         self,
@@ -301,13 +311,13 @@ class JobStore:
             ClaimLost: the job belongs to another attempt, or is over.
         """
         with self._database.write() as connection:
-            asked = job_table.c.cancel_requested
-            values = {
-                "state": sa.case((asked, JobState.CANCELLED), else_=JobState.QUEUED),
-                "finished_at": sa.case((asked, time.time()), else_=None),
-                "preview": None,
-            }
-            self._update(connection, job, values)
+            self._update(connection, job, _given_back())
+
+    def requeue_all(self, device: str) -> None:
+        """Give back the running jobs of a device whose worker is to be ended: it is no death of theirs."""
+        running = (job_table.c.device == device, job_table.c.state == JobState.RUNNING)
+        with self._database.write() as connection:
+            connection.execute(sa.update(job_table).where(*running).values(_given_back()))
 
     def assert_ours(self, connection: sa.Connection, job: Job) -> None:
         """Check inside the caller's transaction that the job still belongs to this attempt.
@@ -322,7 +332,7 @@ class JobStore:
         """Take back the running jobs of a device whose worker is known to be dead (its lock is ours).
 
         Each goes back to the queue, or fails if it has now seen `max_worker_deaths` workers die; a job whose cancelling
-        was asked is cancelled. Return them as they are afterwards.
+        was asked is cancelled, and one whose request cannot be read fails. Return them as they are afterwards.
         """
         deaths = job_table.c.worker_deaths + 1
         is_poison = deaths >= max_worker_deaths
@@ -343,8 +353,14 @@ class JobStore:
                     finished_at=sa.case((job_table.c.cancel_requested | is_poison, time.time()), else_=None),
                 )
                 .returning(*_COLUMNS)
-            )
-            return [_job(row) for row in rows]
+            ).all()
+            return [_failed_if_damaged(connection, _job(row)) for row in rows]
+
+    def running_devices(self) -> set[str]:
+        """Return the devices that running jobs are said to run on."""
+        query = sa.select(job_table.c.device).where(job_table.c.state == JobState.RUNNING).distinct()
+        with self._database.read() as connection:
+            return set(connection.execute(query).scalars())
 
     def _update(self, connection: sa.Connection, job: Job, values: dict[str, Any]) -> None:
         if connection.execute(sa.update(job_table).where(*_fence(job)).values(values)).rowcount != 1:
@@ -356,6 +372,15 @@ def _is(job_id: str) -> sa.ColumnElement[bool]:
     return job_table.c.id == job_id if job_id.isascii() else sa.false()
 
 
+def _given_back() -> dict[str, Any]:
+    asked = job_table.c.cancel_requested
+    return {
+        "state": sa.case((asked, JobState.CANCELLED), else_=JobState.QUEUED),
+        "finished_at": sa.case((asked, time.time()), else_=None),
+        "preview": None,
+    }
+
+
 def _fence(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         job_table.c.id == job.id,
@@ -365,9 +390,22 @@ def _fence(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _job(row: sa.Row[Any]) -> Job:
+    """Read a row. If it cannot be read, the job says so as its error: the others must go on."""
     values = dict(row._mapping)
     try:
-        state, request = JobState(values["state"]), GenerationRequest.model_validate(values["request"])
-    except ValueError as error:
-        raise StorageError(f"job {values['id']} in the database is damaged: {error}; cancel it") from error
+        state, request = JobState(values["state"]), GenerationRequest.parse(json.loads(values["request"]))
+    except (ValueError, TypeError, InvalidRequest) as error:
+        state = JobState(values["state"]) if values["state"] in set(JobState) else JobState.FAILED
+        reason = " ".join(str(error).split())[:300]
+        request, values["error"] = GenerationRequest(), f"job {values['id']} in the database is damaged: {reason}"
     return Job(**{**values, "state": state, "request": request})
+
+
+def _failed_if_damaged(connection: sa.Connection, job: Job) -> Job:
+    """Close a job whose request cannot be read: no other unfinished one has an error."""
+    if job.is_finished or job.error is None:
+        return job
+    failed = replace(job, state=JobState.FAILED, finished_at=time.time())
+    values = {"state": failed.state, "error": failed.error, "finished_at": failed.finished_at}
+    connection.execute(sa.update(job_table).where(job_table.c.id == job.id).values(values))
+    return failed

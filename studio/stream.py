@@ -37,8 +37,18 @@ class Making(Protocol):
     def result(self, job: Job) -> list[GalleryImage]:
         """Return a finished job's pictures, or raise why there are none."""
 
-    def work_off(self, *, stop: threading.Event) -> threading.Thread | None:
+    def work_off(self, *, stop: threading.Event) -> "Working | None":
         """Start working off the queue in this process, unless a worker is alive."""
+
+
+class Working(Protocol):
+    """Work that goes on in this process."""
+
+    def is_going_on(self) -> bool:
+        """Return whether there is more to come; raises StorageError if storage ended it."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for its end."""
 
 
 @dataclass
@@ -79,11 +89,12 @@ class Stream(Generic[T]):
         self._over = 0
 
     def __iter__(self) -> Generator[tuple[int, GalleryImage], None, None]:
-        stop, local = threading.Event(), None
+        stop = threading.Event()
+        local: Working | None = None
         try:
             while self._fill():
                 self._on_look(self._over, self._jobs())
-                if local is None or not local.is_alive():
+                if local is None or not local.is_going_on():
                     local = self._studio.work_off(stop=stop)
                 over = self._over
                 for position, one in list(self._asked.items()):
@@ -136,7 +147,7 @@ class Stream(Generic[T]):
         return [one.job for one in self._asked.values()]
 
 
-def _wait(local: threading.Thread | None) -> None:
+def _wait(local: Working | None) -> None:
     if local is None:
         time.sleep(_LOOK_SECONDS)
     else:

@@ -7,11 +7,13 @@ import threading
 import time
 from pathlib import Path
 
-from pipelines.spec.errors import AlreadyRunning
+from pipelines.spec.errors import AlreadyRunning, StorageError
 from studio.settings import Settings
-from studio.storage import server_lock
+from studio.storage import Storage, server_lock
 
 MAX_RESTART_SECONDS = 30.0
+KILL_SECONDS = 5.0
+"""A worker that is still there so long after its time to drain is killed."""
 LOG_BYTES = 4 * 2**20
 """A worker's log is begun anew when it is larger than this at a start."""
 
@@ -91,19 +93,34 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
             ) as worker,
         ):
-            self._watch(worker)
+            self._watch(worker, device)
+        if not self._stopping.is_set():
+            code = worker.returncode
+            log.error("the worker for %s ended with return code %s; see %s", device, code, log_file.name)
 
-    def _watch(self, worker: subprocess.Popen[bytes]) -> None:
+    def _watch(self, worker: subprocess.Popen[bytes], device: str) -> None:
         """Wait until the worker is dead; when stopping, ask it to drain first."""
         while worker.poll() is None:
             if self._stopping.wait(0.05):
                 assert worker.stdin is not None
                 worker.stdin.close()
                 try:
-                    worker.wait(timeout=self._settings.drain_seconds + 5)
+                    worker.wait(timeout=self._settings.drain_seconds + KILL_SECONDS)
                 except subprocess.TimeoutExpired:
+                    self._give_back(device)
                     worker.kill()
                     worker.wait()
+
+    def _give_back(self, device: str) -> None:
+        """Take the job from a worker that must be killed, so that the death does not count against it."""
+        try:
+            storage = Storage.open(self._settings)
+            try:
+                storage.jobs.requeue_all(device)
+            finally:
+                storage.database.close()
+        except StorageError as error:
+            log.error("the job of the worker for %s cannot be given back: %s", device, error)
 
     def _open_log(self, device: str) -> Path:
         path = self._settings.outputs_dir / "logs" / f"worker-{device.replace(':', '-')}.log"

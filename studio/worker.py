@@ -9,14 +9,15 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from typing import Self
 
 from pipelines.spec.engine import Engine, Step
-from pipelines.spec.errors import Cancelled, StudioError
-from studio.files import sweep, temporary_suffix
+from pipelines.spec.errors import Cancelled, StorageError, StudioError
+from studio.files import ProcessLock, sweep, temporary_suffix
 from studio.jobs import ClaimLost, Job, JobState
 from studio.preview import encode_preview
 from studio.settings import Settings
@@ -26,6 +27,10 @@ REPORT_SECONDS = 0.25
 """Progress is written, and the cancel flag read, at most this often."""
 IDLE_SECONDS = 0.1
 """How often an idle worker looks for work."""
+CLOSING_PAUSES = (0.5, 1.0, 2.0, 4.0)
+"""Pauses between attempts to write how a job ended, while the disk or the database refuses."""
+REFUSED_SECONDS = 5.0
+"""How long a worker waits when it still does."""
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +64,7 @@ class Reporter:
         storage: where the job lives.
         job: the claimed job.
         indexes: the image index within the job of each picture the engine makes.
-        drain: set when the worker must stop; `deadline` seconds later the job is given back.
+        drain: set when the worker must stop; the settings' `drain_seconds` later the job is given back.
     """
 
     def __init__(self, storage: Storage, job: Job, *, indexes: list[int], drain: threading.Event) -> None:
@@ -85,15 +90,19 @@ class Reporter:
         self._latest = step
         if self._reporting.done():
             self._reporting.result()
-        if self._drain.is_set():
-            now = time.monotonic()
-            self._drain_deadline = self._drain_deadline or now + self._storage.settings.drain_seconds
-            if now >= self._drain_deadline:
-                raise Draining
+        self._look_for_drain()
+        if self._drain_deadline is not None and time.monotonic() >= self._drain_deadline:
+            raise Draining
+
+    def _look_for_drain(self) -> None:
+        """Let the time run from when draining was asked: the next step may be long after that."""
+        if self._drain_deadline is None and self._drain.is_set():
+            self._drain_deadline = time.monotonic() + self._storage.settings.drain_seconds
 
     def _run(self) -> None:
         written: Step | None = None
         while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
+            self._look_for_drain()
             step = self._latest
             if step is None or step is written:
                 asked = self._storage.jobs.is_cancel_requested(self._job)
@@ -122,21 +131,28 @@ def run_job(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: 
         storage: where everything is kept.
         engine: returns the engine; loads it if need be.
         drain: set when this process must stop soon.
+
+    Raises:
+        StorageError: how the job ended could not be written, not even after some time.
     """
+    finish = partial(storage.jobs.finish, job)
     try:
         _generate(job, storage=storage, engine=engine, drain=drain)
-        storage.jobs.finish(job, JobState.DONE)
+        close = partial(finish, JobState.DONE)
     except ClaimLost:
         log.info("job %s is no longer ours", job.id)
+        return
     except Draining:
-        storage.jobs.requeue(job)
+        close = partial(storage.jobs.requeue, job)
     except Cancelled:
-        storage.jobs.finish(job, JobState.CANCELLED)
+        close = partial(finish, JobState.CANCELLED)
     except StudioError as error:
-        _fail(storage, job, str(error))
+        close = partial(finish, JobState.FAILED, error=str(error))
     except Exception as error:  # noqa: BLE001 - whatever breaks, the job says so and the worker goes on
         log.error("job %s failed\n%s", job.id, traceback.format_exc())
-        _fail(storage, job, f"unexpected {type(error).__name__}: {error}; the log in outputs/logs has the details")
+        reason = f"unexpected {type(error).__name__}: {error}; the log in outputs/logs has the details"
+        close = partial(finish, JobState.FAILED, error=reason)
+    _close(job, close)
 
 
 def _generate(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
@@ -151,15 +167,39 @@ def _generate(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain
             storage.gallery.add(job, replace(generated, index=missing[generated.index]))
 
 
-def _fail(storage: Storage, job: Job, reason: str) -> None:
-    try:
-        storage.jobs.finish(job, JobState.FAILED, error=reason)
-    except ClaimLost:
-        log.info("job %s is no longer ours", job.id)
+def _close(job: Job, close: Callable[[], None]) -> None:
+    """Write how a job ended. What refuses may pass, as a full disk does, and until then the job is ours."""
+    for pause in (*CLOSING_PAUSES, None):
+        try:
+            close()
+        except ClaimLost:
+            log.info("job %s is no longer ours", job.id)
+        except StorageError as error:
+            if pause is None:
+                raise
+            log.warning("job %s cannot be closed, trying again in %s s: %s", job.id, pause, error)
+            time.sleep(pause)
+            continue
+        return
 
 
 def take_over(storage: Storage, device: str) -> None:
-    """Clean up after dead workers of a device whose lock is ours: their jobs, their temporary files."""
+    """Clean up after dead workers: those of a device whose lock is ours, and those of devices that nobody has.
+
+    A device that is no longer configured gets no new worker: who starts on another one looks after its jobs.
+    """
+    _bury(storage, device)
+    for other in storage.jobs.running_devices() - {device}:
+        lock = worker_lock(storage.settings, other)
+        if lock.acquire(device=other):
+            try:
+                _bury(storage, other)
+            finally:
+                lock.release()
+
+
+def _bury(storage: Storage, device: str) -> None:
+    """Take back a dead worker's jobs and delete its temporary files. The device's lock must be ours."""
     for job in storage.jobs.bury(device, max_worker_deaths=storage.settings.max_worker_deaths):
         log.warning("job %s was left by a dead worker; it is now %s", job.id, job.state)
     for folder in (storage.gallery.images_dir, storage.gallery.thumbnails_dir):
@@ -177,20 +217,76 @@ def work(storage: Storage, device: str, *, stop: threading.Event) -> None:
         engine = cache(partial(load_engine, storage.settings, device))
         _warm_up(engine)
         while not stop.is_set():
-            job = storage.jobs.claim(device)
-            if job is None:
-                stop.wait(IDLE_SECONDS)
-            else:
-                run_job(job, storage=storage, engine=engine, drain=stop)
+            try:
+                storage.jobs.requeue_all(device)  # what could not be closed when storage refused
+                _work_off(storage, device, engine, stop=stop)
+            except StorageError as error:
+                log.error("the worker for %s waits %s s: %s", device, REFUSED_SECONDS, error)
+                stop.wait(REFUSED_SECONDS)
     finally:
         lock.release()
+
+
+def _work_off(storage: Storage, device: str, engine: Callable[[], Engine], *, stop: threading.Event) -> None:
+    while not stop.is_set():
+        job = storage.jobs.claim(device)
+        if job is None:
+            stop.wait(IDLE_SECONDS)
+        else:
+            run_job(job, storage=storage, engine=engine, drain=stop)
+
+
+class LocalWork(threading.Thread):
+    """Work in a thread of this process.
+
+    Args:
+        storage: where everything is kept.
+        device: whose dead workers are cleaned up after, first of all.
+        lock: the device's, held; freed at the end.
+        work: what to do then, given the device.
+        name: the thread's.
+    """
+
+    def __init__(
+        self, storage: Storage, device: str, *, lock: ProcessLock, work: Callable[[str], None], name: str
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._storage = storage
+        self._device = device
+        self._device_lock = lock
+        self._work = work
+        self._refusal: StorageError | None = None
+
+    def run(self) -> None:
+        """Do the work."""
+        try:
+            take_over(self._storage, self._device)
+            self._work(self._device)
+        except StorageError as error:
+            self._refusal = error
+            with suppress(StorageError):  # the next to come would think that a worker died
+                self._storage.jobs.requeue_all(self._device)
+        finally:
+            self._device_lock.release()
+
+    def is_going_on(self) -> bool:
+        """Return whether there is more to come.
+
+        Raises:
+            StorageError: it ended because the disk or the database refused.
+        """
+        if self.is_alive():
+            return True
+        if self._refusal is not None:
+            raise self._refusal
+        return False
 
 
 def _warm_up(engine: Callable[[], Engine]) -> None:
     """Load the engine before the first job asks; what goes wrong is the answer to that job."""
     try:
         engine()
-    except (ImportError, OSError, StudioError):
+    except Exception:  # torch raises what it likes, and the first job meets it again
         log.exception("the engine cannot be loaded")
 
 

@@ -92,7 +92,7 @@ class Copies:
                 image.path.name if number == 1 else f"{image.path.stem}-{number}{image.path.suffix}"
             )
             if not target.exists():
-                publish(target, lambda file: file.write(data))
+                publish(target, lambda file: file.write(data), size=len(data))
                 break
             if target.is_file() and target.read_bytes() == data:
                 break

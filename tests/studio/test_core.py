@@ -229,6 +229,18 @@ def test_a_job_is_resumed_with_the_missing_pictures_only(studio: Studio) -> None
     assert [pixels(image) for image in images] == [pixels(image) for image in whole]
 
 
+def test_a_job_left_on_a_device_that_is_no_longer_configured_is_made_here(studio: Studio) -> None:
+    job = studio.submit(GenerationRequest(prompt="a boat"))
+    storage = Storage.open(studio.settings)
+    assert storage.jobs.claim("cuda:7") is not None
+    storage.database.close()
+    waiting = threading.Thread(target=studio.wait, args=(job.id,), daemon=True)
+    waiting.start()
+    waiting.join(20)
+    job = studio.job(job.id)
+    assert (job.state, job.device, job.attempt) == (JobState.DONE, "cpu", 2)
+
+
 def test_waiting_for_nothing_is_not_found(studio: Studio) -> None:
     with pytest.raises(NotFound):
         studio.wait("0" * 16)

@@ -194,6 +194,16 @@ def test_a_database_held_by_another_program_is_told_in_a_sentence(path: Path) ->
     opened.close()
 
 
+def test_a_database_without_room_says_how_much_is_left(path: Path) -> None:
+    opened = open_database(path)
+    with opened._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageError, match=r"is full \(\d+\.\d MiB free\); this was not written; free some disk space"):
+        JobStore(opened).submit(GenerationRequest(prompt="a boat " * 1000))
+    opened.close()
+
+
 def use(path: Path) -> None:
     """Everything that front doors and workers do with a database; damage may surface in any of it."""
     opened = open_database(path)

@@ -1,5 +1,6 @@
 """Inputs are sane pictures under the hash of their bytes; writes are whole or nothing; locks die with their holder."""
 
+import errno
 import io
 import os
 import subprocess
@@ -197,6 +198,22 @@ def test_a_full_device_is_told_with_numbers(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match=r"disk full: cannot write file to .* \(\d+\.\d MiB free\); free some space"):
         publish(tmp_path / "file", write)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (errno.ENOSPC, r"disk full: cannot write file to .* \(3.0 MiB needed, \d+\.\d MiB free\); free some space$"),
+        (errno.EDQUOT, r"disk quota used up: cannot write file to .* \(3.0 MiB needed\); delete files of yours"),
+        (errno.EFBIG, r"file too large: cannot write file to .* \(3.0 MiB needed\); .* `ulimit -f`"),
+    ],
+)
+def test_each_way_to_have_no_room_is_told_in_its_own_words(code: int, sentence: str, tmp_path: Path) -> None:
+    def write(_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(StorageError, match=f"^{sentence}"):
+        publish(tmp_path / "file", write, size=3 * 2**20)
 
 
 def test_sweep_deletes_only_hidden_files_with_the_suffix(tmp_path: Path) -> None:

@@ -248,3 +248,67 @@ def test_a_picture_that_a_rebuild_found_first_is_published_all_the_same(storage:
     image = storage.gallery.add(job, generated(storage, job))
     assert listing(storage) == [image]
     assert hashlib.sha256(image.path.read_bytes()).hexdigest() == image.sha256
+
+
+def test_a_picture_that_is_published_while_the_index_is_rebuilt_stays(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fill(storage, jobs=1)
+    glob = Path.glob
+
+    def publish_and_miss_one(folder: Path, pattern: str) -> list[Path]:
+        found = [path for path in glob(folder, pattern) if path != made[0].path]  # as when it is replaced just now
+        if folder == storage.gallery.images_dir:
+            made.extend(fill(storage, jobs=1))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", publish_and_miss_one)
+        rebuilt = storage.gallery.rebuild()
+    assert (rebuilt.added, rebuilt.removed) == (0, 0)
+    assert listing(storage) == made[::-1]
+
+
+DAMAGE = {
+    "no JSON": 'record = \'{"schema": 2, "jo\'',
+    "no record": "record = '[1]'",
+    "field of another version": "record = json_set(record, '$.request.from_the_future', 1)",
+    "another prompt": "record = json_set(record, '$.request.prompt', 'a cat')",
+    "another sum": "sha256 = 'f00'",
+    "another job": "job_id = 'ffffffffffffffff'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_row_closes_nothing_and_is_rebuilt(damage: str, storage: Storage) -> None:
+    made = fill(storage)
+    with storage.database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE image SET {damage} WHERE path LIKE '%' || ?", (made[1].path.name,))
+    rest = [image for image in made[::-1] if image.id != made[1].id]
+    assert [image for image in listing(storage) if image.path != made[1].path] == rest
+    assert storage.gallery.made(storage.jobs.get(made[0].job_id)) >= {0, 2}
+    rebuilt = storage.gallery.rebuild()
+    assert (rebuilt.found, rebuilt.added, rebuilt.removed) == (6, 1, 0)
+    assert listing(storage) == made[::-1]
+    assert storage.gallery.rebuild().added == 0
+
+
+def test_a_row_that_cannot_be_read_is_told_where_it_is_asked_for(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    (image, *_) = fill(storage, jobs=1)
+    with storage.database.write() as connection:
+        connection.exec_driver_sql("UPDATE image SET record = '[]' WHERE \"index\" = 0")
+    sentence = f"picture {image.id} is damaged in the database, not in its file .*; run `studio gallery rebuild`"
+    with pytest.raises(StorageError, match=sentence) as caught:
+        storage.gallery.get(image.id)
+    assert len(storage.gallery.of_job(image.job_id)) == 2
+    assert caplog.messages == [str(caught.value)]
+
+
+def test_a_row_whose_file_cannot_be_read_is_removed(storage: Storage) -> None:
+    made = fill(storage)
+    made[2].path.write_bytes(made[2].path.read_bytes()[:50])
+    rebuilt = storage.gallery.rebuild()
+    assert (rebuilt.found, rebuilt.added, rebuilt.removed, rebuilt.unreadable) == (6, 0, 1, (made[2].path,))
+    assert listing(storage) == [image for image in made[::-1] if image != made[2]]

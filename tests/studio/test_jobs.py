@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 
-from pipelines.spec.errors import NotFound, StorageError
+from pipelines.spec.errors import NotFound
 from pipelines.spec.request import GenerationRequest
-from studio.database import Database
+from studio.database import Database, image_table
 from studio.jobs import ClaimLost, Job, JobState, JobStore
 from tests.pipelines.spec.test_request import REQUESTS
 
@@ -229,9 +230,74 @@ def test_the_newest_come_first_and_states_select(jobs: JobStore) -> None:
     assert jobs.count({JobState.QUEUED}) == 4
 
 
-def test_a_row_that_cannot_be_read_is_told_in_a_sentence(jobs: JobStore, database: Database) -> None:
+DAMAGED = {
+    "no valid value": '{"prompt": 5}',
+    "no JSON": '{"prompt": "a bo',
+    "no object": "[1, 2]",
+    "field of another version": '{"prompt": "a boat", "from_the_future": true}',
+}
+
+
+@pytest.mark.parametrize("request_text", DAMAGED.values(), ids=DAMAGED)
+class TestADamagedRow:
+    @pytest.fixture(autouse=True)
+    def _damage(self, request_text: str, jobs: JobStore, database: Database) -> None:
+        self.damaged, self.whole = jobs.submit(BOAT), jobs.submit(BOAT)
+        with database.write() as connection:
+            values = {"text": request_text, "id": self.damaged.id}
+            connection.execute(sa.text("UPDATE job SET request = :text WHERE id = :id"), values)
+
+    def assert_told(self, job: Job, state: JobState) -> None:
+        assert (job.id, job.state) == (self.damaged.id, state)
+        assert (job.error or "").startswith(f"job {job.id} in the database is damaged: ")
+        assert "\n" not in (job.error or "")
+        assert "pydantic" not in (job.error or "")
+
+    def test_fails_when_claimed_and_the_queue_goes_on(self, jobs: JobStore) -> None:
+        taken = jobs.claim("cpu")
+        assert taken is not None
+        assert taken.id == self.whole.id
+        self.assert_told(jobs.get(self.damaged.id), JobState.FAILED)
+        assert jobs.get(self.damaged.id).finished_at is not None
+
+    def test_fails_when_claimed_by_its_id(self, jobs: JobStore) -> None:
+        assert jobs.claim("cpu", job_id=self.damaged.id) is None
+        self.assert_told(jobs.get(self.damaged.id), JobState.FAILED)
+
+    def test_fails_when_its_worker_died_and_the_others_are_taken_back(self, jobs: JobStore, database: Database) -> None:
+        with database.write() as connection:
+            connection.execute(sa.text("UPDATE job SET state = 'running', device = 'cpu'"))
+        buried = {job.id: job for job in jobs.bury("cpu", max_worker_deaths=9)}
+        self.assert_told(buried[self.damaged.id], JobState.FAILED)
+        assert jobs.get(self.damaged.id) == buried[self.damaged.id]
+        assert buried[self.whole.id].state is JobState.QUEUED
+
+    def test_is_listed_and_cancelled(self, jobs: JobStore) -> None:
+        listed = jobs.newest()
+        assert listed[0] == self.whole
+        self.assert_told(listed[1], JobState.QUEUED)
+        self.assert_told(jobs.cancel(self.damaged.id), JobState.CANCELLED)
+
+
+def test_a_state_of_another_version_is_told_as_a_failure(jobs: JobStore, database: Database) -> None:
     job = jobs.submit(BOAT)
     with database.write() as connection:
-        connection.exec_driver_sql("UPDATE job SET request = '{\"prompt\": 5}'")
-    with pytest.raises(StorageError, match=f"job {job.id} .*damaged"):
-        jobs.get(job.id)
+        connection.exec_driver_sql("UPDATE job SET state = 'paused'")
+    assert jobs.get(job.id).state is JobState.FAILED
+    assert "damaged: 'paused' is not a valid JobState" in (jobs.get(job.id).error or "")
+
+
+def test_the_images_made_are_those_in_the_gallery(jobs: JobStore, database: Database) -> None:
+    job = claimed(jobs)
+    jobs.report(job, image_index=3, step=1, num_steps=4, preview=None)  # a resumed job may begin with its fourth
+    assert jobs.get(job.id).images_made == 0
+    for index in (0, 2):
+        row = {"job_id": job.id, "index": index, "path": f"{index}.png", "sha256": "", "record": {}, "created_at": 0.0}
+        with database.write() as connection:
+            connection.execute(sa.insert(image_table).values(row))
+    jobs.submit(BOAT)
+    assert [one.images_made for one in jobs.newest()] == [0, 2]
+    (buried,) = jobs.bury("cpu", max_worker_deaths=9)
+    again = jobs.claim("cpu")
+    assert again is not None
+    assert buried.images_made == again.images_made == jobs.cancel(job.id).images_made == 2

@@ -4,19 +4,20 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 from PIL import Image
 
 from pipelines.engines.fake_engine import FakeEngine
 from pipelines.spec.engine import Engine, GeneratedImage, Inputs, Step
-from pipelines.spec.errors import AlreadyRunning, NotANumber, OutOfMemory
+from pipelines.spec.errors import AlreadyRunning, NotANumber, OutOfMemory, StorageError
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
-from studio import JobState, Settings
+from studio import JobState, Settings, Studio
 from studio.jobs import Job
 from studio.storage import Storage, server_lock, worker_lock
 from studio.supervisor import Supervisor
-from studio.worker import load_engine, run_job, work
+from studio.worker import Draining, load_engine, run_job, take_over, work
 
 
 class Trouble(FakeEngine):
@@ -88,6 +89,25 @@ def test_an_engine_that_cannot_be_loaded_fails_the_job(storage: Storage) -> None
     )
 
 
+def test_a_worker_whose_engine_cannot_start_answers_with_the_reason(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = raising(AssertionError("Torch not compiled with CUDA enabled"))
+    monkeypatch.setattr("studio.worker._ENGINES", {"fake": lambda *_: refusal()})
+    job = storage.jobs.submit(GenerationRequest(prompt="a boat")).id
+    stop = threading.Event()
+    worker = threading.Thread(target=work, args=(storage, "cpu"), kwargs={"stop": stop})
+    worker.start()
+    deadline = time.monotonic() + 10
+    while not storage.jobs.get(job).is_finished and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stop.set()
+    worker.join(5)
+    assert (storage.jobs.get(job).error or "").startswith(
+        "unexpected AssertionError: Torch not compiled with CUDA enabled; the log"
+    )
+
+
 def test_a_preview_that_breaks_fails_the_job_and_does_not_deafen_the_worker(storage: Storage) -> None:
     class Blind(FakeEngine):
         def generate(
@@ -135,6 +155,90 @@ def test_a_draining_worker_has_its_seconds_to_finish(drain_seconds: float, state
     storage.database.close()
 
 
+def test_the_time_to_drain_runs_from_when_it_was_asked(settings: Settings) -> None:
+    class Sluggish(FakeEngine):
+        def generate(
+            self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
+        ) -> Iterator[GeneratedImage]:
+            on_step(Step(0, 0, 4))
+            drain.set()
+            time.sleep(1.5)  # one step of a large picture
+            on_step(Step(0, 1, 4))
+            yield from super().generate(requests, inputs, on_step)
+
+    storage = Storage.open(settings.model_copy(update={"drain_seconds": 1.0}))
+    drain = threading.Event()
+    assert run(storage, Sluggish(), drain=drain).state is JobState.QUEUED
+    storage.database.close()
+
+
+REFUSAL = """CREATE TRIGGER full BEFORE UPDATE ON job WHEN NEW.state NOT IN ('queued', 'running')
+BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"""
+
+
+@pytest.fixture
+def full(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let the database refuse to close any job, until what this returns is called."""
+    monkeypatch.setattr("studio.worker.CLOSING_PAUSES", (0.1,) * 3)
+    monkeypatch.setattr("studio.worker.REFUSED_SECONDS", 0.1)
+
+    def execute(statement: str) -> None:
+        with storage.database.write() as connection:
+            connection.exec_driver_sql(statement)
+
+    execute(REFUSAL)
+    return partial(execute, "DROP TRIGGER full")
+
+
+@pytest.mark.parametrize(
+    ("engine", "state"), [(FakeEngine(), JobState.DONE), (Trouble(raising(NotANumber("NaN"))), JobState.FAILED)]
+)
+def test_a_job_is_closed_as_soon_as_the_database_takes_it(
+    engine: Engine, state: JobState, storage: Storage, full: Callable[[], None]
+) -> None:
+    healing = threading.Timer(0.2, full)
+    healing.start()
+    job = run(storage, engine)
+    healing.join()
+    assert (job.state, job.worker_deaths) == (state, 0)
+
+
+def test_a_worker_outlives_a_database_that_refuses_and_no_job_is_lost(
+    storage: Storage, full: Callable[[], None]
+) -> None:
+    job = storage.jobs.submit(GenerationRequest(prompt="a boat")).id
+    stop = threading.Event()
+    worker = threading.Thread(target=work, args=(storage, "cpu"), kwargs={"stop": stop})
+    worker.start()
+    time.sleep(1)
+    full()
+    deadline = time.monotonic() + 20
+    while not storage.jobs.get(job).is_finished and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stop.set()
+    worker.join(5)
+    assert (storage.jobs.get(job).state, storage.jobs.get(job).worker_deaths) == (JobState.DONE, 0)
+    assert len(storage.gallery.of_job(job)) == 1
+
+
+def test_a_job_that_was_taken_away_is_not_given_back(storage: Storage) -> None:
+    def lose_while_draining() -> None:
+        storage.jobs.bury("cpu", max_worker_deaths=9)
+        raise Draining
+
+    job = run(storage, Trouble(lose_while_draining))
+    assert (job.state, job.worker_deaths) == (JobState.QUEUED, 1)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_who_waits_here_is_told_that_the_database_refuses(
+    many: bool, settings: Settings, full: Callable[[], None]
+) -> None:
+    with Studio(settings) as studio, pytest.raises(StorageError, match="disk is full"):
+        list(studio.generate(["a boat"] if many else "a boat", progress=False))
+    full()
+
+
 def test_a_worker_takes_over_from_the_dead_and_stops_when_told(storage: Storage) -> None:
     left, waiting = (storage.jobs.submit(GenerationRequest(prompt="a boat")).id for _ in range(2))
     assert storage.jobs.claim("cpu", job_id=left) is not None
@@ -155,6 +259,22 @@ def test_a_worker_takes_over_from_the_dead_and_stops_when_told(storage: Storage)
     assert not worker_lock(storage.settings, "cpu").is_held()
 
 
+def test_a_worker_takes_over_from_the_dead_of_other_devices_but_not_from_the_living(storage: Storage) -> None:
+    left, alive = (storage.jobs.submit(GenerationRequest(prompt="a boat")).id for _ in range(2))
+    storage.jobs.claim("cuda:7", job_id=left)
+    storage.jobs.claim("cuda:1", job_id=alive)
+    storage.gallery.images_dir.mkdir()
+    (storage.gallery.images_dir / ".half.png.cuda-7.tmp").touch()
+    living = worker_lock(storage.settings, "cuda:1")
+    assert living.acquire()
+    take_over(storage, "cpu")
+    assert (storage.jobs.get(left).state, storage.jobs.get(left).worker_deaths) == (JobState.QUEUED, 1)
+    assert storage.jobs.get(alive).state is JobState.RUNNING
+    assert list(storage.settings.outputs_dir.glob("**/*.tmp")) == []
+    assert not worker_lock(storage.settings, "cuda:7").is_held()
+    living.release()
+
+
 def test_the_fake_engine_is_loaded_by_name_and_the_same_request_gives_the_same_pixels(settings: Settings) -> None:
     storage = Storage.open(settings)
     model, resolved = storage.expand(GenerationRequest(prompt="a boat", seed=1, num_images=2))
@@ -172,6 +292,41 @@ def test_a_second_supervisor_is_refused_with_the_firsts_address(settings: Settin
     with pytest.raises(AlreadyRunning, match=message):
         Supervisor(settings).start()
     lock.release()
+
+
+def test_a_job_whose_worker_is_killed_at_the_end_of_draining_has_seen_no_death(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("studio.supervisor.KILL_SECONDS", 0.1)
+    stuck = settings.model_copy(update={"fake_step_seconds": 300.0, "drain_seconds": 0.1})
+    with Studio(stuck) as studio:
+        job = studio.submit(GenerationRequest(prompt="a boat"))
+        supervisor = Supervisor(stuck)
+        supervisor.start()
+        deadline = time.monotonic() + 20
+        while studio.job(job.id).state is not JobState.RUNNING:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        supervisor.stop()
+        job = studio.job(job.id)
+    assert (job.state, job.worker_deaths, job.attempt) == (JobState.QUEUED, 0, 1)
+    assert not worker_lock(settings, "cpu").is_held()
+
+
+def test_a_supervisor_tells_how_a_worker_ended_and_where_its_log_is(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.outputs_dir.mkdir()
+    (settings.outputs_dir / "studio.db").write_bytes(b"garbage" * 1000)
+    supervisor = Supervisor(settings)
+    supervisor.start()
+    deadline = time.monotonic() + 20
+    while not caplog.messages and time.monotonic() < deadline:
+        time.sleep(0.02)
+    supervisor.stop()
+    log_file = settings.outputs_dir / "logs" / "worker-cpu.log"
+    assert caplog.messages[0] == f"the worker for cpu ended with return code 1; see {log_file}"
+    assert "it is damaged" in log_file.read_text()
 
 
 def test_a_supervisor_whose_log_cannot_be_written_tries_again(settings: Settings) -> None:
