@@ -185,13 +185,14 @@ class Studio:
         return self._storage.templates().combinations(template)
 
     def submit(self, request: GenerationRequest, *, idempotency_key: str | None = None) -> Job:
-        """Check a request against its model and put it in the queue; returns at once.
+        """Check a request against its model and put it in the queue; returns at once. The job names its model.
 
         Raises:
             InvalidRequest: naming the field.
         """
         request = request.with_seeds()  # a template is checked with the seed it will run with
-        self._storage.expand(request)
+        model, _ = self._storage.expand(request)
+        request = request.model_copy(update={"model": model.name})  # the default may be another when it runs
         return self._storage.jobs.submit(request, idempotency_key=idempotency_key)
 
     def wait(self, job_id: str, *, on_update: Callable[[Job], object] | None = None) -> Job:

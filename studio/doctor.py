@@ -96,7 +96,12 @@ def _devices(settings: Settings) -> Iterator[Finding]:
         return
     try:
         answer = subprocess.run(
-            [sys.executable, "-c", _DEVICE_QUESTION], capture_output=True, text=True, timeout=DEVICE_SECONDS, check=True
+            [sys.executable, "-P", "-c", _DEVICE_QUESTION],
+            env=environment.of_child(),
+            capture_output=True,
+            text=True,
+            timeout=DEVICE_SECONDS,
+            check=True,
         )
         devices: list[tuple[str, str, int, int]] = json.loads(answer.stdout)
     except subprocess.TimeoutExpired:

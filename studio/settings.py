@@ -13,6 +13,7 @@ from pipelines.spec.errors import InvalidRequest
 from studio import naming
 
 _PROJECT = Path(__file__).resolve().parent.parent
+_FOLDERS = ("home", "outputs", "models")
 
 
 def default_home() -> Path:
@@ -57,6 +58,10 @@ class Settings(BaseModel):
     @field_validator("devices")
     @classmethod
     def _each_device_once(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
+        """The first card has two names in torch: cuda and cuda:0."""
+        devices = tuple("cuda:0" if device == "cuda" else device for device in devices)
+        if "auto" in devices and len(devices) > 1:
+            raise ValueError("names others beside auto, which may be one of them; name all or leave it at auto")
         for device in devices:
             if devices.count(device) > 1:
                 raise ValueError(f"names {device} twice; one worker runs on each")
@@ -89,20 +94,25 @@ class Settings(BaseModel):
     @property
     def database_url(self) -> str:
         """Where jobs and the gallery's index are kept."""
-        return self.database or f"sqlite:///{self.outputs_dir / 'studio.db'}"
+        from sqlalchemy import URL  # late: not every command needs the database
+
+        file = URL.create("sqlite", database=str(self.outputs_dir / "studio.db"))
+        return self.database or file.render_as_string(hide_password=False)
 
     @classmethod
     def load(cls, **flags: Any) -> Self:
         """Read studio.toml in `home` and the STUDIO_* variables; flags that are not None win.
 
+        Relative folders in studio.toml start where it is, others in the current folder; ~ is the user's home.
+
         Raises:
             InvalidRequest: naming the setting, the value and where it came from.
         """
-        environment = _from_environment(os.environ)
-        given = {name: value for name, value in flags.items() if value is not None}
-        home = Path(given.get("home") or environment.get("home") or default_home())
+        given = _from_environment(os.environ) | {name: value for name, value in flags.items() if value is not None}
+        given = _placed(given, Path.cwd())
+        home = Path(given.get("home", default_home()))
         try:
-            return cls(**{"home": home, **_from_file(home / "studio.toml"), **environment, **given})
+            return cls(**({"home": home} | _placed(_from_file(home / "studio.toml"), home) | given))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
@@ -111,6 +121,15 @@ class Settings(BaseModel):
                 f"correct it in studio.toml, STUDIO_{name.upper()} or --{name.replace('_', '-')}",
                 field=name,
             ) from error
+
+
+def _placed(values: dict[str, Any], start: Path) -> dict[str, Any]:
+    """Make folders absolute: relative ones start here."""
+    folders = {name: values[name] for name in _FOLDERS if isinstance(values.get(name), str | Path)}
+    try:
+        return values | {name: start / Path(folder).expanduser() for name, folder in folders.items()}
+    except RuntimeError as error:
+        raise InvalidRequest(f"{' or '.join(map(str, folders.values()))}: {error}; write the folder out") from error
 
 
 def _from_file(path: Path) -> dict[str, Any]:

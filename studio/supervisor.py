@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from pipelines.spec.errors import AlreadyRunning, StorageError
+from studio import environment
 from studio.settings import Settings
 from studio.storage import Storage, server_lock
 
@@ -87,7 +88,8 @@ class Supervisor:
         with (
             self._open_log(device).open("ab") as log_file,
             subprocess.Popen(
-                [sys.executable, "-m", "studio.worker", self._settings.model_dump_json(), device],
+                [sys.executable, "-P", "-m", "studio.worker", self._settings.model_dump_json(), device],
+                env=environment.of_child(),
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,

@@ -167,8 +167,10 @@ def _number(value: float) -> str:
 
 
 def _quoted(value: object) -> str:
+    """Quote what A1111 quotes, and what a reader would strip or unquote."""
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",\n:") else text
+    is_plain = not any(sign in text for sign in ",\n:") and text == text.strip() and not text.startswith('"')
+    return text if is_plain else json.dumps(text, ensure_ascii=False)
 
 
 def _pairs(line: str) -> dict[str, str]:

@@ -13,12 +13,15 @@ from studio import __version__
 SCHEMA = 2
 """In 1, a request had fewer fields, and its schedulers were diffusers' own: see `_from_schema_1`."""
 
+YEAR_10000 = 253402214400
+"""The first moment that no calendar of Python can show, wherever it stands: a day before the year 10000 in UTC."""
+
 
 @dataclass(frozen=True)
 class Record:
     """How one picture came to be: enough to make it again.
 
-    `created_at` is in seconds since the epoch; `provenance` is what the engine reported.
+    `created_at` is in seconds since the epoch; `provenance` is what the engine reported; `software` is what made it.
     """
 
     job_id: str
@@ -26,12 +29,13 @@ class Record:
     created_at: float
     request: ResolvedRequest
     provenance: Mapping[str, str | int | float | bool]
+    software: str = f"Open Weights Studio {__version__}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data."""
         return {
             "schema": SCHEMA,
-            "software": f"Open Weights Studio {__version__}",
+            "software": self.software,
             "job": self.job_id,
             "index": self.index,
             "created_at": self.created_at,
@@ -49,7 +53,7 @@ class Record:
         stored = _Stored.model_validate(
             _from_schema_1(data) if isinstance(data, dict) and data.get("schema") == 1 else data
         )
-        return cls(stored.job, stored.index, stored.created_at, stored.request, stored.provenance)
+        return cls(stored.job, stored.index, stored.created_at, stored.request, stored.provenance, stored.software)
 
 
 def _from_schema_1(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class _Stored(BaseModel):
     schema_: Literal[2] = Field(alias="schema")
     job: str = Field(pattern="^[0-9a-f]{16}$")
     index: int = Field(ge=0, lt=MAX_IMAGES)
-    created_at: float = Field(ge=0, lt=2**40)
+    software: str = Field(max_length=200)
+    created_at: float = Field(ge=0, lt=YEAR_10000)
     request: ResolvedRequest
     provenance: dict[str, str | int | float | bool]

@@ -29,6 +29,7 @@ from studio import (
 )
 from studio.storage import Storage, worker_lock
 from studio.supervisor import Supervisor
+from tests.studio.conftest import write_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8))
 
@@ -239,6 +240,15 @@ def test_a_job_left_on_a_device_that_is_no_longer_configured_is_made_here(studio
     waiting.join(20)
     job = studio.job(job.id)
     assert (job.state, job.device, job.attempt) == (JobState.DONE, "cpu", 2)
+
+
+def test_a_queued_job_keeps_its_model_when_the_default_changes(settings: Settings, studio: Studio) -> None:
+    job = studio.submit(GenerationRequest(prompt="a boat"))
+    write_model(settings.models_dir / "other")
+    with Studio(settings.model_copy(update={"default_model": "other"})) as later:
+        later.wait(job.id)
+        (image,) = later.result(later.job(job.id))
+    assert (job.request.model, image.request.model) == ("toy", "toy")
 
 
 def test_waiting_for_nothing_is_not_found(studio: Studio) -> None:

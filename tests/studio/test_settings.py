@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from studio import InvalidRequest, Settings
+from studio import InvalidRequest, Settings, Studio
 from studio.settings import default_home
 
 LAYERS: list[tuple[dict[str, str], str, dict[str, Any], int]] = [
@@ -45,7 +45,7 @@ def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
 def test_home_can_come_from_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STUDIO_HOME", str(tmp_path))
     (tmp_path / "studio.toml").write_text('outputs = "elsewhere"')
-    assert Settings.load().outputs_dir == Path("elsewhere")
+    assert Settings.load().outputs_dir == tmp_path / "elsewhere"
     assert Settings.load(outputs=tmp_path / "here").outputs_dir == tmp_path / "here"
 
 
@@ -62,6 +62,8 @@ def test_devices_in_a_variable_are_separated_by_commas(tmp_path: Path, monkeypat
         ("engine = 'magic'", "setting engine: input should be 'diffusers' or 'fake', got 'magic'; correct it"),
         ("devices = []", r"setting devices: .* at least 1 item.*, got \[\]"),
         ("devices = ['cpu', 'cpu']", "setting devices: .*names cpu twice"),
+        ("devices = ['cuda', 'cuda:0']", "setting devices: .*names cuda:0 twice"),
+        ("devices = ['auto', 'cuda:0']", "setting devices: .*names others beside auto"),
         ("devices = ['../cpu']", "setting devices: .*got '../cpu'"),
         ("prot = 7000", "setting prot: .*got 7000; correct it in studio.toml, STUDIO_PROT or --prot"),
         ("drain_seconds = inf", "setting drain_seconds: .*finite.*, got inf"),
@@ -86,6 +88,44 @@ def test_a_settings_file_that_cannot_be_read_is_told_in_a_sentence(tmp_path: Pat
 def test_settings_survive_the_journey_to_a_worker(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, devices=("cuda:0", "cpu"), outputs=tmp_path / "ünï code", drain_seconds=0)
     assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_folders_start_at_the_file_that_names_them_or_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    (home / "studio.toml").write_text('outputs = "out"\nmodels = "~/models"')
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "user"))
+
+    settings = Settings.load(home="../home")
+    monkeypatch.chdir(tmp_path)
+
+    assert settings.outputs_dir.resolve() == home / "out"
+    assert settings.models_dir == tmp_path / "user" / "models"
+    monkeypatch.setenv("STUDIO_OUTPUTS", "mine")
+    assert Settings.load(home=home, models="~").outputs_dir == tmp_path / "mine"
+    assert Settings.load(home=home, models="~").models_dir == tmp_path / "user"
+
+
+def test_a_folder_of_nobody_is_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"~nobody-of-that-name/x: .*; write the folder out"):
+        Settings.load(home=tmp_path, outputs="~nobody-of-that-name/x")
+
+
+@pytest.mark.parametrize("name", ["what?", "50% #1", "ünï code", "a&b=c"])
+def test_the_database_lies_in_outputs_whatever_that_is_called(name: str, settings: Settings) -> None:
+    outputs = settings.home / name
+    with Studio(settings.model_copy(update={"outputs": outputs})) as studio:
+        assert studio.gallery.count() == 0
+    assert (outputs / "studio.db").is_file()
+
+
+def test_cuda_is_the_first_card(tmp_path: Path) -> None:
+    assert Settings.load(home=tmp_path, devices="cuda,cuda:1").devices == ("cuda:0", "cuda:1")
 
 
 def test_every_setting_is_described() -> None:

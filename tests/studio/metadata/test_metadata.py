@@ -58,6 +58,18 @@ def test_a_record_survives_every_format(
 _PATHS: dict[str, Path] = {}
 
 
+def test_a_record_keeps_the_version_that_made_the_picture() -> None:
+    old = record().to_json() | {"software": "Open Weights Studio 0.0.9"}
+
+    assert Record.from_json(old).to_json() == old
+
+
+@pytest.mark.parametrize("created_at", [-1.0, 253402214400.0, 2.0**39])
+def test_a_record_of_no_time_that_can_be_shown_is_refused(created_at: float) -> None:
+    with pytest.raises(ValueError, match="created_at"):
+        Record.from_json(record().to_json() | {"created_at": created_at})
+
+
 @pytest.mark.parametrize("output_format", FORMATS)
 def test_the_pixels_of_png_are_untouched_and_of_others_nearly(output_format: str, tmp_path: Path) -> None:
     with Image.open(written(record(), output_format, tmp_path / "picture")) as image:
