@@ -58,7 +58,7 @@ class Settings(BaseModel):
     @field_validator("devices")
     @classmethod
     def _each_device_once(cls, devices: tuple[str, ...]) -> tuple[str, ...]:
-        """ "cuda" is what torch calls the first card, too."""
+        # torch, too, calls the first card "cuda"
         devices = tuple("cuda:0" if device == "cuda" else device for device in devices)
         if "auto" in devices and len(devices) > 1:
             raise ValueError("names others beside auto, which may be one of them; name all or leave it at auto")
