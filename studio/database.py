@@ -132,8 +132,8 @@ class Database:
             yield
         except sa.exc.DBAPIError as error:
             reason = str(error.orig)
-            advice = next((advice for sign, advice in _ADVICE.items() if sign in reason), _DAMAGED)
-            raise StorageError(f"database {self._place}: {reason}; {advice}") from error
+            advice = [advice for sign, advice in _ADVICE.items() if sign in reason][:1]
+            raise StorageError(f"database {self._place}: {'; '.join([reason, *advice])}") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StorageError(f"database {self._place}: {error}; {_DAMAGED}") from error
 
@@ -144,6 +144,8 @@ class Database:
 
 _DAMAGED = "it is damaged; move the file away and run `studio gallery rebuild`: every picture carries its own record"
 _ADVICE = {
+    "malformed": _DAMAGED,
+    "not a database": _DAMAGED,
     "full": "free some disk space, nothing was lost",
     "unable to open": "check that the folder exists and can be written",
     "readonly": "check that the folder can be written",
