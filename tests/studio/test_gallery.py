@@ -248,3 +248,20 @@ def test_a_picture_that_a_rebuild_found_first_is_published_all_the_same(storage:
     image = storage.gallery.add(job, generated(storage, job))
     assert listing(storage) == [image]
     assert hashlib.sha256(image.path.read_bytes()).hexdigest() == image.sha256
+
+
+def test_a_picture_whose_file_cannot_be_deleted_stays(storage: Storage) -> None:
+    image = fill(storage, jobs=1)[0]
+    image.path.unlink()
+    image.path.mkdir()
+    with pytest.raises(StorageError, match=f"cannot delete {image.path}: "):
+        storage.gallery.delete(image.id)
+    assert storage.gallery.get(image.id) == image
+
+
+def test_a_position_is_the_number_of_newer_pictures(storage: Storage) -> None:
+    fill(storage)
+    page = storage.gallery.page()
+    assert [storage.gallery.position(image.id) for image in page] == list(range(6))
+    with pytest.raises(NotFound):
+        storage.gallery.position("gone")
