@@ -326,7 +326,7 @@ class JobStore:
         """
         deaths = job_table.c.worker_deaths + 1
         is_poison = deaths >= max_worker_deaths
-        message = f"the worker died {max_worker_deaths} times while running this job; see outputs/logs for the reason"
+        message = f"the worker died {max_worker_deaths} times while running this job; see the log for the reason"
         with self._database.write() as connection:
             rows = connection.execute(
                 sa.update(job_table)

@@ -136,7 +136,7 @@ def run_job(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: 
         _fail(storage, job, str(error))
     except Exception as error:  # noqa: BLE001 - whatever breaks, the job says so and the worker goes on
         log.error("job %s failed\n%s", job.id, traceback.format_exc())
-        _fail(storage, job, f"unexpected {type(error).__name__}: {error}; the log in outputs/logs has the details")
+        _fail(storage, job, f"unexpected {type(error).__name__}: {error}; the log has the details")
 
 
 def _generate(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
