@@ -188,7 +188,7 @@ def _disk_sentence(error: OSError, path: Path) -> str:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder and the parents it lacks, each durable in its own parent."""
-    if not folder.is_dir():
+    if not folder.exists():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
