@@ -259,6 +259,10 @@ class Studio:
         """Return the newest jobs, of some states only if asked."""
         return self._storage.jobs.newest(states=states, limit=limit)
 
+    def current_job(self) -> Job | None:
+        """Return the job that runs, the oldest if there are several; else the one that will run next."""
+        return self._storage.jobs.current()
+
     def queue_length(self) -> int:
         """Return how many jobs wait."""
         return self._storage.jobs.count({JobState.QUEUED})

@@ -133,8 +133,9 @@ class Database:
             yield
         except sa.exc.DBAPIError as error:
             reason = str(error.orig)
-            advice = next((advice for sign, advice in _ADVICE.items() if sign in reason), _DAMAGED)
-            raise StorageError(f"database {self._place}: {reason}{self._room(reason)}; {advice}") from error
+            advice = [advice for sign, advice in _ADVICE.items() if sign in reason][:1]
+            sentence = "; ".join([f"{reason}{self._room(reason)}", *advice])
+            raise StorageError(f"database {self._place}: {sentence}") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StorageError(f"database {self._place}: {error}; {_DAMAGED}") from error
 
@@ -153,6 +154,8 @@ class Database:
 _DAMAGED = "it is damaged; move the file away and run `studio gallery rebuild`: every picture carries its own record"
 _FULL = "full"
 _ADVICE = {
+    "malformed": _DAMAGED,
+    "not a database": _DAMAGED,
     _FULL: "this was not written; free some disk space and try again",
     "unable to open": "check that the folder exists and can be written",
     "readonly": "check that the folder can be written",

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +23,8 @@ from filelock import FileLock, Timeout
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+
+fcntl = import_module("fcntl") if os.name != "nt" else None
 
 MAX_INPUT_BYTES = 32 * 2**20
 MAX_INPUT_PIXELS = 64 * 10**6
@@ -163,12 +166,12 @@ def publish(
     """
     unfinished = path.with_name(temporary or f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             with unfinished.open("wb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())
+                _sync(file.fileno())
             unfinished.replace(path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
@@ -194,15 +197,33 @@ def _disk_sentence(error: OSError, path: Path, *, size: int | None = None) -> st
     return f"{refused}: {error.strerror or error}"
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder and the parents it lacks, each durable in its own parent."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable. Windows cannot open folders and does not need it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    """Bring a file or folder to the disk. On macOS, fsync alone leaves it in the drive's own memory."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if fcntl and full is not None:
+        with suppress(OSError):  # network drives do not know it
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)
 
 
 def temporary_suffix(device: str) -> str:

@@ -147,6 +147,20 @@ class Gallery:
         with self._database.read() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(image_table)).scalar_one()
 
+    def position(self, image_id: str) -> int:
+        """Return how many pictures are newer than one.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        image = self.get(image_id)
+        age = sa.tuple_(image_table.c.created_at, image_table.c.sequence)
+        same = (image_table.c.job_id == image.job_id, image_table.c.index == image.index)
+        own = sa.select(image_table.c.created_at, image_table.c.sequence).where(*same).scalar_subquery()
+        with self._database.read() as connection:
+            query = sa.select(sa.func.count()).select_from(image_table).where(age > own)
+            return connection.execute(query).scalar_one()
+
     def get(self, image_id: str) -> GalleryImage:
         """Return one picture by its id ("job-index").
 
@@ -163,18 +177,25 @@ class Gallery:
         raise NotFound(f"there is no image {image_id[:80]!r}; `studio gallery` lists them")
 
     def delete(self, image_id: str) -> None:
-        """Delete a picture: row, thumbnail and file.
+        """Delete a picture: file, thumbnail and row.
 
         Raises:
             NotFound: there is none.
+            StorageError: the file cannot be deleted; the picture stays.
         """
         image = self.get(image_id)
+        try:
+            image.path.unlink(missing_ok=True)
+            image.thumbnail.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot delete {error.filename}: {error.strerror}; close what uses it, and see that its folder can be "
+                "written"
+            ) from error
         with self._database.write() as connection:
             connection.execute(
                 sa.delete(image_table).where(image_table.c.job_id == image.job_id, image_table.c.index == image.index)
             )
-        image.thumbnail.unlink(missing_ok=True)
-        image.path.unlink(missing_ok=True)
 
     def rebuild(self) -> Rebuilt:
         """Make the index anew from the files: every picture carries its own record. Others may publish meanwhile."""
@@ -245,14 +266,12 @@ class Gallery:
         folder = (self.images_dir / stem).parent
         for path in folder.iterdir() if folder.is_dir() else ():
             name = path.relative_to(self.images_dir).as_posix()
-            if name not in owners and _is_numbered(name, stem):
+            if name not in owners and _number(name, stem) is not None:
                 owners[name] = _owner(path)
-        taken = {path.rpartition(".")[0]: whose for path, whose in owners.items() if _is_numbered(path, stem)}
-        if ours := [name for name, whose in taken.items() if whose == owner]:
-            return ours[0]
-        if not any(name.casefold() == stem.casefold() for name in taken):
-            return stem
-        return f"{stem}-{max([1, *(int(name[len(stem) + 1 :] or 1) for name in taken)]) + 1}"
+        taken = {path: number for path in owners if (number := _number(path, stem)) is not None}
+        if ours := [path for path in taken if owners[path] == owner]:
+            return ours[0].rpartition(".")[0]
+        return f"{stem}-{max([1, *taken.values()]) + 1}" if 0 in taken.values() else stem
 
     def _publish(self, path: Path, generated: GeneratedImage, data: bytes, *, temporary: str) -> None:
         name = path.relative_to(self.images_dir).as_posix()
@@ -307,10 +326,11 @@ class Gallery:
         )
 
 
-def _is_numbered(name: str, stem: str) -> bool:
-    """Whether a picture's path is this stem, or this stem with a number, in any format."""
-    pattern = rf"{re.escape(stem.casefold())}(-[0-9]{{1,9}})?({'|'.join(map(re.escape, _SUFFIXES.values()))})"
-    return re.fullmatch(pattern, name.casefold()) is not None
+def _number(name: str, stem: str) -> int | None:
+    """Return the number of a picture's path that is this stem with a number, in any format; 0 for the stem alone."""
+    pattern = rf"{re.escape(stem.casefold())}(?:-([0-9]{{1,9}}))?(?:{'|'.join(map(re.escape, _SUFFIXES.values()))})"
+    match = re.fullmatch(pattern, name.casefold())
+    return None if match is None else int(match[1] or 0)
 
 
 def _owner(path: Path) -> tuple[str, int] | None:

@@ -174,6 +174,14 @@ class JobStore:
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)]
 
+    def current(self) -> Job | None:
+        """Return the job that runs, the oldest if there are several; else the one that will run next."""
+        query = sa.select(*_COLUMNS).where(job_table.c.state.in_(UNFINISHED))
+        running_first = (sa.case((job_table.c.state == JobState.RUNNING, 0), else_=1), job_table.c.sequence)
+        with self._database.read() as connection:
+            row = connection.execute(query.order_by(*running_first).limit(1)).one_or_none()
+        return None if row is None else _job(row)
+
     def count(self, states: Collection[JobState]) -> int:
         """Return how many jobs are in these states."""
         query = sa.select(sa.func.count()).select_from(job_table).where(job_table.c.state.in_(states))
@@ -336,7 +344,7 @@ class JobStore:
         """
         deaths = job_table.c.worker_deaths + 1
         is_poison = deaths >= max_worker_deaths
-        message = f"the worker died {max_worker_deaths} times while running this job; see outputs/logs for the reason"
+        message = f"the worker died {max_worker_deaths} times while running this job; see the log for the reason"
         with self._database.write() as connection:
             rows = connection.execute(
                 sa.update(job_table)

@@ -150,7 +150,7 @@ def run_job(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: 
         close = partial(finish, JobState.FAILED, error=str(error))
     except Exception as error:  # noqa: BLE001 - whatever breaks, the job says so and the worker goes on
         log.error("job %s failed\n%s", job.id, traceback.format_exc())
-        reason = f"unexpected {type(error).__name__}: {error}; the log in outputs/logs has the details"
+        reason = f"unexpected {type(error).__name__}: {error}; the log has the details"
         close = partial(finish, JobState.FAILED, error=reason)
     _close(job, close)
 

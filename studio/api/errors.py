@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from pipelines.spec.errors import (
     AlreadyRunning,
@@ -40,6 +41,7 @@ def install(app: FastAPI) -> None:
     """Make the app answer every error with a Problem."""
     app.add_exception_handler(StudioError, _answer_studio_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
 def _answer_studio_error(_: Request, error: Exception) -> JSONResponse:
@@ -53,9 +55,17 @@ def _answer_validation_error(_: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _problem(422, f"the body is not valid JSON: {first['ctx']['error']}")
-    field = str(first["loc"][-1])
+    field = next(part for part in reversed(first["loc"]) if isinstance(part, str))
     return _problem(422, f"{field}: {first['msg'].lower()}", field=field)
 
 
-def _problem(status: int, detail: str, *, field: str | None = None) -> JSONResponse:
-    return JSONResponse(Problem(detail=detail, field=field).model_dump(), status_code=status)
+def _answer_http_exception(_: Request, error: Exception) -> JSONResponse:
+    """Say what Starlette itself refused: a wrong method, a path that leads nowhere."""
+    assert isinstance(error, HTTPException)
+    return _problem(error.status_code, str(error.detail), headers=error.headers)
+
+
+def _problem(
+    status: int, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse(Problem(detail=detail, field=field).model_dump(), status_code=status, headers=headers)

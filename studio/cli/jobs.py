@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.errors import InvalidRequest, NotFound
 from studio.cli.options import SETTINGS_EPILOG, with_settings
 from studio.cli.output import print_json, print_table, printable, shown_prompt, table
 from studio.settings import Settings
@@ -64,15 +64,23 @@ def cancel(
     *,
     settings: Settings,
 ) -> None:
-    """Cancel jobs: a waiting one at once, a running one within a step."""
+    """Cancel jobs: a waiting one at once, a running one within a step. What cannot be is told at the end."""
     from studio.core import Studio
 
+    refused: list[str] = []
     with Studio(settings) as studio:
-        for job in [studio.job(job_id) for job_id in job_ids]:  # all are known before the first is cancelled
-            now = studio.cancel(job.id)
-            if now.state in {"done", "failed"}:
-                raise InvalidRequest(f"job {job.id} is {now.state} already; there is nothing to cancel")
-            typer.echo(f"job {job.id} is {'being cancelled' if now.state == 'running' else now.state}")
+        for job_id in job_ids:
+            try:
+                job = studio.cancel(job_id)
+            except NotFound as error:
+                refused.append(str(error))
+                continue
+            if job.state in {"done", "failed"}:
+                refused.append(f"job {job.id} is {job.state} already; there is nothing to cancel")
+            else:
+                typer.echo(f"job {job.id} is {'being cancelled' if job.state == 'running' else job.state}")
+    if refused:
+        raise InvalidRequest("; ".join(refused))
 
 
 def _state(name: str) -> "JobState":

@@ -3,14 +3,14 @@
 import gradio as gr
 from fastapi import FastAPI
 
-from pipelines.spec.errors import NotFound
+from pipelines.spec.errors import NotFound, StudioError
 from studio.core import Studio
 from studio.files import MAX_INPUT_BYTES
 from studio.ui import theme
 from studio.ui.tabs import gallery, generate
 from studio.ui.tabs.gallery import GalleryTab
 from studio.ui.tabs.generate import GenerateTab
-from studio.ui.widgets import QUIET, Updates, clicked_image
+from studio.ui.widgets import QUIET, Updates, clicked_image, complaint
 
 TITLE = "Open Weights Studio"
 _CACHE_SECONDS = (3600, 24 * 3600)
@@ -66,24 +66,35 @@ def _connect(studio: Studio, tabs: gr.Tabs, *, making: GenerateTab, keeping: Gal
     def reuse_settings(image_id: str | None) -> Updates:
         try:
             request = studio.gallery.get(image_id or "").request.asked()
-        except NotFound as error:
+            written = making.form.write(request)
+        except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        return {tabs: gr.Tabs(selected="generate"), **making.form.write(request)}
+        gone = [name for name in ("init_image", "mask_image") if _is_gone(studio, getattr(request, name))]
+        warning = f"{' and '.join(gone)}: the image is gone; give it again" if gone else ""
+        return {tabs: gr.Tabs(selected="generate"), making.complaint: complaint(warning), **written}
 
     def start_from(image_id: str | None) -> Updates:
         try:
             image = studio.gallery.get(image_id or "")
-        except NotFound as error:
+            value = making.form.image_value(studio.inputs.put(image.path))
+        except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return {
             tabs: gr.Tabs(selected="generate"),
             making.start_from: gr.Accordion(open=True),
-            making.form["init_image"]: making.form.image_value(studio.inputs.put(image.path)),
+            making.form["init_image"]: value,
         }
 
     for box in (making.stage, making.strip):
         box.click(open_in_gallery, panel.page, [tabs, *panel.outputs], **QUIET)
-    keeping.reuse.click(reuse_settings, keeping.selected, [tabs, *making.form], **QUIET)
+    keeping.reuse.click(reuse_settings, keeping.selected, [tabs, making.complaint, *making.form], **QUIET)
     keeping.use_as_input.click(
         start_from, keeping.selected, [tabs, making.start_from, making.form["init_image"]], **QUIET
     )
+
+
+def _is_gone(studio: Studio, input_id: str | None) -> bool:
+    try:
+        return input_id is not None and not studio.inputs.path(input_id).is_file()
+    except NotFound:
+        return True

@@ -1,5 +1,6 @@
 """The form: widgets and the request they stand for, matched by field name. Bounds and hints come from the request."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -219,6 +220,8 @@ class RequestForm:
 
 def _number(name: str, text: str) -> int | float | str:
     """Read a number as it was typed; what is none is left for the request to refuse by name."""
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", text.strip()):
+        return text  # 1,000 is a thousand to some and one to others
     kind = int if bounds(name)["type"] == "integer" else float
     try:
         return kind(text.replace(",", ".") if kind is float else text)

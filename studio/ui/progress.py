@@ -8,7 +8,7 @@ from html import escape
 
 from studio.core import Studio
 from studio.gallery import GalleryImage
-from studio.jobs import UNFINISHED, Job, JobState
+from studio.jobs import Job, JobState
 from studio.ui import markup
 
 STRIP_LENGTH = 12
@@ -35,27 +35,18 @@ class View:
 
 def observe(studio: Studio) -> View:
     """Return what to show now: the job that runs, else the next one, else how the last one ended."""
-    unfinished = studio.jobs(states=UNFINISHED, limit=500)
     latest = studio.gallery.page(limit=STRIP_LENGTH)
     strip = markup.grid(latest, label="Latest pictures") if latest else ""
-    job = _on_stage(unfinished) or next(iter(studio.jobs(limit=1)), None)
+    job = studio.current_job() or next(iter(studio.jobs(limit=1)), None)
     if job is None:
         return View(None, is_active=False, stage=_WELCOME, strip=strip)
     images = studio.gallery.of_job(job.id)
     if job.is_finished:
         return View(job.id, is_active=False, stage=_ended(job, images), strip=strip)
     preview = studio.preview(job.id)
-    waiting = len(unfinished) - 1
+    waiting = studio.queue_length() - (job.state is JobState.QUEUED)
     stage = _working(job, images, preview=preview, status=_status(studio, job, waiting=waiting))
     return View(job.id, is_active=True, stage=stage, strip=strip)
-
-
-def _on_stage(newest_first: Sequence[Job]) -> Job | None:
-    """The running job, else the one that will run next."""
-    for job in newest_first:
-        if job.state is JobState.RUNNING:
-            return job
-    return newest_first[-1] if newest_first else None
 
 
 def _status(studio: Studio, job: Job, *, waiting: int) -> str:

@@ -248,3 +248,10 @@ def test_flipped_bytes_are_told_in_a_sentence_or_do_no_harm(tmp_path: Path, sett
         except StorageError:
             told += 1
     assert told > 60
+
+
+def test_only_a_damaged_database_is_to_be_moved_away(path: Path) -> None:
+    opened = open_database(path)
+    with pytest.raises(StorageError, match=r"no such table: gone$"), opened.read() as connection:
+        connection.exec_driver_sql("SELECT * FROM gone")
+    opened.close()

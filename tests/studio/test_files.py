@@ -270,3 +270,26 @@ def test_a_lock_in_a_folder_that_cannot_be_made_is_told_in_a_sentence(tmp_path: 
     (tmp_path / "run").write_text("I am in the way")
     with pytest.raises(StorageError, match=r"x\.lock"):
         ProcessLock(tmp_path / "run" / "x.lock").acquire()
+
+
+def test_the_folders_that_a_file_needs_are_as_durable_as_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+
+    publish(tmp_path / "a" / "b" / "file", lambda file: file.write(b"x"))
+
+    made = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "file"]
+    assert {path.stat().st_ino for path in made} <= synced
+
+
+def test_where_there_is_a_full_sync_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    asked: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", lambda _, command: asked.append(command))
+
+    publish(tmp_path / "file", lambda file: file.write(b"x"))
+
+    assert asked == [51, 51]

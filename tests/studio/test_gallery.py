@@ -312,3 +312,20 @@ def test_a_row_whose_file_cannot_be_read_is_removed(storage: Storage) -> None:
     rebuilt = storage.gallery.rebuild()
     assert (rebuilt.found, rebuilt.added, rebuilt.removed, rebuilt.unreadable) == (6, 0, 1, (made[2].path,))
     assert listing(storage) == [image for image in made[::-1] if image != made[2]]
+
+
+def test_a_picture_whose_file_cannot_be_deleted_stays(storage: Storage) -> None:
+    image = fill(storage, jobs=1)[0]
+    image.path.unlink()
+    image.path.mkdir()
+    with pytest.raises(StorageError, match=f"cannot delete {image.path}: "):
+        storage.gallery.delete(image.id)
+    assert storage.gallery.get(image.id) == image
+
+
+def test_a_position_is_the_number_of_newer_pictures(storage: Storage) -> None:
+    fill(storage)
+    page = storage.gallery.page()
+    assert [storage.gallery.position(image.id) for image in page] == list(range(6))
+    with pytest.raises(NotFound):
+        storage.gallery.position("gone")

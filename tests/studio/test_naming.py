@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.spec.engine import GeneratedImage
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.resolve import resolve
-from studio import GenerationRequest, Settings
+from studio import GenerationRequest, Settings, Studio
 from studio.naming import DEFAULT_PATTERN, MAX_FOLDERS, MAX_PART_BYTES, Named, check, relative_path
 from studio.storage import Storage
 from tests.pipelines.spec.conftest import make_model
@@ -189,3 +189,10 @@ def test_two_writers_at_once_never_take_the_same_name(settings: Settings) -> Non
 
     assert len(set(names)) == 20
     assert len(list((settings.outputs_dir / "images").glob("*.png"))) == 20
+
+
+def test_names_that_differ_by_sharp_s_are_counted(settings: Settings) -> None:
+    settings = settings.model_copy(update={"filename_pattern": "[prompt]"})
+    with Studio(settings) as studio:
+        names = [studio.generate(prompt, progress=False)[0].path.name for prompt in ("ssssl", "ßßl", "ssssl")]
+    assert names == ["ssssl.png", "ßßl-2.png", "ssssl-3.png"]

@@ -63,9 +63,9 @@ def raising(error: Exception) -> Callable[[], object]:
     [
         (OutOfMemory("cuda:0 has 8.0 GiB; try a smaller size"), "cuda:0 has 8.0 GiB; try a smaller size"),
         (NotANumber("the model produced NaN"), "the model produced NaN"),
-        (RuntimeError("boom"), "unexpected RuntimeError: boom; the log in outputs/logs has the details"),
-        (MemoryError(), "unexpected MemoryError: ; the log in outputs/logs has the details"),
-        (OSError(5, "Input/output error"), "unexpected OSError: .*; the log in outputs/logs has the details"),
+        (RuntimeError("boom"), "unexpected RuntimeError: boom; the log has the details"),
+        (MemoryError(), "unexpected MemoryError: ; the log has the details"),
+        (OSError(5, "Input/output error"), "unexpected OSError: .*; the log has the details"),
         (StopIteration(), "unexpected RuntimeError: generator raised StopIteration; the log"),
     ],
 )
@@ -84,9 +84,7 @@ def test_an_engine_that_cannot_be_loaded_fails_the_job(storage: Storage) -> None
     job = storage.jobs.claim("cpu")
     assert job is not None
     run_job(job, storage=storage, engine=raising(ImportError("no torch")), drain=threading.Event())
-    assert storage.jobs.get(submitted.id).error == (
-        "unexpected ImportError: no torch; the log in outputs/logs has the details"
-    )
+    assert storage.jobs.get(submitted.id).error == ("unexpected ImportError: no torch; the log has the details")
 
 
 def test_a_worker_whose_engine_cannot_start_answers_with_the_reason(
@@ -126,7 +124,7 @@ def test_a_preview_that_breaks_fails_the_job_and_does_not_deafen_the_worker(stor
     assert time.monotonic() - started < 3
     assert (job.state, job.error) == (
         JobState.FAILED,
-        "unexpected RuntimeError: cannot draw; the log in outputs/logs has the details",
+        "unexpected RuntimeError: cannot draw; the log has the details",
     )
 
 

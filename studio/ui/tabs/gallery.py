@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from pipelines.spec.errors import NotFound
+from pipelines.spec.errors import NotFound, StorageError
 from studio.core import Studio
 from studio.ui import markup
 from studio.ui.widgets import QUIET, Updates, clicked_image, pictures
@@ -103,10 +103,14 @@ class _Panel:
 
     def turn(self, image_id: str | None, page: int, *, by: int) -> Updates:
         """Return updates that show the next older (by = 1) or newer (by = -1) picture."""
-        around = self._studio.gallery.page(limit=3 * PAGE_LENGTH, offset=max(0, page - 1) * PAGE_LENGTH)
-        ids = [image.id for image in around]
-        position = ids.index(image_id) + by if image_id in ids else 0
-        return self.show_image(ids[min(max(0, position), len(ids) - 1)], page) if ids else self.show_list(page)
+        try:
+            position = max(0, self._studio.gallery.position(image_id or "") + by)
+        except NotFound:
+            return self.show_list(page)
+        neighbours = self._studio.gallery.page(limit=1, offset=position)
+        if not neighbours:
+            return {}
+        return {**self.show_image(neighbours[0].id, page), self.page: position // PAGE_LENGTH}
 
     def delete_image(self, image_id: str | None, page: int) -> Updates:
         """Delete the picture on view and return to the list."""
@@ -115,6 +119,8 @@ class _Panel:
                 self._studio.gallery.delete(image_id)
             except NotFound:
                 gr.Info("That picture had already been deleted.")
+            except StorageError as error:
+                raise gr.Error(str(error), print_exception=False) from error
         return self.show_list(page)
 
 

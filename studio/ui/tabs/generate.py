@@ -24,6 +24,7 @@ class GenerateTab:
     """The parts that the page connects with other tabs."""
 
     form: RequestForm
+    complaint: gr.HTML
     start_from: gr.Accordion
     stage: gr.HTML
     strip: gr.HTML
@@ -101,7 +102,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
     demo.load(observer.look_anew, None, observer.outputs, **QUIET)
-    return GenerateTab(form, start_from, observer.stage, observer.strip)
+    return GenerateTab(form, observer.complaint, start_from, observer.stage, observer.strip)
 
 
 def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:

@@ -21,7 +21,7 @@ def test_submitted_job_waits_in_the_queue(client: TestClient, studio: Studio) ->
     view = submit(client, num_images=2)
 
     assert (view["state"], view["progress"]) == ("queued", 0.0)
-    assert studio.job(str(view["id"])).request == GenerationRequest(prompt="a boat", seed=7, num_images=2)
+    assert studio.job(str(view["id"])).request == GenerationRequest(prompt="a boat", model="toy", seed=7, num_images=2)
     assert client.get("/healthz").json()["queue_length"] == 1
 
 

@@ -156,3 +156,14 @@ def test_form_opens_without_any_model(tmp_path: Path) -> None:
         form = make_form(studio)
         assert form["width"].placeholder == ""  # type: ignore[attr-defined]
         assert form.read(values(form, prompt="a boat")).model is None
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("7,5", 7.5), ("10,25", 10.25), ("7", 7.0)])
+def test_a_decimal_comma_is_a_point(typed: str, meant: float, form: RequestForm) -> None:
+    assert form.read(values(form, guidance_scale=typed)).guidance_scale == meant
+
+
+@pytest.mark.parametrize("typed", ["1,000", "12,000,000", " 1,500 "])
+def test_a_comma_between_thousands_is_refused(typed: str, form: RequestForm) -> None:
+    with pytest.raises(InvalidRequest, match="guidance_scale"):
+        form.read(values(form, guidance_scale=typed))

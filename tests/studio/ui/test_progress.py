@@ -124,3 +124,15 @@ def test_deleted_result_is_told(studio: Studio) -> None:
     studio.gallery.delete(image.id)
 
     assert "deleted" in observe(studio).stage
+
+
+def test_the_running_job_is_on_the_stage_however_long_the_queue(studio: Studio, jobs: JobStore) -> None:
+    running = submit(studio)
+    claim(jobs)
+    for _ in range(501):
+        jobs.submit(running.request)
+
+    view = observe(studio)
+
+    assert view.job_id == running.id
+    assert "501 more in the queue" in view.stage
