@@ -77,14 +77,16 @@ class Storage:
         Raises:
             InvalidRequest: naming the field.
         """
-        from pipelines.spec.prompt import lint  # a sixth of a second, and most prompts are plain words
-
         _, (first, *_) = self.expand(request.with_seeds())
         prompts = {"prompt": first.prompt, "negative_prompt": first.negative_prompt}
+        with_signs = {field: text for field, text in prompts.items() if any(sign in text for sign in "()[]<>:#")}
+        if not with_signs:
+            return []
+        from pipelines.spec.prompt import lint  # a sixth of a second, and most prompts are plain words
+
         return [
             f"{field}: {note.message}"
-            for field, text in prompts.items()
-            if any(sign in text for sign in "()[]<>:#")
+            for field, text in with_signs.items()
             for note in lint(text, num_inference_steps=first.num_inference_steps, composable=field == "prompt")
             if note.is_warning
         ]
