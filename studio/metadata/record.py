@@ -10,8 +10,8 @@ from pipelines.spec.request import MAX_IMAGES, GenerationRequest, ResolvedReques
 from pipelines.spec.schedulers import SCHEDULERS
 from studio import __version__
 
-SCHEMA = 2
-"""In 1, a request had fewer fields, and its schedulers were diffusers' own: see `_from_schema_1`."""
+SCHEMA = 3
+"""In 2, a request had fewer fields; in 1, its schedulers were diffusers' own: see `_upgraded`."""
 
 YEAR_10000 = 253402214400
 """The first moment that no calendar of Python can show, wherever it stands: a day before the year 10000 in UTC."""
@@ -50,34 +50,44 @@ class Record:
         Raises:
             ValueError: it is not such a record.
         """
-        stored = _Stored.model_validate(
-            _from_schema_1(data) if isinstance(data, dict) and data.get("schema") == 1 else data
-        )
+        stored = _Stored.model_validate(_upgraded(data))
         return cls(stored.job, stored.index, stored.created_at, stored.request, stored.provenance, stored.software)
 
 
-def _from_schema_1(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the fields that a record of schema 1 lacks, with the meaning they had then."""
+def _upgraded(data: Any) -> Any:
+    """Bring a record of an older schema to the present one."""
+    if not isinstance(data, dict) or data.get("schema") not in {1, 2}:
+        return data
     request = data.get("request")
-    if not isinstance(request, dict):
-        return {**data, "schema": SCHEMA}
+    if isinstance(request, dict):
+        request = _with_new_fields(_from_schema_1(request) if data["schema"] == 1 else request)
+    return {**data, "schema": SCHEMA, "request": request}
+
+
+def _with_new_fields(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the fields that did not exist then: each has a default that means it is not used."""
+    defaults = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in GenerationRequest.model_fields.items()
+        if name in ResolvedRequest.model_fields
+    }
+    return {**defaults, **request}
+
+
+def _from_schema_1(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what was not said in schema 1, with the meaning it had then."""
     own = SCHEDULERS.get(str(request.get("scheduler")), SCHEDULERS["euler"])
     then = {"eta": own.eta, "clip_skip": 1, "mask_blur_x": 0.0, "mask_blur_y": 0.0}
     if request.get("noise_schedule") == "default":
         request = {**request, "noise_schedule": own.noise_schedule if own.ignores_schedule else "uniform"}
-    defaults = {
-        name: field.default
-        for name, field in GenerationRequest.model_fields.items()
-        if name in ResolvedRequest.model_fields
-    }
-    return {**data, "schema": SCHEMA, "request": {**defaults, **then, **request}}
+    return {**then, **request}
 
 
 class _Stored(BaseModel):
     """The shape of a record as plain data. It may come from anyone's file."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
-    schema_: Literal[2] = Field(alias="schema")
+    schema_: Literal[3] = Field(alias="schema")
     job: str = Field(pattern="^[0-9a-f]{16}$")
     index: int = Field(ge=0, lt=MAX_IMAGES)
     software: str = Field(max_length=200)
