@@ -18,9 +18,10 @@ from pipelines.spec.request import GenerationRequest
 from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
+from studio.metadata import Imported, import_request, read_texts
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
-from studio.store import installed_models
+from studio.store import installed_models, model_finder
 from studio.stream import Stream
 from studio.verification import Verification, verify
 from studio.worker import LocalWork, load_engine, run_job
@@ -134,6 +135,14 @@ class Studio:
     def verify(self, path: Path, *, progress: bool = True) -> Verification:
         """Make a picture again from what it says about itself, and compare; see `studio.verification.verify`."""
         return verify(self, path, progress=progress)
+
+    def read(self, path: Path) -> Imported:
+        """Return a picture of ours or of another program as a request, with a note on everything that it says.
+
+        Raises:
+            NotFound: no such file, or it carries nothing that can be read.
+        """
+        return import_request(read_texts(path), find_model=model_finder(self.settings.models_dir))
 
     def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
         """Build a request from a prompt (another request, a mapping) and fields; images given as such are stored first.

@@ -56,6 +56,20 @@ class Verification:
         """Whether every pixel is the same."""
         return self.max_difference == 0
 
+    @property
+    def sentence(self) -> str:
+        """What came out, in words: how much differs, and what was another then."""
+        if self.is_exact:
+            return "exact, every pixel is the same"
+        if self.max_difference is None:
+            verdict = "another size"
+        else:
+            verdict = f"{self.differing_pixels:.1%} of the pixels differ, by up to {self.max_difference} of 255"
+        if not self.differences:
+            return f"{verdict}; every recorded setting is the same: the file may have been edited"
+        changed = "; ".join(f"{each.name} was {each.then}, is {each.now}" for each in self.differences)
+        return f"{verdict}; {changed}"
+
 
 def verify(studio: Making, path: Path, *, progress: bool) -> Verification:
     """Make a picture again and compare the pixels. The second picture is deleted afterwards.
@@ -70,20 +84,39 @@ def verify(studio: Making, path: Path, *, progress: bool) -> Verification:
         InvalidRequest: it cannot be made here: the model or an input image is gone.
         GenerationFailed, Cancelled: it could not be made.
     """
-    record = metadata.read(path)
-    (made,) = studio.generate(record.request.asked(), progress=progress)
+    (made,) = studio.generate(again(path), progress=progress)
+    return compare(path, made, gallery=studio.gallery)
+
+
+def again(path: Path) -> GenerationRequest:
+    """Return the request that makes a picture again.
+
+    Raises:
+        NotFound: no such file, or one without a record of ours.
+        InvalidRequest: its record asks for what nobody can ask.
+    """
+    return metadata.read(path).request.asked()
+
+
+def compare(path: Path, made: GalleryImage, *, gallery: Gallery) -> Verification:
+    """Compare a picture with its second making, which is deleted from the gallery.
+
+    Raises:
+        NotFound: either is gone, or carries no record of ours.
+    """
     try:
-        again = metadata.read(made.path)
+        records = [metadata.read(each) for each in (path, made.path)]
         before, after = (_pixels(each) for each in (path, made.path))
     finally:
-        studio.gallery.delete(made.id)
+        gallery.delete(made.id)
+    differences = _differences(*records)
     if before.size != after.size:
-        return Verification(path, None, 1.0, _differences(record, again))
+        return Verification(path, None, 1.0, differences)
     bands = ImageChops.difference(before, after).split()
     largest = ImageChops.lighter(ImageChops.lighter(*bands[:2]), bands[2])
     counts = largest.histogram()
     most = max(value for value, count in enumerate(counts) if count)
-    return Verification(path, most, 1 - counts[0] / sum(counts), _differences(record, again))
+    return Verification(path, most, 1 - counts[0] / sum(counts), differences)
 
 
 def _differences(before: Record, after: Record) -> tuple[Difference, ...]:

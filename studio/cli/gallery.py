@@ -15,7 +15,7 @@ from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
-    from studio.metadata import FindModel, Imported
+    from studio.metadata import Imported
 
 SHOWN_VALUE = 60
 """Characters of a foreign value that are shown beside what became of it."""
@@ -105,6 +105,7 @@ def read(
     That is our record, or what another program says, as far as it means something here, or whatever texts there are.
     """
     from studio import metadata
+    from studio.store import model_finder
 
     texts = metadata.read_texts(image)
     try:
@@ -112,7 +113,7 @@ def read(
     except NotFound:  # a picture, but without a record of ours
         record = None
     try:
-        imported = metadata.import_request(texts, find_model=_finder(settings))
+        imported = metadata.import_request(texts, find_model=model_finder(settings.models_dir))
     except NotFound:  # no program that we know
         imported = None
     if as_json:
@@ -127,14 +128,6 @@ def read(
     else:
         sections = [f"{key}:\n{text}" for key, text in texts.items()]
         typer.echo(printable("\n\n".join(sections)) or "This picture carries no metadata.")
-
-
-def _finder(settings: Settings) -> "FindModel":
-    """Return what finds an installed model by its name in any letter case; hashes are not kept yet."""
-    from studio.store import installed_models
-
-    names = {model.name.lower(): model.name for model in installed_models(settings.models_dir)}
-    return lambda name, _: names.get(name.lower())
 
 
 def _imported_json(imported: "Imported") -> dict[str, Any]:

@@ -38,22 +38,9 @@ def verify(
             if as_json:
                 print_json(_described(result))
             else:
-                typer.echo(printable(_sentence(result)))
+                typer.echo(printable(f"{result.path}: {result.sentence}"))
     if not are_exact:
         raise typer.Exit(1)
-
-
-def _sentence(result: "Verification") -> str:
-    if result.is_exact:
-        return f"{result.path}: exact, every pixel is the same"
-    if result.max_difference is None:
-        verdict = "another size"
-    else:
-        verdict = f"{result.differing_pixels:.1%} of the pixels differ, by up to {result.max_difference} of 255"
-    if not result.differences:
-        return f"{result.path}: {verdict}; every recorded setting is the same: the file may have been edited"
-    changed = "; ".join(f"{each.name} was {each.then}, is {each.now}" for each in result.differences)
-    return f"{result.path}: {verdict}; {changed}"
 
 
 def _described(result: "Verification") -> dict[str, Any]:

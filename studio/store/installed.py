@@ -1,6 +1,7 @@
 """Which models are installed, and what their configuration files say."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +68,12 @@ def find_model(name: str, models_dir: Path) -> Model:
         known = ", ".join(folders) or "none"
         raise NotFound(f"model {name!r} is not installed; installed are: {known} (models live in {models_dir})")
     return _read_model(name, folders[name])
+
+
+def model_finder(models_dir: Path) -> Callable[[str, str], str | None]:
+    """Return what finds an installed model by its name in any letter case; hashes of models are not kept."""
+    names = {model.name.lower(): model.name for model in installed_models(models_dir)}
+    return lambda name, _: names.get(name.lower())
 
 
 def _folders(models_dir: Path) -> dict[str, Path]:
