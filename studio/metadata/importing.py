@@ -34,6 +34,9 @@ _NOT_IN_HASHES = str.maketrans("", "", ":,")
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
 """The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
 
+OURS = "Open Weights Studio"
+"""The program whose pictures carry our own record."""
+
 _NOTHING = frozenset({"", "None", "False"})
 _MAX_NOTES = 200
 
@@ -50,11 +53,16 @@ class Note:
 
 @dataclass(frozen=True)
 class Imported:
-    """A foreign picture as a request. `request_fields` are valid for `GenerationRequest.parse`."""
+    """A picture as a request. `request_fields` are valid for `GenerationRequest.parse`."""
 
     program: str
     request_fields: dict[str, Any]
     notes: tuple[Note, ...]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the picture was made here, so that its record is complete."""
+        return self.program == OURS
 
 
 def read_foreign(texts: Mapping[str, str]) -> Foreign | None:
@@ -108,7 +116,7 @@ def _ours(text: str) -> Imported | None:
         request = native.read(text).request.asked()
     except ValueError:
         return None
-    return Imported("Open Weights Studio", request.model_dump(exclude_defaults=True), ())
+    return Imported(OURS, request.model_dump(exclude_defaults=True), ())
 
 
 def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:

@@ -1,16 +1,19 @@
 """The page put together: tabs, what connects them, and how Gradio is mounted."""
 
+from functools import partial
+
 import gradio as gr
 from fastapi import FastAPI
 
-from pipelines.spec.errors import NotFound, StudioError
 from studio.core import Studio
 from studio.files import MAX_INPUT_BYTES
 from studio.ui import theme
-from studio.ui.tabs import gallery, generate
+from studio.ui.sending import Sender
+from studio.ui.tabs import gallery, generate, read
 from studio.ui.tabs.gallery import GalleryTab
 from studio.ui.tabs.generate import GenerateTab
-from studio.ui.widgets import QUIET, Updates, clicked_image, complaint
+from studio.ui.tabs.read import ReadTab
+from studio.ui.widgets import QUIET, Updates, clicked_image
 
 TITLE = "Open Weights Studio"
 _CACHE_SECONDS = (3600, 24 * 3600)
@@ -48,53 +51,30 @@ def build(studio: Studio) -> gr.Blocks:
                 making = generate.build(studio, demo)
             with gr.Tab("Gallery", id="gallery", elem_id="tab-gallery") as gallery_tab:
                 keeping = gallery.build(studio)
-        _connect(studio, tabs, making=making, keeping=keeping)
+            with gr.Tab("Read a picture", id="read", elem_id="tab-read") as read_tab:
+                reading = read.build(studio)
+        _connect(studio, tabs, making=making, keeping=keeping, reading=reading)
         gallery_tab.select(keeping.panel.show_page, keeping.panel.page, keeping.panel.outputs, **QUIET)
         gallery_tab.select(lambda: gr.Timer(active=True), None, keeping.timer, **QUIET)
-        generate_tab.select(lambda: gr.Timer(active=False), None, keeping.timer, **QUIET)
+        for tab in (generate_tab, read_tab):
+            tab.select(lambda: gr.Timer(active=False), None, keeping.timer, **QUIET)
     demo.queue(api_open=False)
     return demo
 
 
-def _connect(studio: Studio, tabs: gr.Tabs, *, making: GenerateTab, keeping: GalleryTab) -> None:
-    """Join the tabs: a picture anywhere opens in the gallery; the gallery sends settings back to the form."""
-    panel = keeping.panel
+def _connect(studio: Studio, tabs: gr.Tabs, *, making: GenerateTab, keeping: GalleryTab, reading: ReadTab) -> None:
+    """Join the tabs: a picture anywhere opens in the gallery; gallery and reader send settings and pictures back."""
+    panel, sender = keeping.panel, Sender(studio, tabs, making)
 
     def open_in_gallery(page: int, event: gr.EventData) -> Updates:
         return {tabs: gr.Tabs(selected="gallery"), **panel.show_image(clicked_image(event), page)}
 
-    def reuse_settings(image_id: str | None) -> Updates:
-        try:
-            request = studio.gallery.get(image_id or "").request.asked()
-            written = making.form.write(request)
-        except StudioError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        gone = [name for name in ("init_image", "mask_image") if _is_gone(studio, getattr(request, name))]
-        warning = f"{' and '.join(gone)}: the image is gone; give it again" if gone else ""
-        return {tabs: gr.Tabs(selected="generate"), making.complaint: complaint(warning), **written}
-
-    def start_from(image_id: str | None) -> Updates:
-        try:
-            image = studio.gallery.get(image_id or "")
-            value = making.form.image_value(studio.inputs.put(image.path))
-        except StudioError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        return {
-            tabs: gr.Tabs(selected="generate"),
-            making.start_from: gr.Accordion(open=True),
-            making.form["init_image"]: value,
-        }
-
     for box in (making.stage, making.strip):
         box.click(open_in_gallery, panel.page, [tabs, *panel.outputs], **QUIET)
-    keeping.reuse.click(reuse_settings, keeping.selected, [tabs, making.complaint, *making.form], **QUIET)
-    keeping.use_as_input.click(
-        start_from, keeping.selected, [tabs, making.start_from, making.form["init_image"]], **QUIET
-    )
-
-
-def _is_gone(studio: Studio, input_id: str | None) -> bool:
-    try:
-        return input_id is not None and not studio.inputs.path(input_id).is_file()
-    except NotFound:
-        return True
+    for what, from_gallery, from_file in (
+        (sender.settings, keeping.reuse, reading.use_settings),
+        (sender.picture, keeping.use_as_input, reading.start_from),
+        (sender.picture_to_repaint, keeping.repaint, reading.repaint),
+    ):
+        from_gallery.click(partial(sender.from_gallery, what), keeping.selected, sender.outputs, **QUIET)
+        from_file.click(partial(sender.from_file, what), [reading.fields, reading.upload], sender.outputs, **QUIET)

@@ -6,6 +6,8 @@ from html import escape
 from pipelines.spec.request import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from studio.gallery import GalleryImage
+from studio.metadata import Imported, Outcome
+from studio.verification import Verification
 
 _API = "/api/v1"
 """Pictures come from the REST routes: as files, byte for byte, and never through Gradio's cache."""
@@ -77,6 +79,39 @@ def settings(image: GalleryImage) -> str:
     rows += [("Format", request.output_format), ("File", image.path.name)]
     body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{body}</dl>{_inputs(request)}'
+
+
+def imported(imported: Imported) -> str:
+    """What a picture says, and what became of each thing."""
+    rows = [("Made with", imported.program), *((name, str(value)) for name, value in imported.request_fields.items())]
+    body = "".join(f"<dt>{escape(_words(name))}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+    return f'<dl class="settings">{body}</dl>{"".join(_outcome(imported, outcome) for outcome in Outcome)}'
+
+
+def verdict(result: Verification) -> str:
+    """Whether a picture came out the same a second time."""
+    kind, sentence = ("exact", result.sentence) if result.is_exact else ("complaint", result.sentence)
+    return f'<p class="{kind}" role="status">{escape(sentence[0].upper() + sentence[1:])}.</p>'
+
+
+def _outcome(imported: Imported, outcome: Outcome) -> str:
+    notes = [note for note in imported.notes if note.outcome is outcome]
+    if not notes:
+        return ""
+    items = "".join(
+        f"<dt>{escape(_words(note.field))}</dt><dd>{escape(note.value)}<span> {escape(note.why)}</span></dd>"
+        for note in notes
+    )
+    is_open = "" if outcome is Outcome.USED else " open"
+    return (
+        f'<details class="outcome" data-outcome="{outcome}"{is_open}><summary>{outcome.capitalize()} ({len(notes)})'
+        f'</summary><dl class="settings">{items}</dl></details>'
+    )
+
+
+def _words(name: str) -> str:
+    """Return "Guidance scale" for guidance_scale."""
+    return name[:1].upper() + name[1:].replace("_", " ")
 
 
 def _sampling(request: ResolvedRequest) -> str:

@@ -38,7 +38,12 @@ def clicked_image(event: gr.EventData) -> str:
 
 def advice(sentences: Sequence[str]) -> str:
     """Return sentences that may be of use, as HTML. Empty for none."""
-    return "".join(f'<p class="note" role="status">{escape(sentence)}</p>' for sentence in sentences)
+    return "".join(map(waiting, sentences))
+
+
+def waiting(status: str) -> str:
+    """Return how far something is, as HTML."""
+    return f'<p class="note" role="status">{escape(status)}</p>'
 
 
 def complaint(message: str) -> str:

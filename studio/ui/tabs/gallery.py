@@ -1,6 +1,7 @@
 """The second tab: all pictures, page by page, and one of them with what made it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -8,6 +9,7 @@ import gradio as gr
 from pipelines.spec.errors import NotFound, StorageError
 from studio.core import Studio
 from studio.ui import markup
+from studio.ui.checking import Checking
 from studio.ui.widgets import QUIET, Updates, clicked_image, pictures
 
 PAGE_LENGTH = 24
@@ -24,6 +26,7 @@ class GalleryTab:
     """Id of the picture on view, or None."""
     reuse: gr.Button
     use_as_input: gr.Button
+    repaint: gr.Button
     timer: gr.Timer
     """Keeps the list fresh while the tab is open."""
     panel: "_Panel"
@@ -53,7 +56,10 @@ class _Panel:
                 with gr.Column(scale=4, min_width=280):
                     self.settings = gr.HTML("", elem_id="detail-settings", apply_default_css=False)
                     self.reuse = gr.Button("Reuse these settings", variant="primary", elem_id="detail-reuse")
-                    self.use_as_input = gr.Button("Start from this picture", elem_id="detail-use")
+                    with gr.Row(elem_classes="tight"):
+                        self.use_as_input = gr.Button("Start from this picture", elem_id="detail-use")
+                        self.repaint = gr.Button("Repaint parts of it", elem_id="detail-repaint")
+                    self.checking = Checking(studio, self._file, elem_id="detail-check")
                     self.download = gr.HTML("", elem_id="detail-download", apply_default_css=False)
                     self.delete = gr.Button("Delete", elem_id="detail-delete", elem_classes="quiet")
                     with gr.Row(visible=False, elem_id="detail-confirm") as self.confirm:
@@ -62,6 +68,7 @@ class _Panel:
         self.outputs: list[Any] = [
             *(self.page, self.selected, self.list, self.detail, self.count, self.newer, self.older, self.grid),
             *(self.picture, self.settings, self.download, self.delete, self.confirm, self.next_newer, self.next_older),
+            *self.checking.outputs,
         ]
 
     def show_page(self, page: int) -> Updates:
@@ -99,7 +106,11 @@ class _Panel:
             self.download: markup.download_link(image),
             self.delete: gr.update(visible=True),
             self.confirm: gr.update(visible=False),
+            **self.checking.reset(interactive=True),
         }
+
+    def _file(self, image_id: str | None) -> Path:
+        return self._studio.gallery.get(image_id or "").path
 
     def turn(self, image_id: str | None, page: int, *, by: int) -> Updates:
         """Return updates that show the next older (by = 1) or newer (by = -1) picture."""
@@ -139,9 +150,10 @@ def build(studio: Studio) -> GalleryTab:
     panel.back.click(panel.show_list, panel.page, panel.outputs, **QUIET)
     panel.next_newer.click(lambda image_id, page: panel.turn(image_id, page, by=-1), here, panel.outputs, **QUIET)
     panel.next_older.click(lambda image_id, page: panel.turn(image_id, page, by=1), here, panel.outputs, **QUIET)
+    panel.checking.connect(panel.selected)
     _connect_delete(panel, here)
     timer.tick(panel.show_page, panel.page, panel.outputs, **QUIET)
-    return GalleryTab(panel.selected, panel.reuse, panel.use_as_input, timer, panel)
+    return GalleryTab(panel.selected, panel.reuse, panel.use_as_input, panel.repaint, timer, panel)
 
 
 def _connect_delete(panel: _Panel, here: list[gr.State]) -> None:

@@ -26,6 +26,7 @@ class GenerateTab:
     form: RequestForm
     complaint: gr.HTML
     start_from: gr.Accordion
+    mask: gr.Accordion
     stage: gr.HTML
     strip: gr.HTML
 
@@ -80,7 +81,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     place(observer.complaint)
     with gr.Row(elem_id="work"):
         with gr.Column(scale=4, min_width=300, elem_id="form"):
-            start_from = _lay_out(studio, form)
+            start_from, mask = _lay_out(studio, form)
         with gr.Column(scale=7, min_width=300, elem_id="result"):
             place(observer.stage)
             place(observer.strip)
@@ -102,11 +103,11 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
     demo.load(observer.look_anew, None, observer.outputs, **QUIET)
-    return GenerateTab(form, observer.complaint, start_from, observer.stage, observer.strip)
+    return GenerateTab(form, observer.complaint, start_from, mask, observer.stage, observer.strip)
 
 
-def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
-    """Place the form's widgets, connect those that depend on each other, return the part for images."""
+def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accordion]:
+    """Place the form's widgets, connect those that depend on each other, return the parts for image and mask."""
     place(form["negative_prompt"])
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
@@ -136,7 +137,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
             apply_default_css=False,
         )
         _place_rows(form, ("strength", "resize_mode"), ("step_rule",))
-        with gr.Accordion("Mask", open=False, elem_id="mask"):
+        with gr.Accordion("Mask", open=False, elem_id="mask") as mask:
             _place_rows(
                 form,
                 ("inpaint_area", "mask_padding"),
@@ -167,8 +168,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
         source.input(follow, sources, list(form), **QUIET)  # type: ignore[attr-defined]
     draw.click(lambda: "", None, form["seed"], **QUIET)
     reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
-    start_from: gr.Accordion = accordion
-    return start_from
+    return accordion, mask
 
 
 def _place_rows(form: RequestForm, *rows: tuple[str, ...]) -> None:

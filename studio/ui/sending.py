@@ -1,0 +1,76 @@
+"""What sends a picture of the gallery, or of a file, into the form: its settings, or the picture itself."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.blocks import Block
+
+from pipelines.spec.errors import NotFound, StudioError
+from pipelines.spec.request import GenerationRequest
+from studio.core import Studio
+from studio.ui.tabs.generate import GenerateTab
+from studio.ui.widgets import Updates, complaint
+
+Send = Callable[[GenerationRequest, Path], Updates]
+"""Puts the request that made a picture, or the picture, into the form."""
+
+
+class Sender:
+    """Fills the form and shows its tab.
+
+    Args:
+        studio: knows the gallery and keeps the images that requests start from.
+        tabs: of the page.
+        making: the tab with the form.
+    """
+
+    def __init__(self, studio: Studio, tabs: gr.Tabs, making: GenerateTab) -> None:
+        self._studio = studio
+        self._tabs = tabs
+        self._making = making
+        self.outputs: list[Block] = [tabs, making.complaint, making.start_from, making.mask, *making.form]
+
+    def settings(self, request: GenerationRequest, _: Path) -> Updates:
+        """Return updates that ask for the picture again."""
+        making = self._making
+        gone = [name for name in ("init_image", "mask_image") if self._is_gone(getattr(request, name))]
+        warning = f"{' and '.join(gone)}: the image is gone; give it again" if gone else ""
+        return {
+            self._tabs: gr.Tabs(selected="generate"),
+            making.complaint: complaint(warning),
+            making.start_from: gr.Accordion(open=request.init_image is not None),
+            making.mask: gr.Accordion(open=request.mask_image is not None),
+            **making.form.write(request),
+        }
+
+    def picture(self, request: GenerationRequest, path: Path) -> Updates:
+        """Return updates that start from the picture, with its settings but without the mask that made it."""
+        own = {"init_image": self._studio.inputs.put(path), "mask_image": None}
+        return self.settings(request.model_copy(update=own), path)
+
+    def picture_to_repaint(self, request: GenerationRequest, path: Path) -> Updates:
+        """Return updates that start from the picture and ask for a mask."""
+        return {**self.picture(request, path), self._making.mask: gr.Accordion(open=True)}
+
+    def from_gallery(self, send: Send, image_id: str | None) -> Updates:
+        """Send a picture of the gallery."""
+        try:
+            image = self._studio.gallery.get(image_id or "")
+            return send(image.request.asked(), image.path)
+        except StudioError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def from_file(self, send: Send, fields: dict[str, Any] | None, path: str | None) -> Updates:
+        """Send an uploaded picture, whose fields are None where it says nothing."""
+        try:
+            return send(GenerationRequest.parse(fields or {}), Path(path or ""))
+        except StudioError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def _is_gone(self, input_id: str | None) -> bool:
+        try:
+            return input_id is not None and not self._studio.inputs.path(input_id).is_file()
+        except NotFound:
+            return True
