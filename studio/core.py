@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from studio.metadata import Imported, import_request, read_texts
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
 from studio.store import installed_models, model_finder
-from studio.stream import Stream
+from studio.stream import Stream, by_likeness
 from studio.verification import Verification, verify
 from studio.worker import LocalWork, load_engine, run_job
 
@@ -92,7 +92,8 @@ class Studio:
         """Make pictures. One request: wait for them. Many: return an iterator that yields each as it is finished.
 
         Of many requests a few are queued ahead, so an endless generator is fine; nothing runs until the first picture
-        is asked for. Leaving the loop early, or Ctrl-C, cancels what is queued.
+        is asked for. A list is made model by model, so that none is loaded twice. Leaving the loop early, or Ctrl-C,
+        cancels what is queued.
 
         Args:
             request: a prompt, a whole request or a mapping of its fields; or any iterable of these.
@@ -340,6 +341,10 @@ class Studio:
             def submit(item: Any) -> Job:
                 return self.submit(self.request(item, **fields))
 
+            items: Iterable[tuple[int, Any]] = enumerate(requests)
+            if isinstance(requests, Sequence):  # all is known before anything is made
+                items = self._ordered(requests, fields, on_error=on_error or failures.__setitem__)
+
             def look(over: int, jobs: list[Job]) -> None:
                 bar.set_postfix_str(
                     next((job.status for job in jobs if job.state is JobState.RUNNING), ""), refresh=False
@@ -347,12 +352,24 @@ class Studio:
                 bar.n = over
                 bar.refresh()
 
-            made = Stream(self, requests, submit, on_error=on_error or failures.__setitem__, on_look=look)
+            made = Stream(self, items, submit, on_error=on_error or failures.__setitem__, on_look=look)
             with closing(iter(made)) as pictures:
                 for _, image in pictures:
                     yield image
         if failures:
-            raise SomeFailed(failures)
+            raise SomeFailed(dict(sorted(failures.items())))
+
+    def _ordered(
+        self, requests: Sequence[Any], fields: Mapping[str, Any], *, on_error: OnError
+    ) -> list[tuple[int, GenerationRequest]]:
+        """Build all requests and order them by likeness; those that cannot be built are told."""
+        built: list[tuple[int, GenerationRequest]] = []
+        for position, item in enumerate(requests):
+            try:
+                built.append((position, self.request(item, **fields)))
+            except StudioError as error:
+                on_error(position, error)
+        return by_likeness(built)
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from pipelines.spec.errors import StudioError
+from pipelines.spec.request import GenerationRequest
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
 
@@ -59,13 +60,13 @@ class _Asked:
 
 
 class Stream(Generic[T]):
-    """Yields pictures as they finish, each with the position of its request, from 0.
+    """Yields pictures as they finish, each with the position of its request.
 
     Closing the iterator, or Ctrl-C, cancels what is still queued or running.
 
     Args:
         studio: makes the pictures.
-        items: requests in any form; read only as far as they can be queued, so they may have no end.
+        items: positions and requests in any form; read only as far as they can be queued, so they may have no end.
         submit: turns an item into a job.
         on_error: told of each request that was refused, failed or was cancelled; the others go on.
         on_look: told about ten times a second how many requests are over, and of the jobs that are not.
@@ -74,14 +75,14 @@ class Stream(Generic[T]):
     def __init__(
         self,
         studio: Making,
-        items: Iterable[T],
+        items: Iterable[tuple[int, T]],
         submit: Callable[[T], Job],
         *,
         on_error: Callable[[int, StudioError], object],
         on_look: Callable[[int, list[Job]], object],
     ) -> None:
         self._studio = studio
-        self._items = enumerate(items)
+        self._items = iter(items)
         self._submit = submit
         self._on_error = on_error
         self._on_look = on_look
@@ -145,6 +146,18 @@ class Stream(Generic[T]):
 
     def _jobs(self) -> list[Job]:
         return [one.job for one in self._asked.values()]
+
+
+def by_likeness(requests: Iterable[tuple[int, GenerationRequest]]) -> list[tuple[int, GenerationRequest]]:
+    """Order requests so that those of one model follow each other, and of these those with the same LoRAs and size.
+
+    Models come in the order of their first request, as do LoRAs and sizes within one: nothing is loaded twice.
+    """
+    models: dict[str | None, dict[str, list[tuple[int, GenerationRequest]]]] = {}
+    for position, request in requests:
+        likeness = str(request.model_dump(include={"loras", "width", "height"}))
+        models.setdefault(request.model, {}).setdefault(likeness, []).append((position, request))
+    return [one for alike in models.values() for group in alike.values() for one in group]
 
 
 def _wait(local: Working | None) -> None:

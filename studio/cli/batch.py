@@ -233,7 +233,7 @@ class _Run:
         Raises:
             Cancelled: the user asked to stop; what was queued is cancelled.
         """
-        from studio.stream import Stream
+        from studio.stream import Stream, by_likeness
 
         shown = batch_progress(len(self._entries))
         with noticed() as asked:
@@ -243,7 +243,8 @@ class _Run:
                     raise KeyboardInterrupt
                 shown.show(over, jobs)
 
-            numbers = range(len(self._entries))
+            ordered = by_likeness((number, entry.request) for number, entry in enumerate(self._entries))
+            numbers = [(number, number) for number, _ in ordered]
             stream = Stream(self._studio, numbers, self._submit, on_error=self._fail, on_look=look)
             try:
                 with closing(iter(stream)) as pictures:

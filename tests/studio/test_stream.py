@@ -12,6 +12,7 @@ from studio import GalleryImage, GenerationRequest, JobState, Settings, SomeFail
 from studio.jobs import UNFINISHED
 from studio.storage import worker_lock
 from studio.stream import AHEAD
+from tests.studio.conftest import write_model
 
 
 def prompts(images: Iterator[GalleryImage] | list[GalleryImage]) -> list[str]:
@@ -141,3 +142,21 @@ def test_a_cancelled_job_goes_on_where_it_stopped(settings: Settings) -> None:
         assert [image.index for image in studio.gallery.of_job(first.job_id)] == [0, 1, 2, 3]
         assert studio.gallery.of_job(first.job_id)[0] == first
         assert studio.resume(first.job_id).state is JobState.DONE
+
+
+def test_a_list_is_made_model_by_model_and_size_by_size(settings: Settings) -> None:
+    write_model(settings.models_dir / "other")
+    asked = [
+        {"prompt": "a"},
+        {"prompt": "b", "model": "other"},
+        {"prompt": "c", "width": 64},
+        {"prompt": "no", "width": 1},
+        {"prompt": "d"},
+        {"prompt": "e", "model": "other"},
+    ]
+    refused: list[int] = []
+    with Studio(settings) as studio:
+        images = list(studio.generate(asked, progress=False, on_error=lambda position, _: refused.append(position)))
+
+    assert prompts(images) == ["a", "d", "c", "b", "e"]
+    assert refused == [3]
