@@ -337,13 +337,11 @@ class Studio:
         failures: dict[int, StudioError] = {}
         total = len(requests) if isinstance(requests, Sized) else None
         with tqdm(total=total, unit="request", disable=not (progress and _is_watched()), leave=False) as bar:
-
-            def submit(item: Any) -> Job:
-                return self.submit(self.request(item, **fields))
-
             items: Iterable[tuple[int, Any]] = enumerate(requests)
+            submit: Callable[[Any], Job] = partial(self._submit_as_asked, fields)
             if isinstance(requests, Sequence):  # all is known before anything is made
                 items = self._ordered(requests, fields, on_error=on_error or failures.__setitem__)
+                submit = self.submit
 
             def look(over: int, jobs: list[Job]) -> None:
                 bar.set_postfix_str(
@@ -358,6 +356,9 @@ class Studio:
                     yield image
         if failures:
             raise SomeFailed(dict(sorted(failures.items())))
+
+    def _submit_as_asked(self, fields: Mapping[str, Any], item: Any) -> Job:
+        return self.submit(self.request(item, **fields))
 
     def _ordered(
         self, requests: Sequence[Any], fields: Mapping[str, Any], *, on_error: OnError

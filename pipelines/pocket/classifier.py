@@ -53,6 +53,11 @@ class Classifier(nn.Module):
         """Return the recognised values as indices: (batch, judged attributes)."""
         return torch.stack([scores.argmax(-1) for scores in self(pixels)], 1)
 
+    @torch.no_grad()
+    def certainty(self, pixels: Tensor) -> Tensor:
+        """Return how sure the reading is, 0 to 1: (batch, judged attributes)."""
+        return torch.stack([scores.softmax(-1).amax(-1) for scores in self(pixels)], 1)
+
 
 @dataclass(frozen=True)
 class Judge:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines.pocket.captions import plain_caption
 from pipelines.pocket.classifier import JUDGED, Judge, labels_of, load_judge, single_scene
 from pipelines.pocket.parallel import Workers
-from pipelines.pocket.scenes import Scene, held_out
+from pipelines.pocket.scenes import Scene, held_out, render
 from pipelines.pocket.sitting import TRAINING_FOLDER, Sitting
 from pipelines.pocket.vae_training import decibel, to_pixels, validation_error
 from pipelines.pocket.weights import GUIDANCE_SCALE, WEIGHTS_FOLDER, Parts, load_parts, pipeline_of
@@ -28,7 +28,9 @@ REQUIRED_JUDGE = 0.99
 REQUIRED_DECIBEL = 27.0
 _PROMPT_SEED = 3_000_000_019
 _SHEET_COUNT = 48
-_EMPTY_COUNT = 16
+_EMPTY_COUNT = 64
+_SURE = 0.9
+"""How sure the judge must be of subject, colour, setting and time for a picture that nothing was asked of."""
 _BATCH_SIZE = 8
 
 
@@ -64,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = _report(judge, _result(right[:half]), _result(right[half:]), _result(right))
     sys.stdout.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, guidance {asked.guidance_scale}\n{report}\n")
     sys.stdout.write(f"VAE: {decibel(validation_error(parts.vae)):.2f} dB on fresh renders (goal {REQUIRED_DECIBEL})\n")
+    fresh = [render(scene) for scene in scenes[:_EMPTY_COUNT]]
     sys.stdout.write(f"Empty prompt, {_EMPTY_COUNT} pictures: {_variety(judge, empty)}\n")
+    sys.stdout.write(f"For comparison, {_EMPTY_COUNT} fresh renders: {_variety(judge, fresh)}\n")
     order = [index // 2 + half * (index % 2) for index in range(min(_SHEET_COUNT, len(scenes)))]
     sitting = Sitting(0)
     sitting.save_sheet("evaluation", [pictures[index] for index in order], columns=8)
@@ -124,8 +128,13 @@ def _report(judge: Judge, seen: Result, unseen: Result, everything: Result) -> s
 
 
 def _variety(judge: Judge, pictures: list[Image.Image]) -> str:
-    read = judge.classifier.read(to_pixels(pictures))
-    return ", ".join(f"{len(set(read[:, index].tolist()))} different {name}s" for index, name in enumerate(JUDGED))
+    pixels = to_pixels(pictures)
+    read, certainty = judge.classifier.read(pixels), judge.classifier.certainty(pixels)
+    kinds = ", ".join(f"{len(set(read[:, index].tolist()))} {name}s" for index, name in enumerate(JUDGED))
+    sure = ", ".join(
+        f"{name} {share:.0%}" for name, share in zip(JUDGED, (certainty > _SURE).float().mean(0).tolist(), strict=True)
+    )
+    return f"{kinds}; the judge is sure ({_SURE}) of {sure}"
 
 
 if __name__ == "__main__":
