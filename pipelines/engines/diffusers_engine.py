@@ -10,6 +10,7 @@ import transformers
 from PIL import Image
 
 from pipelines.runtime import autoencoding
+from pipelines.runtime.adapters.wardrobe import Wardrobe
 from pipelines.runtime.batching import BatchTrials
 from pipelines.runtime.conditioning import PromptEncoder
 from pipelines.runtime.denoiser import Guidance
@@ -66,6 +67,7 @@ class DiffusersEngine:
             max_bytes=self._device.total_bytes // 2 if cache_bytes is None else cache_bytes,
         )
         self._prompts = PromptEncoder()
+        self._wardrobe = Wardrobe()
         self._trials = BatchTrials()
         self._batch_size = batch_size
 
@@ -86,11 +88,13 @@ class DiffusersEngine:
             while alike:
                 # 1. Denoise as many as fit: NaN or lack of memory may cost a second attempt.
                 most = 1 if attempts.reduced_memory else min(len(alike), self._batch_size)
-                work = partial(self._denoise, alike, canvas=canvas, report=_reporter(on_step, first=done))
+                work = partial(
+                    self._denoise, alike, inputs=inputs, canvas=canvas, report=_reporter(on_step, first=done)
+                )
                 denoised = attempts.run(work, at_once=most)
                 # 2. Decode one by one: the same, without denoising again.
                 for latents, request in zip(torch.split(denoised.latents, 1), alike, strict=False):
-                    picture, provenance = attempts.run(partial(self._develop, latents, denoised.evaluations))
+                    picture, provenance = attempts.run(partial(self._develop, latents, denoised))
                     if len(denoised.latents) > 1:
                         provenance["images_at_once"] = len(denoised.latents)
                     if canvas.is_mask_blank:
@@ -108,38 +112,43 @@ class DiffusersEngine:
         components: Components,
         at_once: int,
         *,
+        inputs: Inputs,
         canvas: Canvas,
         report: _Report,
     ) -> Denoised:
         """Denoise the first of some pictures that differ in their own fields only: `at_once`, or fewer."""
-        guidance = [
-            Guidance(
-                prompt=self._prompts.encode(request, components=components),
-                negative_prompt=self._prompts.encode_negative(request, components=components),
-                scale=request.guidance_scale,
+        with self._wardrobe.wear(components, requests[0].loras, inputs.loras) as loras:
+            guidance = [
+                Guidance(
+                    prompt=self._prompts.encode(request, components=components, loras=loras.on_text_encoders),
+                    negative_prompt=self._prompts.encode_negative(
+                        request, components=components, loras=loras.on_text_encoders
+                    ),
+                    scale=request.guidance_scale,
+                )
+                for request in requests[:at_once]
+            ]
+            factor = components.vae_scale_factor
+            size = (requests[0].height // factor, requests[0].width // factor)
+            number = 1
+            if not SCHEDULERS[requests[0].scheduler].one_image_at_a_time:
+                number = self._trials.most(components, guidance, size=size, loras=loras.on_unet)
+            return denoise(
+                requests[:number],
+                components=components,
+                canvas=canvas,
+                guidance=guidance[:number],
+                loras=loras,
+                progress=partial(report, number),
             )
-            for request in requests[:at_once]
-        ]
-        factor = components.vae_scale_factor
-        size = (requests[0].height // factor, requests[0].width // factor)
-        number = 1
-        if not SCHEDULERS[requests[0].scheduler].one_image_at_a_time:
-            number = self._trials.most(components, guidance, size=size)
-        return denoise(
-            requests[:number],
-            components=components,
-            canvas=canvas,
-            guidance=guidance[:number],
-            progress=partial(report, number),
-        )
 
     def _develop(
-        self, latents: torch.Tensor, evaluations: int, components: Components, _: int
+        self, latents: torch.Tensor, denoised: Denoised, components: Components, _: int
     ) -> tuple[Image.Image, Provenance]:
         pixels = autoencoding.decode(latents, components=components)
-        return autoencoding.to_image(pixels), self._provenance(components, evaluations=evaluations)
+        return autoencoding.to_image(pixels), self._provenance(components, denoised)
 
-    def _provenance(self, components: Components, *, evaluations: int) -> Provenance:
+    def _provenance(self, components: Components, denoised: Denoised) -> Provenance:
         """Return what the pixels depend on beside the request."""
         precision = components.precision
         return {
@@ -147,7 +156,8 @@ class DiffusersEngine:
             "device": self._device.name,
             "dtype": str(precision.dtype).removeprefix("torch."),
             "model_fingerprint": components.fingerprint,
-            "evaluations": evaluations,
+            "evaluations": denoised.evaluations,
+            **{f"lora {name}": audit for name, audit in denoised.loras.items()},
             "torch": str(torch.__version__),
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,

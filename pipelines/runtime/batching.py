@@ -24,21 +24,29 @@ class BatchTrials:
     """
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Components, dict[tuple[int, ...], _Trial]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Components, dict[tuple[object, ...], _Trial]] = WeakKeyDictionary()
 
-    def most(self, components: Components, guidance: Sequence[Guidance], *, size: tuple[int, int]) -> int:
+    def most(
+        self,
+        components: Components,
+        guidance: Sequence[Guidance],
+        *,
+        size: tuple[int, int],
+        loras: tuple[str, ...] = (),
+    ) -> int:
         """Return how many of the pictures may share a call: a power of two, or 1.
 
         Args:
             components: the loaded model.
             guidance: of the pictures, in order.
             size: height and width of the latents.
+            loras: hashes of those that the U-Net wears: their work is tried with its own.
         """
         shapes = [each.shapes() for each in guidance]
         number = next((index for index, each in enumerate(shapes) if each != shapes[0]), len(shapes))
         known = self._known.setdefault(components, {})
         for rows, tokens in {(each.count(length), length) for _, each in shapes[0] for length in each}:
-            key = (rows, tokens, *size)
+            key = (rows, tokens, *size, *loras)
             if key not in known:
                 known[key] = _Trial(components, rows=rows, tokens=tokens, size=size)
             number = known[key].most(number)

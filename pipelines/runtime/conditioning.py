@@ -18,6 +18,10 @@ CACHED_TEXTS = 64
 """Per loaded model. One chunk is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
 
 
+Worn = tuple[tuple[str, float], ...]
+"""The LoRAs on the text encoders: hash and weight of each."""
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """One encoded text."""
@@ -54,24 +58,30 @@ class PromptEncoder:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Components, OrderedDict[_Key, Conditioning]] = WeakKeyDictionary()
 
-    def encode(self, request: ResolvedRequest, *, components: Components) -> EncodedPrompt:
-        """Return the encoded prompt of a request."""
+    def encode(self, request: ResolvedRequest, *, components: Components, loras: Worn = ()) -> EncodedPrompt:
+        """Return the encoded prompt of a request, encoded with the LoRAs that the text encoders wear."""
         prompt = parse(request.prompt)
         return EncodedPrompt(
             tuple(
-                Branch(branch.weight, self._schedule(branch.text, request, components=components))
+                Branch(branch.weight, self._schedule(branch.text, request, components=components, loras=loras))
                 for branch in prompt.branches
             )
         )
 
-    def encode_negative(self, request: ResolvedRequest, *, components: Components) -> EncodedPrompt:
+    def encode_negative(self, request: ResolvedRequest, *, components: Components, loras: Worn = ()) -> EncodedPrompt:
         """Return the encoded negative prompt of a request: one branch, in which AND is a word like any other."""
         (branch,) = parse(request.negative_prompt, composable=False).branches
-        scheduled = self._schedule(branch.text, request, components=components, is_negative=True)
+        scheduled = self._schedule(branch.text, request, components=components, loras=loras, is_negative=True)
         return EncodedPrompt((Branch(1.0, scheduled),))
 
     def _schedule(
-        self, text: str, request: ResolvedRequest, *, components: Components, is_negative: bool = False
+        self,
+        text: str,
+        request: ResolvedRequest,
+        *,
+        components: Components,
+        loras: Worn,
+        is_negative: bool = False,
     ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
         scheduled = []
@@ -79,7 +89,7 @@ class PromptEncoder:
         for part in schedule(text, num_inference_steps=steps):
             as_zeros = is_negative and not text and components.zero_empty_negative
             device = str(components.text_encoders[0].device)
-            key = _Key(part.text, request.emphasis, request.clip_skip, as_zeros, device)
+            key = _Key(part.text, request.emphasis, request.clip_skip, as_zeros, device, loras)
             if key not in known:
                 known[key] = _encode(key, components)
             known.move_to_end(key)
@@ -99,6 +109,7 @@ class _Key:
     as_zeros: bool
     device: str
     """Where the encoders are: in reduced-memory mode they rest on the processor, which rounds differently."""
+    loras: Worn
 
 
 @torch.inference_mode()

@@ -1,12 +1,13 @@
 """The one denoising loop: from noise levels and a start, through a sampler, to finished latents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from PIL import Image
 
+from pipelines.runtime.adapters.applied import AppliedLoras
 from pipelines.runtime.denoiser import Denoiser, Guidance
 from pipelines.runtime.guards import Stage, check_finite
 from pipelines.runtime.loading import Components
@@ -32,6 +33,8 @@ class Denoised:
     """(batch, channels, height, width), float32."""
     evaluations: int
     """How often the denoiser ran for each picture."""
+    loras: Mapping[str, str]
+    """Name of each LoRA that was applied -> its audit."""
 
 
 @torch.inference_mode()
@@ -41,6 +44,7 @@ def denoise(
     components: Components,
     canvas: Canvas,
     guidance: Sequence[Guidance],
+    loras: AppliedLoras,
     progress: Progress,
 ) -> Denoised:
     """Return the latents of pictures that differ in prompts, guidance and seeds only.
@@ -52,6 +56,7 @@ def denoise(
         components: the loaded model.
         canvas: the prepared input images.
         guidance: one per request.
+        loras: what is applied to the model; told how many of the steps are done.
         progress: called before the first and after every step; what it raises ends the work.
 
     Raises:
@@ -85,10 +90,12 @@ def denoise(
     # 3. Walk down.
     num_steps = spec.steps(len(sigmas) - 1) or len(sigmas) - 1
     preview = components.preview  # alone: whoever holds on to a step must not hold on to the model
+    loras.at_step(0, num_steps)
     progress(0, num_steps, None)
 
     def on_step(index: int, denoised: torch.Tensor) -> None:
         denoiser.step = index + 2
+        loras.at_step(index + 1, num_steps)
         progress(index + 1, max(num_steps, index + 1), partial(_draw, preview, denoised[:1]))
 
     latents = SAMPLERS[request.scheduler](
@@ -101,7 +108,7 @@ def denoise(
     )
     if start.keep is not None:
         latents = start.keep.apply(latents)
-    return Denoised(check_finite(latents, Stage.UNET), denoiser.evaluations)
+    return Denoised(check_finite(latents, Stage.UNET), denoiser.evaluations, loras.audits)
 
 
 def _schedule(request: ResolvedRequest, components: Components) -> torch.Tensor:

@@ -7,6 +7,7 @@ StudioError
 ├── AlreadyRunning        another server owns this outputs folder, or the port is taken (exit code 3)
 ├── GenerationFailed      the job ran and ended without a picture (HTTP 500, exit code 1)
 │   ├── ModelError        the model's files cannot be read or are not what they claim
+│   ├── LoraError         a LoRA's file cannot be read, or does not fit the model
 │   ├── OutOfMemory       the device could not hold it, even in reduced-memory mode
 │   ├── NotANumber        the model produced NaN or infinity, even in float32
 │   └── SomeFailed        of many requests, some were refused or failed; the others were made
@@ -51,6 +52,10 @@ class GenerationFailed(StudioError):
 
 class ModelError(GenerationFailed):
     """A model's files are missing, unreadable, unsafe or of an unknown family."""
+
+
+class LoraError(GenerationFailed):
+    """A LoRA's file is missing, damaged, changed, or does not fit the model; no part of it was applied."""
 
 
 class OutOfMemory(GenerationFailed):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
 from pipelines.spec.fields import explained, field_rules
+from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
 
 MAX_IMAGES = 100
@@ -292,6 +293,7 @@ class ResolvedRequest(_Frozen):
     eta_noise_seed_delta: int
     output_format: OutputFormat
     template: str | None = None
+    loras: tuple[ResolvedLora, ...] = ()
 
     def asked(self) -> GenerationRequest:
         """Return the request that makes exactly this picture again.

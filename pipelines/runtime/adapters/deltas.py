@@ -1,0 +1,307 @@
+"""What an adapter adds to a layer: one class per kind, each written as its paper says.
+
+A layer computes y = W x + b. A delta returns what is to be added to y so that the layer acts as W + weight · ΔW, while
+W itself is never changed. Names of tensors are those of the files (kohya, LyCORIS).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Layer = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
+"""What can be adapted."""
+
+
+class Delta(Protocol):
+    """A change of one layer, at full strength."""
+
+    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        """Return what is added to the output.
+
+        Args:
+            layer: the base layer.
+            x: (batch, …) its input.
+            y: (batch, …) its output, bias included.
+        """
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all that it holds."""
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """LoRA (arXiv:2106.09685) and LoCon: ΔW = scale · up · down, for convolutions with the layer's kernel in `down`.
+
+    With `mid`, the Tucker decomposition of a convolution's kernel (arXiv:2309.14859, section 3.2).
+    """
+
+    down: Tensor
+    """(rank, in, …kernel), or (rank, in, 1, 1) before `mid`."""
+    up: Tensor
+    """(out, rank), or (out, rank, 1, 1)."""
+    scale: float
+    mid: Tensor | None = None
+    """(rank, rank, …kernel)."""
+
+    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        if isinstance(layer, nn.Linear):
+            return functional.linear(functional.linear(x, self.down), self.up) * self.scale
+        if self.mid is not None:
+            return functional.conv2d(_like(layer, functional.conv2d(x, self.down), self.mid), self.up) * self.scale
+        return functional.conv2d(_like(layer, x, self.down), self.up) * self.scale
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.down, self.up) if self.mid is None else (self.down, self.up, self.mid)
+
+
+class Dense(Protocol):
+    """A kind whose ΔW is full: it is rebuilt from its factors at every call, which costs little beside the layer."""
+
+    def weight(self) -> Tensor:
+        """Return ΔW in the shape of W."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all that it holds."""
+
+
+@dataclass(frozen=True)
+class Hadamard:
+    """LoHa (arXiv:2108.06098): ΔW = scale · (w1a · w1b) ∘ (w2a · w2b), with cores t1 and t2 for convolutions."""
+
+    w1_a: Tensor
+    w1_b: Tensor
+    w2_a: Tensor
+    w2_b: Tensor
+    scale: float
+    shape: tuple[int, ...]
+    t1: Tensor | None = None
+    t2: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        first, second = _product(self.w1_a, self.w1_b, self.t1), _product(self.w2_a, self.w2_b, self.t2)
+        return (first * second * self.scale).reshape(self.shape)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(
+            each for each in (self.w1_a, self.w1_b, self.w2_a, self.w2_b, self.t1, self.t2) if each is not None
+        )
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """LoKr (arXiv:2309.14859): ΔW = scale · w1 ⊗ w2, where either may be a product of two."""
+
+    w1: tuple[Tensor, ...]
+    """The factor, or the two it is the product of."""
+    w2: tuple[Tensor, ...]
+    scale: float
+    shape: tuple[int, ...]
+    t2: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        first = self.w1[0] if len(self.w1) == 1 else self.w1[0] @ self.w1[1]
+        second = self.w2[0] if len(self.w2) == 1 else _product(self.w2[0], self.w2[1], self.t2)
+        first = first.reshape(*first.shape, *[1] * (second.dim() - first.dim()))
+        return (torch.kron(first, second) * self.scale).reshape(self.shape)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.w1, *self.w2) if self.t2 is None else (*self.w1, *self.w2, self.t2)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A full difference: ΔW as it stands."""
+
+    diff: Tensor
+
+    def weight(self) -> Tensor:
+        return self.diff
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.diff,)
+
+
+@dataclass(frozen=True)
+class DenseDelta:
+    """Any kind with a full ΔW, applied to a linear layer or a convolution."""
+
+    dense: Dense
+
+    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        weight = self.dense.weight()
+        return functional.linear(x, weight) if isinstance(layer, nn.Linear) else _like(layer, x, weight)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.dense.tensors()
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A difference of the bias, (out,)."""
+
+    diff: Tensor
+
+    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        return _along_outputs(layer, self.diff, y).expand_as(y)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.diff,)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Differences of the weight and bias of a normalisation, which is linear in both."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        if isinstance(layer, nn.GroupNorm):
+            return functional.group_norm(x, layer.num_groups, self.weight, self.bias, layer.eps)
+        return functional.layer_norm(x, layer.normalized_shape, self.weight, self.bias, layer.eps)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """DoRA (arXiv:2402.09353): W + ΔW, its columns or rows brought to given lengths.
+
+    At a weight between 0 and 1 it lies between the base layer and that, as in A1111 and ComfyUI.
+    """
+
+    inner: Delta
+    ratio: Tensor
+    """Wanted length / length in W + ΔW: (out,) or (in,)."""
+    is_on_outputs: bool
+
+    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        base = _without_bias(layer, y)
+        if self.is_on_outputs:
+            ratio = _along_outputs(layer, self.ratio, y)
+            return ratio * (base + self.inner.change(layer, x, y)) - base
+        scaled = x * _along_outputs(layer, self.ratio, x)
+        again = type(layer).forward(layer, scaled)
+        return _without_bias(layer, again) + self.inner.change(layer, scaled, again) - base
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.inner.tensors(), self.ratio)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """IA3 (arXiv:2205.05638): outputs or inputs times 1 + scale."""
+
+    scale: Tensor
+    """(out,) or (in,)."""
+    is_on_outputs: bool
+
+    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        if self.is_on_outputs:
+            return _along_outputs(layer, self.scale, y) * _without_bias(layer, y)
+        scaled = x * _along_outputs(layer, self.scale, x)
+        return _without_bias(layer, type(layer).forward(layer, scaled))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.scale,)
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """OFT (arXiv:2306.07280): outputs turned, block by block."""
+
+    rotations: Tensor
+    """(blocks, size, size), with blocks · size outputs."""
+    rescale: Tensor | None = None
+    """(out,): what each output is multiplied with afterwards."""
+
+    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+        base = _without_bias(layer, y)
+        axis = _output_axis(layer, y)
+        blocks = base.movedim(axis, -1)
+        shape = blocks.shape
+        turned = torch.einsum(
+            "knm,...kn->...km", self.rotations, blocks.reshape(*shape[:-1], *self.rotations.shape[:2])
+        ).reshape(shape)
+        if self.rescale is not None:
+            turned = turned * self.rescale
+        return turned.movedim(-1, axis) - base
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.rotations,) if self.rescale is None else (self.rotations, self.rescale)
+
+
+def rotations(blocks: Tensor, *, constraint: float) -> Tensor:
+    """Return (blocks, size, size) orthogonal matrices by Cayley's parametrisation: (I + Q)(I - Q)⁻¹, Q = B - Bᵀ.
+
+    Args:
+        blocks: (blocks, size, size), any numbers.
+        constraint: the largest norm of all Q together; 0 is no limit.
+    """
+    skewed = blocks.float() - blocks.float().transpose(1, 2)
+    if constraint > 0:
+        norm = skewed.norm()
+        skewed = skewed * ((norm.clamp(max=constraint) + 1e-8) / (norm + 1e-8))
+    identity = torch.eye(blocks.shape[-1], device=blocks.device)
+    turned: Tensor = torch.linalg.solve(identity - skewed, identity + skewed, left=False)
+    return turned
+
+
+def dora_ratio(scale: Tensor, *, weight: Tensor, change: Tensor) -> tuple[Tensor, bool]:
+    """Return wanted length / length in W + ΔW, and whether lengths are of outputs.
+
+    Args:
+        scale: the wanted lengths: (1, in, …) as kohya's and LyCORIS's default, (out, 1, …) with `wd_on_output`, or
+            (out,) as PEFT writes.
+        weight: W, (out, in, …kernel).
+        change: ΔW in the same shape.
+    """
+    merged = weight.float() + change.float()
+    is_on_outputs = scale.dim() == 1 or (scale.shape[0] == merged.shape[0] and scale.numel() == merged.shape[0])
+    if scale.dim() > 1 and scale.shape[0] == 1 and scale.numel() == merged.shape[1]:
+        is_on_outputs = False
+    lengths = merged.transpose(0, 0 if is_on_outputs else 1).flatten(1).norm(dim=1)
+    return scale.float().flatten() / lengths.clamp(min=torch.finfo(torch.float32).eps), is_on_outputs
+
+
+def delta_weight(delta: Delta, layer: Any) -> Tensor:
+    """Return ΔW of a linear layer or convolution: what the delta adds for every unit input. Float32."""
+    if isinstance(delta, DenseDelta):
+        return delta.dense.weight().float()
+    if isinstance(delta, LowRank):
+        down, up = delta.down.float(), delta.up.float()
+        if delta.mid is not None:
+            rebuilt = torch.einsum("ijhw,jc,oi->ochw", delta.mid.float(), down.flatten(1), up.flatten(1))
+            return rebuilt * delta.scale
+        return ((up.flatten(1) @ down.flatten(1)) * delta.scale).reshape(layer.weight.shape)
+    raise TypeError(f"{type(delta).__name__} has no weight of its own")
+
+
+def _product(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
+    """Return a · b, or for a convolution with a core (rank, rank, …kernel) the Tucker product (out, in, …kernel)."""
+    if core is None:
+        return a @ b.flatten(1) if b.dim() == 2 else (a @ b.flatten(1)).reshape(a.shape[0], *b.shape[1:])
+    return torch.einsum("ijhw,jc,io->ochw", core, b, a)
+
+
+def _like(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve as the layer does, without its bias."""
+    return functional.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _output_axis(layer: Any, y: Tensor) -> int:
+    return 1 if isinstance(layer, nn.Conv2d | nn.GroupNorm) else y.dim() - 1
+
+
+def _along_outputs(layer: Any, values: Tensor, y: Tensor) -> Tensor:
+    """Lay (channels,) values along the channels of y."""
+    axis = _output_axis(layer, y)
+    return values.reshape(*(-1 if index == axis else 1 for index in range(y.dim())))
+
+
+def _without_bias(layer: Any, y: Tensor) -> Tensor:
+    return y if layer.bias is None else y - _along_outputs(layer, layer.bias, y)

@@ -1,0 +1,134 @@
+"""Which layers a model has, and every name that LoRA files have for each of them."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from torch import nn
+
+UNET = "unet"
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer of a model."""
+
+    part: str
+    """unet, text_encoder or text_encoder_2."""
+    path: str
+    """Name of the module within its part, in diffusers' words."""
+
+
+class Layers:
+    """The layers of one loaded model that can be adapted, by their names in files.
+
+    Args:
+        unet: the denoiser.
+        text_encoders: one, or SDXL's two.
+    """
+
+    def __init__(self, unet: Any, text_encoders: tuple[Any, ...]) -> None:
+        self._modules: dict[Place, nn.Module] = {}
+        self._flat: dict[str, Place] = {}
+        self._dotted: dict[str, Place] = {}
+        per_block = int(unet.config.layers_per_block)
+        attentive = {int(level) for level, block in enumerate(unet.up_blocks) if hasattr(block, "attentions")}
+        for path, module in _adaptable(unet):
+            place = Place(UNET, path)
+            self._modules[place] = module
+            for name in (path, sgm_path(path, layers_per_block=per_block, attentive=attentive)):
+                for prefix in ("lora_unet_", "lycoris_", "oft_unet_"):
+                    self._flat.setdefault(prefix + name.replace(".", "_"), place)
+            for prefix in ("unet.", ""):
+                self._dotted.setdefault(prefix + path, place)
+        for number, encoder in enumerate(text_encoders):
+            self._add_text_encoder(number, encoder, is_alone=len(text_encoders) == 1)
+
+    def __getitem__(self, place: Place) -> Any:
+        return self._modules[place]
+
+    def flat(self, name: str) -> Place | None:
+        """Return what kohya's name means, such as lora_unet_mid_block_attentions_0_proj_in."""
+        return self._flat.get(name)
+
+    def dotted(self, name: str) -> Place | None:
+        """Return what diffusers' name means, such as unet.mid_block.attentions.0.proj_in."""
+        return self._dotted.get(name)
+
+    def _add_text_encoder(self, number: int, encoder: Any, *, is_alone: bool) -> None:
+        """Add one; files say `text_model.` before most names, whether transformers' class has that level or not."""
+        part = TEXT_ENCODERS[number]
+        prefixes = ("lora_te_", "lora_te1_") if is_alone else (f"lora_te{number + 1}_",)
+        for path, module in _adaptable(encoder):
+            place = Place(part, path)
+            self._modules[place] = module
+            short = path.removeprefix("text_model.")
+            names = (short, f"text_model.{short}")
+            for prefix in prefixes:
+                for name in names:
+                    self._flat.setdefault(prefix + name.replace(".", "_"), place)
+            for name in names:
+                self._dotted.setdefault(f"{part}.{name}", place)
+
+
+def _adaptable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+    return ((path, module) for path, module in model.named_modules() if isinstance(module, kinds))
+
+
+_OUTER: Mapping[str, str] = MappingProxyType(
+    {
+        "conv_in": "input_blocks.0.0",
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }
+)
+_IN_RESNET: Mapping[str, str] = MappingProxyType(
+    {
+        "norm1": "in_layers.0",
+        "conv1": "in_layers.2",
+        "time_emb_proj": "emb_layers.1",
+        "norm2": "out_layers.0",
+        "conv2": "out_layers.3",
+        "conv_shortcut": "skip_connection",
+    }
+)
+
+
+def sgm_path(path: str, *, layers_per_block: int, attentive: Collection[int]) -> str:
+    """Return the name that a layer of diffusers' U-Net has in Stability's code (input_blocks.4.1.proj_in, …).
+
+    Args:
+        path: in diffusers' words.
+        layers_per_block: residual blocks at each resolution of the way down; the way up has one more.
+        attentive: which levels of the way up have attention; their upsampler stands behind it.
+    """
+    if path in _OUTER:
+        return _OUTER[path]
+    block, *rest = path.split(".")
+    if block == "mid_block":
+        kind, number, *inner = rest
+        return f"middle_block.{2 * int(number) if kind == 'resnets' else 1}.{_inner(kind, inner)}"
+    if block not in {"down_blocks", "up_blocks"}:
+        return path
+    level, kind, number, *inner = rest
+    if block == "down_blocks":
+        first = 1 + int(level) * (layers_per_block + 1)
+        if kind == "downsamplers":
+            return f"input_blocks.{first + layers_per_block}.0.op"
+        return f"input_blocks.{first + int(number)}.{int(kind == 'attentions')}.{_inner(kind, inner)}"
+    first = int(level) * (layers_per_block + 1)
+    if kind == "upsamplers":
+        return f"output_blocks.{first + layers_per_block}.{2 if int(level) in attentive else 1}.conv"
+    return f"output_blocks.{first + int(number)}.{int(kind == 'attentions')}.{_inner(kind, inner)}"
+
+
+def _inner(kind: str, inner: list[str]) -> str:
+    name = ".".join(inner)
+    return _IN_RESNET.get(name, name) if kind == "resnets" else name

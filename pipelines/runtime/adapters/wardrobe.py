@@ -1,0 +1,63 @@
+"""The LoRAs of every loaded model: fetched, applied while a picture is made, and the model proved unchanged."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+from pipelines.runtime.adapters.applied import AppliedLoras
+from pipelines.runtime.adapters.base_weights import BaseWeights
+from pipelines.runtime.adapters.layers import Layers
+from pipelines.runtime.adapters.loaded import MAX_BYTES, LoraCache
+from pipelines.runtime.loading import Components
+from pipelines.spec.errors import LoraError
+from pipelines.spec.loras import LoraFile, ResolvedLora
+
+
+class Wardrobe:
+    """Keeps what is loaded for each model as long as the model is.
+
+    Args:
+        max_bytes: what the loaded LoRAs of one model may hold together.
+    """
+
+    def __init__(self, *, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._caches: WeakKeyDictionary[Components, LoraCache] = WeakKeyDictionary()
+        self._bases: WeakKeyDictionary[Components, BaseWeights] = WeakKeyDictionary()
+
+    @contextmanager
+    def wear(
+        self, components: Components, loras: Sequence[ResolvedLora], files: Mapping[str, LoraFile]
+    ) -> Iterator[AppliedLoras]:
+        """Within it the model acts with the LoRAs; afterwards it is bit for bit what it was, whatever happened.
+
+        Args:
+            components: the loaded model.
+            loras: what is asked.
+            files: of all of them, by `ResolvedLora.sha256`.
+
+        Raises:
+            LoraError: one cannot be loaded, and none is applied; or something has changed the model's own weights.
+        """
+        if not loras:
+            yield AppliedLoras()
+            return
+        cache = self._cache(components)
+        applied = AppliedLoras([(each, cache.get(files[each.sha256])) for each in loras])
+        try:
+            with applied.hooked(cache.layers):
+                yield applied
+        finally:
+            cache.shrink()
+        if not self._bases[components].are_unchanged():
+            raise LoraError(
+                f"the weights of model {components.name} have changed while LoRAs were applied, which must not happen; "
+                "restart the studio to load them again, and report it"
+            )
+
+    def _cache(self, components: Components) -> LoraCache:
+        if components not in self._caches:
+            layers = Layers(components.unet, components.text_encoders)
+            self._caches[components] = LoraCache(layers, model_name=components.name, max_bytes=self._max_bytes)
+            self._bases[components] = BaseWeights((components.unet, *components.text_encoders))
+        return self._caches[components]
