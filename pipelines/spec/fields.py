@@ -35,6 +35,8 @@ def explained(error: ValidationError, model: type[BaseModel], *, other_names: Ma
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else None
     value, context = first["input"], first.get("ctx", {})
+    if len(first["loc"]) > 1:
+        return InvalidRequest(f"{_place(first['loc'])}: {first['msg'].lower()}, got {_short(value)}", field=field)
     match first["type"]:
         case "extra_forbidden":
             name = other_names.get(str(field))
@@ -44,6 +46,9 @@ def explained(error: ValidationError, model: type[BaseModel], *, other_names: Ma
             return InvalidRequest(f"{field} is missing", field=field)
         case "value_error":
             return InvalidRequest(f"{field} {context['error']}", field=field)
+        case "too_long":
+            most, count = context["max_length"], context["actual_length"]
+            return InvalidRequest(f"{field} has {count} entries, and {most} is the most; leave some out", field=field)
         case "multiple_of":
             step = context["multiple_of"]
             below = int(value) // step * step
@@ -70,6 +75,12 @@ def explained(error: ValidationError, model: type[BaseModel], *, other_names: Ma
         low = f"above {rule['exclusiveMinimum']}" if "exclusiveMinimum" in rule else f"at least {rule['minimum']}"
         return InvalidRequest(f"{field} must be {low} and at most {rule['maximum']}, got {_short(value)}", field=field)
     return InvalidRequest(f"{field}: {first['msg'].lower()}, got {_short(value)}", field=field)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return where in a field something stands, as in loras[0].weight."""
+    field, *inner = location
+    return str(field) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)
 
 
 def _short(value: object) -> str:
