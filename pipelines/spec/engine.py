@@ -6,6 +6,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
 from pipelines.spec.request import ResolvedRequest
 
@@ -19,6 +20,8 @@ class Inputs:
     """RGB, any size."""
     mask_image: Image.Image | None = None
     """L, any size; 255 is repainted, 0 is kept."""
+    loras: Mapping[str, LoraFile] = field(default_factory=dict)
+    """Every LoRA that the requests name, by its `sha256`."""
 
 
 @dataclass(frozen=True)

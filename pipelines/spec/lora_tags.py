@@ -42,12 +42,10 @@ def _unet(attention: Sequence[bool]) -> Mapping[str, tuple[str, ...]]:
         attention: which of its levels have attention, the one with the largest latents first.
     """
     last = len(attention) - 1
-    down = [("conv_in",)]
-    up = []
+    down: list[tuple[str, ...]] = [("conv_in",)]
+    up: list[tuple[str, ...]] = []
     for level in range(len(attention)):
-        down += _blocks(
-            "down", level, 2, has_attention=attention[level], sampler="down" if level < last else ""
-        )
+        down += _blocks("down", level, 2, has_attention=attention[level], sampler="down" if level < last else "")
         up += _blocks("up", level, 3, has_attention=attention[last - level], sampler="up" if level < last else "")
     return {
         **{f"IN{number:02}": block for number, block in enumerate(down)},
@@ -117,9 +115,7 @@ def lora_fields(name: str, weights: Sequence[str], named: Mapping[str, str]) -> 
     numbers = dict(zip(("te", "unet"), weights, strict=False)) | dict(named)
     text_encoder = _number("te", numbers.get("te", "1"))
     weight = _number("unet", numbers["unet"]) if "unet" in numbers else text_encoder
-    blocks = {
-        key.removeprefix(_BLOCK): _number(key, value) for key, value in named.items() if key.startswith(_BLOCK)
-    }
+    blocks = {key.removeprefix(_BLOCK): _number(key, value) for key, value in named.items() if key.startswith(_BLOCK)}
     if "lbw" in named:
         base, listed = _block_list(named["lbw"])
         text_encoder, blocks = text_encoder * base, {**listed, **blocks}

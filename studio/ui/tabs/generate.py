@@ -110,6 +110,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
     place(form["negative_prompt"])
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
+        place(form["loras"])
         with gr.Row(elem_classes="tight"):
             place(form["width"])
             place(form["height"])
