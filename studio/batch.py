@@ -44,7 +44,7 @@ _OPTION = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:=|(?=\s)|$)")
 _READS: Mapping[str, Callable[[str], Any]] = {
     "integer": int,
     "number": float,
-    "array": json.loads,
+    "array": lambda text: json.loads(text) if text.startswith("[") else [text],
     "object": json.loads,
 }
 _WORDS: Mapping[str, str] = {"integer": "a whole number", "number": "a number"}

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self, overload
@@ -18,10 +19,10 @@ from pipelines.spec.request import GenerationRequest
 from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
-from studio.metadata import Imported, import_request, read_texts
+from studio.metadata import FoundLora, Imported, import_request, read_texts
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
-from studio.store import installed_models, model_finder
+from studio.store import InstalledLora, installed_models, model_finder
 from studio.stream import Stream, by_likeness
 from studio.verification import Verification, verify
 from studio.worker import LocalWork, load_engine, run_job
@@ -143,7 +144,9 @@ class Studio:
         Raises:
             NotFound: no such file, or it carries nothing that can be read.
         """
-        return import_request(read_texts(path), find_model=model_finder(self.settings.models_dir))
+        return import_request(
+            read_texts(path), find_model=model_finder(self.settings.models_dir), find_lora=self.find_lora
+        )
 
     def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
         """Build a request from a prompt (another request, a mapping) and fields; images given as such are stored first.
@@ -284,6 +287,25 @@ class Studio:
     def models(self) -> list[Model]:
         """Return the installed models."""
         return installed_models(self.settings.models_dir)
+
+    def loras(self) -> list[InstalledLora]:
+        """Return every LoRA file that is found, by name; those that cannot be used say why."""
+        return self._storage.loras.installed()
+
+    def lora(self, name: str) -> InstalledLora:
+        """Return one LoRA by its name, its file's name or its title, with its hashes.
+
+        Raises:
+            NotFound: there is none, or several are called so.
+            ModelError: the file cannot be read.
+        """
+        lora = self._storage.loras.find(name)
+        return replace(lora, known_hashes=lora.hashes)
+
+    def find_lora(self, name: str, digest: str) -> FoundLora | None:
+        """Return the LoRA that a picture of another program, or of another machine, was made with."""
+        found = self._storage.loras.find_by_hash(name, digest)
+        return None if found is None else FoundLora(*found)
 
     def live_workers(self) -> list[str]:
         """Return the devices that have a living worker."""

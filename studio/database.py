@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StorageError
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in studio/migrations/versions."""
 
 metadata = sa.MetaData()
@@ -54,6 +54,16 @@ image_table = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.UniqueConstraint("job_id", "index"),
     sa.Index("image_by_created_at", "created_at"),
+)
+
+file_hash_table = sa.Table(
+    "file_hash",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("mtime_ns", sa.BigInteger, nullable=False),
+    sa.Column("file_sha256", sa.String(64), nullable=False),
+    sa.Column("tensors_sha256", sa.String(64), nullable=False),
 )
 
 

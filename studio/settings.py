@@ -14,11 +14,16 @@ from studio import naming
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _FOLDERS = ("home", "outputs", "models")
+_FOLDER_LISTS = ("lora_dirs",)
 
 
 def default_home() -> Path:
     """Return the project folder when run from a checkout, else a folder in the user's home."""
-    return _PROJECT if (_PROJECT / "pyproject.toml").is_file() else Path.home() / "open-weights-studio"
+    return _PROJECT if _is_checkout() else Path.home() / "open-weights-studio"
+
+
+def _is_checkout() -> bool:
+    return (_PROJECT / "pyproject.toml").is_file()
 
 
 class Settings(BaseModel):
@@ -29,6 +34,9 @@ class Settings(BaseModel):
     home: Path = Field(default_factory=default_home, description="Folder that holds outputs, models and loras.")
     outputs: Path | None = Field(default=None, description="Folder of images, thumbnails, inputs and the database.")
     models: Path | None = Field(default=None, description="Folder of diffusers models, one folder each.")
+    lora_dirs: tuple[Path, ...] = Field(
+        default=(), description="Further folders of LoRAs beside home/loras, such as A1111's models/Lora."
+    )
     database: str | None = Field(default=None, description="SQLAlchemy URL; a SQLite file in outputs by default.")
     host: str = Field(default="127.0.0.1", description="Address the server listens on.")
     port: int = Field(default=7860, ge=1, le=65535, description="Port the server listens on.")
@@ -92,6 +100,12 @@ class Settings(BaseModel):
         return self.models or self.home / "models"
 
     @property
+    def lora_folders(self) -> tuple[Path, ...]:
+        """Where LoRAs are looked for: the user's own folder, the further ones, and those that a checkout brings."""
+        shipped = [_PROJECT / "loras"] if _is_checkout() else []
+        return (self.home / "loras", *self.lora_dirs, *shipped)
+
+    @property
     def database_url(self) -> str:
         """Where jobs and the gallery's index are kept."""
         from sqlalchemy import URL  # late: not every command needs the database
@@ -124,12 +138,25 @@ class Settings(BaseModel):
 
 
 def _placed(values: dict[str, Any], start: Path) -> dict[str, Any]:
-    """Make folders absolute: relative ones start here."""
-    folders = {name: values[name] for name in _FOLDERS if isinstance(values.get(name), str | Path)}
+    """Make folders absolute: relative ones start here. Variables and flags name several as "a,b"."""
+    placed = dict(values)
+    for name in _FOLDERS:
+        if isinstance(values.get(name), str | Path):
+            placed[name] = _absolute(values[name], start)
+    for name in _FOLDER_LISTS:
+        folders = values.get(name)
+        if isinstance(folders, str):
+            folders = [folder.strip() for folder in folders.split(",") if folder.strip()]
+        if isinstance(folders, list | tuple):
+            placed[name] = [_absolute(each, start) if isinstance(each, str | Path) else each for each in folders]
+    return placed
+
+
+def _absolute(folder: str | Path, start: Path) -> Path:
     try:
-        return values | {name: start / Path(folder).expanduser() for name, folder in folders.items()}
+        return start / Path(folder).expanduser()
     except RuntimeError as error:
-        raise InvalidRequest(f"{' or '.join(map(str, folders.values()))}: {error}; write the folder out") from error
+        raise InvalidRequest(f"{folder}: {error}; write the folder out") from error
 
 
 def _from_file(path: Path) -> dict[str, Any]:

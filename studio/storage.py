@@ -1,12 +1,15 @@
-"""Everything that is kept, opened together: settings, inputs, jobs, gallery. And the locks that say who is alive."""
+"""Everything that is kept, opened together: settings, inputs, LoRAs, jobs, gallery. And the locks of who is alive."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Self
 
+from pipelines.spec.choosing import choose_loras
 from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+from pipelines.spec.loras import LoraSpec
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import check_prompts, resolve
@@ -16,7 +19,7 @@ from studio.files import InputStore, ProcessLock
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
-from studio.store import find_model
+from studio.store import FileHashes, LoraCatalogue, find_model
 
 if TYPE_CHECKING:
     from studio.prompts import Templates
@@ -29,6 +32,7 @@ class Storage:
     settings: Settings
     database: Database
     inputs: InputStore
+    loras: LoraCatalogue
     jobs: JobStore
     gallery: Gallery
 
@@ -47,13 +51,14 @@ class Storage:
         database = Database(settings.database_url)
         jobs = JobStore(database)
         gallery = Gallery(outputs, database, jobs, filename_pattern=settings.filename_pattern)
-        return cls(settings, database, InputStore(outputs / "inputs"), jobs, gallery)
+        loras = LoraCatalogue(settings.lora_folders, FileHashes(database))
+        return cls(settings, database, InputStore(outputs / "inputs"), loras, jobs, gallery)
 
     def expand(self, request: GenerationRequest) -> tuple[Model, tuple[ResolvedRequest, ...]]:
         """Return the model and one resolved request per image; refuses what cannot work. Loads nothing.
 
         Raises:
-            InvalidRequest: naming the field; a model or an input that does not exist is one too.
+            InvalidRequest: naming the field; a model, a LoRA or an input that does not exist is one too.
             ModelError: the model's configuration cannot be read.
         """
         with _naming("model"):
@@ -66,6 +71,7 @@ class Storage:
         resolved = resolve(request, model, input_size=input_size)
         if request.is_template:
             resolved = self._expand_template(request.prompt, resolved)
+        resolved = self._choose_loras(request.loras, resolved, model)
         for distinct in {one.prompt: one for one in resolved}.values():
             check_prompts(distinct)
             metadata.check_room(distinct)
@@ -109,8 +115,28 @@ class Storage:
             for one, prompt in zip(resolved, prompts, strict=True)
         )
 
-    def open_inputs(self, request: GenerationRequest, model: Model) -> Inputs:
-        """Open the images that a request names."""
+    def _choose_loras(
+        self, asked: Sequence[LoraSpec], resolved: tuple[ResolvedRequest, ...], model: Model
+    ) -> tuple[ResolvedRequest, ...]:
+        """Give each picture its LoRAs; those of the same prompt have the same."""
+        find = cache(self.loras.find)  # each look at the folders takes milliseconds
+        chosen: dict[str, ResolvedRequest] = {}
+        for one in resolved:
+            if one.prompt not in chosen:
+                chosen[one.prompt] = choose_loras(one, asked, model=model, find=find)
+        return tuple(
+            one.model_copy(update={"prompt": chosen[one.prompt].prompt, "loras": chosen[one.prompt].loras})
+            for one in resolved
+        )
+
+    def open_inputs(self, request: GenerationRequest, model: Model, resolved: Sequence[ResolvedRequest] = ()) -> Inputs:
+        """Open the images that a request names, and find the files of the LoRAs that it was resolved to.
+
+        Raises:
+            NotFound: an image or a LoRA is gone.
+            ModelError: a LoRA cannot be read.
+        """
+        names = {lora.sha256: lora.name for one in resolved for lora in one.loras}
         init_image, mask_image = (
             None if name is None else self.inputs.open(name) for name in (request.init_image, request.mask_image)
         )
@@ -118,6 +144,7 @@ class Storage:
             model,
             init_image=None if init_image is None else init_image.convert("RGB"),
             mask_image=None if mask_image is None else mask_image.convert("L"),
+            loras={digest: self.loras.find(name).file() for digest, name in names.items()},
         )
 
 

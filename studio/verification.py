@@ -10,10 +10,12 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageChops
 
-from pipelines.spec.request import GenerationRequest
+from pipelines.spec.lora_tags import write_lora
+from pipelines.spec.loras import ResolvedLora
+from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from studio import metadata
 from studio.gallery import Gallery, GalleryImage
-from studio.metadata import Record
+from studio.metadata import FoundLora, Record
 
 _SAYS_NOTHING = frozenset({"images_at_once"})
 """What the engine reports and no pixel depends on."""
@@ -25,6 +27,9 @@ class Making(Protocol):
     @property
     def gallery(self) -> Gallery:
         """The finished pictures."""
+
+    def find_lora(self, name: str, digest: str) -> FoundLora | None:
+        """Find a LoRA by its hash, else by its name."""
 
     def generate(self, request: GenerationRequest, *, progress: bool) -> list[GalleryImage]:
         """Make pictures."""
@@ -49,7 +54,7 @@ class Verification:
     differing_pixels: float
     """The share of pixels that differ, from 0 to 1."""
     differences: tuple[Difference, ...]
-    """Model, device, precision and versions that are not what they were; the first is the likeliest cause."""
+    """LoRAs, model, device, precision and versions that are not what they were; the first is the likeliest cause."""
 
     @property
     def is_exact(self) -> bool:
@@ -81,21 +86,21 @@ def verify(studio: Making, path: Path, *, progress: bool) -> Verification:
 
     Raises:
         NotFound: no such file, or one without a record of ours.
-        InvalidRequest: it cannot be made here: the model or an input image is gone.
+        InvalidRequest: it cannot be made here: the model, a LoRA or an input image is gone.
         GenerationFailed, Cancelled: it could not be made.
     """
-    (made,) = studio.generate(again(path), progress=progress)
+    (made,) = studio.generate(again(studio, path), progress=progress)
     return compare(path, made, gallery=studio.gallery)
 
 
-def again(path: Path) -> GenerationRequest:
+def again(studio: Making, path: Path) -> GenerationRequest:
     """Return the request that makes a picture again.
 
     Raises:
         NotFound: no such file, or one without a record of ours.
         InvalidRequest: its record asks for what nobody can ask.
     """
-    return metadata.read(path).request.asked()
+    return _asked(studio, metadata.read(path).request)
 
 
 def compare(path: Path, made: GalleryImage, *, gallery: Gallery) -> Verification:
@@ -119,6 +124,16 @@ def compare(path: Path, made: GalleryImage, *, gallery: Gallery) -> Verification
     return Verification(path, most, 1 - counts[0] / sum(counts), differences)
 
 
+def _asked(studio: Making, request: ResolvedRequest) -> GenerationRequest:
+    """Return what asks for the picture, its LoRAs by the names that their files have here and today."""
+    loras = []
+    for lora in request.loras:
+        found = studio.find_lora(lora.name, lora.sha256)
+        name = found.name if found else lora.name
+        loras.append(lora.asked().model_copy(update={"name": name}))
+    return request.asked().model_copy(update={"loras": tuple(loras)})
+
+
 def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
     then, now = _settings(before), _settings(after)
     return tuple(
@@ -129,7 +144,13 @@ def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
 
 
 def _settings(record: Record) -> Mapping[str, Any]:
-    return {**record.request.model_dump(mode="json"), **record.provenance}
+    """Return what decides the pixels, the likeliest to have changed first."""
+    loras = {f"LoRA {number}": _said(lora) for number, lora in enumerate(record.request.loras, 1)}
+    return {**loras, **record.request.model_dump(mode="json", exclude={"loras"}), **record.provenance}
+
+
+def _said(lora: ResolvedLora) -> str:
+    return f"{write_lora(lora)} [{lora.sha256[:12]}]"
 
 
 def _pixels(path: Path) -> Image.Image:

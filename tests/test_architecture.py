@@ -77,6 +77,7 @@ def _in_openapi(studio: Studio) -> set[str]:
     schema = create_app(studio, ui=False).openapi()["components"]["schemas"]["GenerationRequest"]
     for name, rules in GenerationRequest.model_json_schema()["properties"].items():
         served = schema["properties"][name]
+        rules = json.loads(json.dumps(rules).replace("#/$defs/", "#/components/schemas/"))
         assert _as_floats(served) == _as_floats({key: value for key, value in rules.items() if key in served})
         assert rules.keys() - served.keys() <= {"default"}
     return set(schema["properties"])

@@ -1,4 +1,4 @@
-"""An engine without torch: draws the request as coloured noise. For tests and for work on the user interface."""
+"""An engine without torch: draws the request, with its LoRAs, as coloured noise. For tests and user interface work."""
 
 import hashlib
 import time
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from PIL import Image
 
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
+from pipelines.spec.errors import ModelError
 from pipelines.spec.request import ResolvedRequest
 
 
@@ -25,12 +26,21 @@ class FakeEngine:
     ) -> Iterator[GeneratedImage]:
         """Yield one picture per request; see `pipelines.spec.engine.Engine.generate`."""
         for index, request in enumerate(requests):
+            _check_loras(request, inputs)
             image = _draw(request)
             for step in range(request.num_inference_steps + 1):
                 if step:
                     time.sleep(self._step_seconds)
                 on_step(Step(index, step, request.num_inference_steps, preview=lambda image=image: image))  # type: ignore[misc]
             yield GeneratedImage(index, request, image, {"engine": "fake"})
+
+
+def _check_loras(request: ResolvedRequest, inputs: Inputs) -> None:
+    """Refuse what an engine that applies LoRAs could not do either."""
+    for lora in request.loras:
+        file = inputs.loras.get(lora.sha256)
+        if file is None or file.sha256 != lora.sha256 or not file.path.is_file():
+            raise ModelError(f"LoRA {lora.name} is not the file that was asked for; try again")
 
 
 def _draw(request: ResolvedRequest) -> Image.Image:

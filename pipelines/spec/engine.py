@@ -21,7 +21,7 @@ class Inputs:
     mask_image: Image.Image | None = None
     """L, any size; 255 is repainted, 0 is kept."""
     loras: Mapping[str, LoraFile] = field(default_factory=dict)
-    """The files of the LoRAs that the requests name, by `ResolvedLora.sha256`."""
+    """Every LoRA that the requests name, by its `sha256`."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,15 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.spec.errors import InvalidRequest
 
+_SENTENCES: Mapping[str, str] = {
+    "missing": "{field} is missing",
+    "string_unicode": "{field} holds half of a surrogate pair, got {value}; remove it",
+    "finite_number": "{field} must be a finite number, got {value}",
+    "string_pattern_mismatch": "{field} must be the id of a stored input (64 hexadecimal digits), got {value}; "
+    "store the image first",
+}
+"""pydantic's type of an error -> what is said of it."""
+
 
 @cache
 def field_rules(model: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
@@ -35,41 +44,44 @@ def explained(error: ValidationError, model: type[BaseModel], *, other_names: Ma
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else None
     value, context = first["input"], first.get("ctx", {})
+    if len(first["loc"]) > 1:
+        return InvalidRequest(f"{_place(first['loc'])}: {first['msg'].lower()}, got {_short(value)}", field=field)
+    if sentence := _SENTENCES.get(first["type"]):
+        return InvalidRequest(sentence.format(field=field, value=_short(value)), field=field)
     match first["type"]:
         case "extra_forbidden":
-            name = other_names.get(str(field))
-            way_out = f"say {name}" if name else f"the fields are {', '.join(rules)}"
-            return InvalidRequest(f"{field} is not a field of a request; {way_out}")
-        case "missing":
-            return InvalidRequest(f"{field} is missing", field=field)
+            return _unknown(str(field), rules, other_names)
         case "value_error":
             return InvalidRequest(f"{field} {context['error']}", field=field)
+        case "too_long":
+            most, count = context["max_length"], context["actual_length"]
+            return InvalidRequest(f"{field} has {count} entries, and {most} is the most; leave some out", field=field)
         case "multiple_of":
-            step = context["multiple_of"]
-            below = int(value) // step * step
-            low, high = (rules[str(field)][bound] for bound in ("minimum", "maximum"))
-            near = sorted({min(max(side, low), high) for side in (below, below + step)})
-            tries = " or ".join(map(str, near))
-            return InvalidRequest(
-                f"{field} must be a multiple of {step}, got {_short(value)}; try {tries}", field=field
-            )
-        case "string_unicode":
-            return InvalidRequest(
-                f"{field} holds half of a surrogate pair, got {_short(value)}; remove it", field=field
-            )
-        case "finite_number":
-            return InvalidRequest(f"{field} must be a finite number, got {value}", field=field)
-        case "string_pattern_mismatch":
-            return InvalidRequest(
-                f"{field} must be the id of a stored input (64 hexadecimal digits), got {_short(value)}; "
-                "store the image first",
-                field=field,
-            )
-    rule = rules.get(str(field), {})
+            rule = f"{field} must be a multiple of {context['multiple_of']}, got {_short(value)}"
+            return InvalidRequest(f"{rule}; try {_multiples_near(value, rules[str(field)])}", field=field)
+    bound = rules.get(str(field), {})
     if first["type"].startswith(("greater_than", "less_than")):
-        low = f"above {rule['exclusiveMinimum']}" if "exclusiveMinimum" in rule else f"at least {rule['minimum']}"
-        return InvalidRequest(f"{field} must be {low} and at most {rule['maximum']}, got {_short(value)}", field=field)
+        low = f"above {bound['exclusiveMinimum']}" if "exclusiveMinimum" in bound else f"at least {bound['minimum']}"
+        return InvalidRequest(f"{field} must be {low} and at most {bound['maximum']}, got {_short(value)}", field=field)
     return InvalidRequest(f"{field}: {first['msg'].lower()}, got {_short(value)}", field=field)
+
+
+def _unknown(field: str, rules: Mapping[str, Any], other_names: Mapping[str, str]) -> InvalidRequest:
+    name = other_names.get(field)
+    way_out = f"say {name}" if name else f"the fields are {', '.join(rules)}"
+    return InvalidRequest(f"{field} is not a field of a request; {way_out}")
+
+
+def _multiples_near(value: float, rule: Mapping[str, Any]) -> str:
+    step, low, high = (rule[bound] for bound in ("multipleOf", "minimum", "maximum"))
+    below = int(value) // step * step
+    return " or ".join(map(str, sorted({min(max(side, low), high) for side in (below, below + step)})))
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Return where in a field something stands, as in loras[0].weight."""
+    field, *inner = location
+    return str(field) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)
 
 
 def _short(value: object) -> str:

@@ -24,6 +24,8 @@ class Model:
     """Of the first text encoder, from which `clip_skip` counts back."""
     defaults: Mapping[str, Any]
     """The model's own defaults (`studio.json`), stronger than its family's."""
+    cross_attention_dim: int | None = None
+    """The width of the text that its U-Net reads; None where the configuration does not say it plainly."""
     description: str = ""
     licence: str = "unknown"
     openness: str = "unknown"

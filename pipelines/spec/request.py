@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
 from pipelines.spec.fields import explained, field_rules
-from pipelines.spec.loras import ResolvedLora
+from pipelines.spec.lora_tags import parse_lora
+from pipelines.spec.loras import LoraSpec, ResolvedLora
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
 
 MAX_IMAGES = 100
@@ -24,6 +25,7 @@ MAX_PROMPT_CHARACTERS = 8000
 MIN_SIDE = 64
 MAX_SIDE = 4096
 MAX_STEPS = 200
+MAX_LORAS = 20
 RANDOM_SEEDS = 2**32
 """Seeds drawn for the user stay below this, so that every other program can type them."""
 
@@ -44,6 +46,7 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "input": "init_image",
         "mask": "mask_image",
         "size": "width and height",
+        "lora": "loras",
         "n": "num_images",
         "count": "num_images",
         "batch_size": "num_images",
@@ -74,6 +77,12 @@ class Task(StrEnum):
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    @field_validator("loras", mode="before", check_fields=False)
+    @classmethod
+    def _list_of_loras(cls, loras: object) -> object:
+        """JSON has lists, no tuples."""
+        return tuple(loras) if isinstance(loras, list) else loras
+
     @property
     def task(self) -> Task:
         """Follows from the images given: a mask means inpaint, an image alone image-to-image."""
@@ -90,6 +99,11 @@ class GenerationRequest(_Frozen):
         default=None, max_length=MAX_PROMPT_CHARACTERS, description="What the picture should not show."
     )
     model: str | None = Field(default=None, min_length=1, max_length=256, description="Name of an installed model.")
+    loras: tuple[LoraSpec, ...] = Field(
+        default=(),
+        max_length=MAX_LORAS,
+        description="LoRAs to apply: a name, or as in a prompt's tag, such as pixel-art:0.8, or the parts by name.",
+    )
     init_image: InputId | None = Field(
         default=None, description="Start from this image (image-to-image). The id of a stored input."
     )
@@ -216,6 +230,14 @@ class GenerationRequest(_Frozen):
             raise ValueError(f"holds a NUL character at position {text.index(chr(0))}; remove it")
         return text
 
+    @field_validator("loras", mode="before")
+    @classmethod
+    def _loras_in_words(cls, loras: object) -> object:
+        """A text stands for the LoRA that it would be in a tag."""
+        if not isinstance(loras, list | tuple):
+            return loras
+        return tuple(_lora_in_words(lora) if isinstance(lora, str) else lora for lora in loras)
+
     @field_validator("scheduler")
     @classmethod
     def _known_scheduler(cls, name: str | None) -> str | None:
@@ -260,6 +282,7 @@ class ResolvedRequest(_Frozen):
     prompt: str
     negative_prompt: str
     model: str
+    loras: tuple[ResolvedLora, ...] = ()
     init_image: InputId | None
     mask_image: InputId | None
     width: int
@@ -293,7 +316,6 @@ class ResolvedRequest(_Frozen):
     eta_noise_seed_delta: int
     output_format: OutputFormat
     template: str | None = None
-    loras: tuple[ResolvedLora, ...] = ()
 
     def asked(self) -> GenerationRequest:
         """Return the request that makes exactly this picture again.
@@ -301,7 +323,15 @@ class ResolvedRequest(_Frozen):
         Raises:
             InvalidRequest: this came from a foreign record and holds what nobody can ask.
         """
-        return GenerationRequest.parse({**self.model_dump(), "num_images": 1})
+        loras = tuple(lora.asked() for lora in self.loras)
+        return GenerationRequest.parse({**self.model_dump(), "loras": loras, "num_images": 1})
+
+
+def _lora_in_words(text: str) -> dict[str, Any]:
+    try:
+        return parse_lora(text)
+    except ValueError as error:
+        raise ValueError(f"names {text[:100]!r}: {error}") from error
 
 
 def bounds(field: str) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from pipelines.spec.steps import MAX_SCHEDULED_STEPS
 def resolve(
     request: GenerationRequest, model: Model, *, input_size: tuple[int, int] | None = None
 ) -> tuple[ResolvedRequest, ...]:
-    """Expand a request into one resolved request per image; image i has seed + i.
+    """Expand a request into one resolved request per image; image i has seed + i. LoRAs: `choosing.choose_loras`.
 
     Args:
         request: what is asked. A request without a seed is given one.
@@ -40,6 +40,7 @@ def resolve(
     decided = {
         "negative_prompt": _or_default(request, model, "negative_prompt"),
         "model": model.name,
+        "loras": (),
         "width": width,
         "height": height,
         "num_inference_steps": _or_default(request, model, "num_inference_steps"),
@@ -60,24 +61,18 @@ def check_prompts(request: ResolvedRequest) -> None:
     """Refuse what the prompts ask for and cannot get.
 
     Raises:
-        InvalidRequest: a LoRA is named, or the prompt changes with steps that nobody can count.
+        InvalidRequest: the prompt changes with steps that nobody can count.
     """
+    if SCHEDULERS[request.scheduler].steps(10) is not None:
+        return
     for field in ("prompt", "negative_prompt"):
         text: str = getattr(request, field)
-        if "<" not in text and "[" not in text:
+        if "[" not in text:
             continue
-        from pipelines.spec.prompt import parse, schedule  # a sixth of a second, and most prompts have neither sign
+        from pipelines.spec.prompt import parse, schedule  # a sixth of a second, and most prompts have no such sign
 
-        prompt = parse(text, composable=field == "prompt")
-        if prompt.extra_networks:
-            tag = prompt.extra_networks[0]
-            raise InvalidRequest(
-                f"{field} names <{tag.kind}:{tag.name}>, which cannot be applied here yet; take the tag out",
-                field=field,
-            )
-        if SCHEDULERS[request.scheduler].steps(10) is None and any(
-            len(schedule(branch.text, num_inference_steps=10)) > 1 for branch in prompt.branches
-        ):
+        branches = parse(text, composable=field == "prompt").branches
+        if any(len(schedule(branch.text, num_inference_steps=10)) > 1 for branch in branches):
             raise InvalidRequest(
                 f"{field} changes with the steps, and scheduler {request.scheduler} has no fixed number of them; "
                 "choose another scheduler",

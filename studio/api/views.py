@@ -11,6 +11,7 @@ from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from studio.core import Studio
 from studio.gallery import GalleryImage
 from studio.jobs import Job, JobState
+from studio.store import InstalledLora, described_lora
 
 
 def _studio(request: Request) -> Studio:
@@ -110,6 +111,30 @@ class ModelView(BaseModel):
             tasks=sorted(model.family.tasks),
             defaults={**model.family.defaults, **model.defaults},
         )
+
+
+class LoraView(BaseModel):
+    """A LoRA file. What its header does not tell is empty."""
+
+    name: str = Field(description="For `loras` and for tags in prompts.")
+    title: str = Field(description="What its author calls it; understood as a name too.")
+    size: int = Field(description="In bytes.")
+    problem: str = Field(description="Why it cannot be used; empty if it can.")
+    family: str = Field(description="The model family that it is made for.")
+    kind: str = Field(description="LoRA, LoCon, LoHa, LoKr, DoRA, …")
+    ranks: list[int]
+    alpha: float | None
+    layers: dict[str, int] = Field(description="How many layers it changes, by the part of the model.")
+    trigger_words: list[str]
+    licence: str
+    file_sha256: str | None = Field(description="Of the file, once it has been computed.")
+    sha256: str | None = Field(description="Of its tensors, as in pictures' records, once it has been computed.")
+    claimed_sha256: str = Field(description="What its header claims that to be.")
+    metadata: dict[str, str] = Field(description="All that its trainer wrote.")
+
+    @classmethod
+    def of(cls, lora: InstalledLora) -> Self:
+        return cls(**described_lora(lora))
 
 
 class StoredInput(BaseModel):

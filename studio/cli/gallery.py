@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.spec.errors import InvalidRequest, NotFound
+from pipelines.spec.errors import NotFound
+from pipelines.spec.lora_tags import write_lora
+from pipelines.spec.loras import LoraSpec
 from pipelines.spec.request import bounds
-from studio.cli.options import SETTINGS_EPILOG, with_settings
+from studio.cli.options import SETTINGS_EPILOG, refuse_options_of, with_settings
 from studio.cli.output import print_json, print_table, printable, shown_prompt
 from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
-    from studio.metadata import Imported
+    from studio.metadata import FindLora, FoundLora, Imported
 
 SHOWN_VALUE = 60
 """Characters of a foreign value that are shown beside what became of it."""
@@ -44,7 +46,7 @@ def list_images(
     Without a subcommand: list them, the newest first.
     """
     if context.invoked_subcommand is not None:
-        _refuse_options_of(context)
+        refuse_options_of(context, "gallery")
         return
     from studio.core import Studio
 
@@ -113,7 +115,9 @@ def read(
     except NotFound:  # a picture, but without a record of ours
         record = None
     try:
-        imported = metadata.import_request(texts, find_model=model_finder(settings.models_dir))
+        imported = metadata.import_request(
+            texts, find_model=model_finder(settings.models_dir), find_lora=_lora_finder(settings)
+        )
     except NotFound:  # no program that we know
         imported = None
     if as_json:
@@ -128,6 +132,18 @@ def read(
     else:
         sections = [f"{key}:\n{text}" for key, text in texts.items()]
         typer.echo(printable("\n\n".join(sections)) or "This picture carries no metadata.")
+
+
+def _lora_finder(settings: Settings) -> "FindLora":
+    """Return what finds an installed LoRA; the studio, which keeps hashes, is opened only when one is asked for."""
+
+    def find(name: str, digest: str) -> "FoundLora | None":
+        from studio.core import Studio
+
+        with Studio(settings) as studio:
+            return studio.find_lora(name, digest)
+
+    return find
 
 
 def _imported_json(imported: "Imported") -> dict[str, Any]:
@@ -152,15 +168,6 @@ def _print_imported(imported: "Imported") -> None:
             typer.echo(printable(f"  {note.field} {said}: {note.why}"))
 
 
-def _refuse_options_of(context: typer.Context) -> None:
-    """Options before a subcommand would change nothing: `gallery --home A rm ID` must not delete elsewhere."""
-    for name in context.params:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            option, command = name.replace("_", "-"), context.invoked_subcommand
-            raise InvalidRequest(f"--{option} must stand behind {command}: studio gallery {command} --{option} …")
-
-
 def _chosen(request: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is as it is for everybody who says nothing."""
     return {name: value for name, value in request.items() if bounds(name).get("default") != value}
@@ -169,8 +176,17 @@ def _chosen(request: dict[str, Any]) -> dict[str, Any]:
 def _print_pairs(pairs: dict[str, Any]) -> None:
     width = max(map(len, pairs))
     for name, value in pairs.items():
+        if name == "loras":
+            value = ", ".join(map(_lora, value))
         if value not in (None, ""):
             typer.echo(printable(f"{name:{width}}  {value}"))
+
+
+def _lora(lora: dict[str, Any]) -> str:
+    """Return a LoRA of a record or of an imported request as it would stand in a prompt, and its hash."""
+    digest = lora.get("sha256", "")
+    asked = LoraSpec.model_validate({name: value for name, value in lora.items() if name != "sha256"})
+    return write_lora(asked) + (f" [{digest[:12]}]" if digest else "")
 
 
 def _row(image: "GalleryImage") -> tuple[object, ...]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.fields import field_rules
 from pipelines.spec.request import GenerationRequest
 from studio.settings import Settings
@@ -14,7 +15,9 @@ SETTINGS_EPILOG = (
     "Settings are options of this command too, for example --home or --outputs: see `studio serve --help`."
 )
 
-_TYPES: Mapping[str, type] = {"boolean": bool, "integer": int, "number": float, "string": str}
+_TYPES: Mapping[str, Any] = {"boolean": bool, "integer": int, "number": float, "string": str, "array": list[str]}
+_ONE_OF_MANY: Mapping[str, tuple[str, str]] = {"loras": ("--lora", "NAME[:WEIGHT…]")}
+"""Field that holds several values -> the option that gives one of them and may be repeated, and its value in a word."""
 
 
 def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) -> Callable[..., None]:
@@ -29,7 +32,7 @@ def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) 
         for name, schema in field_rules(GenerationRequest).items()
         if name != "prompt"
     ]
-    return _extended(function, "fields", options, dict)
+    return _extended(function, "fields", options, lambda given: {name: value for name, value in given.items() if value})
 
 
 def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Callable[..., None]:
@@ -44,6 +47,19 @@ def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Call
         for name, schema in field_rules(Settings).items()
     ]
     return _extended(function, "settings", options, lambda given: Settings.load(**given))
+
+
+def refuse_options_of(context: typer.Context, group: str) -> None:
+    """Options before a subcommand would change nothing: `gallery --home A rm ID` must not delete elsewhere.
+
+    Raises:
+        InvalidRequest: there are some.
+    """
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option, command = name.replace("_", "-"), context.invoked_subcommand
+            raise InvalidRequest(f"--{option} must stand behind {command}: studio {group} {command} --{option} …")
 
 
 def _extended(
@@ -68,9 +84,14 @@ def _extended(
 
 
 def _option(
-    name: str, schema: Mapping[str, Any], *, kind: type, metavar: str | None, hidden: bool = False
+    name: str, schema: Mapping[str, Any], *, kind: Any, metavar: str | None, hidden: bool = False
 ) -> inspect.Parameter:
-    info = typer.Option(help=_help(schema), metavar=metavar, show_default=False, hidden=hidden)
+    text = _help(schema)
+    names = []
+    if kind == list[str]:
+        names, metavar = [_ONE_OF_MANY[name][0]], _ONE_OF_MANY[name][1]
+        text += " May be repeated."
+    info = typer.Option(*names, help=text, metavar=metavar, show_default=False, hidden=hidden)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )
@@ -93,7 +114,7 @@ def _help(schema: Mapping[str, Any]) -> str:
     if "multipleOf" in schema:
         notes.append(f"multiples of {schema['multipleOf']}")
     default = schema.get("default")
-    if default not in (None, ""):
+    if default not in (None, "", []):
         notes.append(f"default {','.join(default) if isinstance(default, list) else default}")
     text = str(schema["description"])
     return f"{text} ({'; '.join(notes)})" if notes else text

@@ -15,13 +15,15 @@ from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.request import OutputFormat, ResolvedRequest
 from studio.metadata import a1111, native, provenance
 from studio.metadata.importing import Imported, Note, import_request
-from studio.metadata.meanings import FindModel, Outcome
+from studio.metadata.meanings import FindLora, FindModel, FoundLora, Outcome
 from studio.metadata.record import Record
 from studio.metadata.stripping import AVIF_QUALITY, strip
 from studio.metadata.texts import XMP, read_texts
 
 __all__ = [
+    "FindLora",
     "FindModel",
+    "FoundLora",
     "Imported",
     "Note",
     "Outcome",

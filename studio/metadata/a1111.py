@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from pipelines.spec.lora_tags import writable_name, write_lora
 from pipelines.spec.request import Emphasis, MaskedContent, NoiseSource, ResolvedRequest, Task
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from studio import __version__
@@ -44,6 +45,8 @@ _INPAINT_DEFAULTS = {
     "Masked area padding": "32",
 }
 
+_NOT_IN_HASHES = str.maketrans("", "", ":,")
+
 _Pair = tuple[str, object]
 """A key and its value; None is not written."""
 
@@ -62,17 +65,35 @@ _MASKED_CONTENT: Mapping[MaskedContent, str | None] = {
 def write(record: Record) -> str:
     """Return the infotext of a picture, its pairs in A1111's order; what is as it is by default there is left out."""
     request = record.request
-    lines = [request.prompt]
+    lines = [_prompt(request)]
     if request.negative_prompt:
         lines.append(f"{_NEGATIVE} {request.negative_prompt}")
     pairs = [
         *_sampling(request),
         *_inpaint(request),
         *_options(request),
+        ("Lora hashes", _lora_hashes(request)),
         ("Version", f"Open Weights Studio {__version__}"),
     ]
     lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs if value is not None))
     return "\n".join(lines).strip()
+
+
+def _prompt(request: ResolvedRequest) -> str:
+    """Return the prompt with its LoRAs as tags at its end, outside of a comment that may stand there."""
+    tags = " ".join(f"<lora:{write_lora(lora)}>" for lora in request.loras)
+    gap = "\n" if "#" in request.prompt.rpartition("\n")[2] else " "
+    return f"{request.prompt}{gap}{tags}" if tags and request.prompt else tags or request.prompt
+
+
+def _lora_hashes(request: ResolvedRequest) -> str | None:
+    hashes = (f"{name_in_hashes(writable_name(lora.name))}: {lora.sha256[:12]}" for lora in request.loras)
+    return ", ".join(hashes) or None
+
+
+def name_in_hashes(name: str) -> str:
+    """Return a LoRA's name as A1111 writes it beside its hash."""
+    return name.translate(_NOT_IN_HASHES)
 
 
 def _sampling(request: ResolvedRequest) -> list[_Pair]:

@@ -66,7 +66,7 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     pairs = plain(settings, without=frozenset({"model", "positive", "negative", "latent_image"}))
     loras: list[Lora] = []
     for node in graph.chain(settings.get("model"), ("model",)):
-        loras += _loras(node["inputs"])
+        loras += _loras(node)
         if name := _first(graph, node, ("ckpt_name", "unet_name")):
             pairs.setdefault("model", name)
     prompt, encoders = graph.prompt(settings.get("positive", settings.get("conditioning")), "positive")
@@ -185,17 +185,25 @@ def _first(graph: _Graph, node: _Node, names: tuple[str, ...]) -> str:
     return next((text_of(graph.value(node["inputs"][name], name)) for name in names if name in node["inputs"]), "")
 
 
-def _loras(inputs: Mapping[str, Any]) -> list[Lora]:
-    """LoraLoader has one; rgthree's Power Lora Loader has many, each an object."""
-    loras = []
+def _loras(node: _Node) -> list[Lora]:
+    """LoraLoader has one, LoraLoaderModelOnly one without text encoders, rgthree's Power Lora Loader many."""
+    inputs, loras = node["inputs"], []
     if isinstance(inputs.get("lora_name"), str):
         weight = number_of(inputs.get("strength_model"), default=1.0)
-        loras.append(Lora(stem(inputs["lora_name"]), weight))
+        is_model_only = node["class_type"] == "LoraLoaderModelOnly"
+        text_encoder = 0.0 if is_model_only else number_of(inputs.get("strength_clip"), default=weight)
+        loras.append(_lora(inputs["lora_name"], weight, text_encoder))
     for entry in inputs.values():
         match entry:
-            case {"on": True, "lora": str(name), "strength": weight}:
-                loras.append(Lora(stem(name), number_of(weight, default=1.0)))
+            case {"on": True, "lora": str(name), "strength": strength}:
+                weight = number_of(strength, default=1.0)
+                loras.append(_lora(name, weight, number_of(entry.get("strengthTwo"), default=weight)))
     return loras
+
+
+def _lora(file: str, weight: float, text_encoder_weight: float) -> Lora:
+    differs = text_encoder_weight != weight
+    return Lora(stem(file), weight, text_encoder_weight=text_encoder_weight if differs else None)
 
 
 def _latent(graph: _Graph, value: object) -> dict[str, str]:

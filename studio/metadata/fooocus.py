@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from studio.metadata.foreign import Foreign, Lora, json_object, number_of, plain, text_of
+from studio.metadata.foreign import Foreign, Lora, json_object, number_of, plain, stem, text_of
 
 _SPOKEN = frozenset({"prompt", "negative_prompt", "resolution"})
 
@@ -41,5 +41,5 @@ def _loras(entries: object) -> list[Lora]:
     for entry in entries if isinstance(entries, list) else []:
         match entry:
             case [str(name), weight, *rest]:
-                loras.append(Lora(name, number_of(weight, default=1.0), text_of(rest[0]) if rest else ""))
+                loras.append(Lora(stem(name), number_of(weight, default=1.0), text_of(rest[0]) if rest else ""))
     return loras

@@ -18,6 +18,10 @@ class Lora:
     name: str
     weight: float
     hash: str = ""
+    text_encoder_weight: float | None = None
+    """None: as `weight`."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of a LoraSpec that the program wrote."""
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ Nothing is replaced in silence: a sampler, model or LoRA that is not here is mis
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
+from pipelines.spec.lora_tags import parse_lora
 from pipelines.spec.request import GenerationRequest
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
 from studio.metadata.foreign import Foreign, Lora, number_of
@@ -16,6 +17,7 @@ from studio.metadata.meanings import (
     MEANINGS,
     OTHER_NOISE,
     SAYS_NOTHING,
+    FindLora,
     FindModel,
     Lacking,
     Meaning,
@@ -28,8 +30,6 @@ FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
 
 _TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
-_NOT_IN_HASHES = str.maketrans("", "", ":,")
-"""What A1111 takes out of a LoRA's name when it writes its hash down."""
 
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
 """The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
@@ -71,18 +71,18 @@ def read_foreign(texts: Mapping[str, str]) -> Foreign | None:
 
 
 def nothing_installed(name: str, digest: str) -> None:
-    """Find no model: for who only wants to read."""
+    """Find no model and no LoRA: for who only wants to read."""
 
 
 def import_request(
-    texts: Mapping[str, str], *, find_model: FindModel = nothing_installed, find_lora: FindModel = nothing_installed
+    texts: Mapping[str, str], *, find_model: FindModel = nothing_installed, find_lora: FindLora = nothing_installed
 ) -> Imported:
     """Turn the texts of a picture, ours or another program's, into the fields of a request.
 
     Args:
         texts: as `read_texts` returns them.
         find_model: (name, hash) -> name of an installed model, or None.
-        find_lora: the same for LoRAs.
+        find_lora: the same for LoRAs, the hash first: files get other names.
 
     Raises:
         NotFound: no program that we know wrote these texts.
@@ -131,13 +131,22 @@ def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
         return {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}, loras
     for kind, arguments in _TAG.findall(foreign.prompt):
         if kind == "lora":
-            name, _, weights = arguments.partition(":")
-            weight = re.search(r"[-+.0-9]+", weights)
-            digest = digests.pop(name.translate(_NOT_IN_HASHES), "")
-            loras.append(Lora(name, number_of(weight[0] if weight else None, default=1.0), digest))
+            lora = _tagged(arguments)
+            loras.append(replace(lora, hash=digests.pop(a1111.name_in_hashes(lora.name), "")))
     loras += [Lora(name, 1.0, digest) for name, digest in digests.items()]
     texts = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
     return {field: _TAG.sub("", text).strip() for field, text in texts.items()}, loras
+
+
+def _tagged(arguments: str) -> Lora:
+    """Read the inside of a tag; where it means nothing here, the name and A1111's first weight are what is left."""
+    try:
+        fields = parse_lora(arguments)
+    except ValueError:
+        name, _, weights = arguments.partition(":")
+        weight = re.search(r"[-+.0-9]+", weights)
+        return Lora(name, number_of(weight[0] if weight else None, default=1.0))
+    return Lora(fields.pop("name"), fields.pop("weight"), "", fields.pop("text_encoder_weight", None), fields)
 
 
 def _is_before_1_6(foreign: Foreign) -> bool:
@@ -184,17 +193,30 @@ def _set(fields: dict[str, Any], field: str, reading: Reading, *, said: str) -> 
     return Note(field, said, reading.outcome, reading.why or ("as it is" if written_alike else f"as {reading.value}"))
 
 
-def _loras(loras: list[Lora], find_lora: FindModel, fields: dict[str, Any]) -> Iterator[Note]:
-    found = []
+def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> Iterator[Note]:
+    chosen: dict[str, dict[str, Any]] = {}
     for lora in loras:
-        name = find_lora(lora.name, lora.hash)
-        said = f"{lora.name} {lora.weight:g}"
-        if name is None:
-            digest = f" [{lora.hash}]" if lora.hash else ""
+        found = find_lora(lora.name, lora.hash)
+        te = "" if lora.text_encoder_weight is None else f"{lora.text_encoder_weight:g} "
+        said = f"{lora.name} {te}{lora.weight:g}"
+        digest = f" [{lora.hash}]" if lora.hash else ""
+        if found is None:
             yield Note("loras", said, Outcome.MISSING, f"no LoRA {lora.name!r}{digest} is installed")
-        else:
-            found.append({"name": name, "weight": lora.weight})
-            yield _set(fields, "loras", Reading(found), said=said)
+            continue
+        if found.name in chosen:
+            yield Note("loras", said, Outcome.IGNORED, f"the LoRA {found.name} is there already")
+            continue
+        entry = {"name": found.name, "weight": lora.weight, **lora.more}
+        if lora.text_encoder_weight is not None:
+            entry["text_encoder_weight"] = lora.text_encoder_weight
+        outcome, why = Outcome.USED, "" if found.name == lora.name else f"found as {found.name}"
+        if not found.is_exact:
+            outcome = Outcome.APPROXIMATED
+            why = f"{found.name} is another file: its hash is not{digest}, and the picture will differ"
+        note = _set(fields, "loras", Reading([*chosen.values(), entry], outcome, why), said=said)
+        if note.outcome is not Outcome.IGNORED:
+            chosen[found.name] = entry
+        yield note
 
 
 def _input(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:

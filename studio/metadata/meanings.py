@@ -11,14 +11,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from studio.metadata import a1111, vocabulary
 from studio.metadata.foreign import Foreign, stem
 
 FindModel = Callable[[str, str], str | None]
-"""(name, hash), either may be empty -> the name of the installed model or LoRA, or None."""
+"""(name, hash), either may be empty -> the name of the installed model, or None."""
+
+
+class FoundLora(NamedTuple):
+    """A LoRA that is installed."""
+
+    name: str
+    is_exact: bool
+    """False if its hash is another than the one that was asked for, and only the name is the same."""
+
+
+FindLora = Callable[[str, str], FoundLora | None]
+"""(name, hash), either may be empty -> the installed LoRA, or None."""
 
 OTHER_NOISE = "other noise: a different picture"
 

@@ -1,5 +1,19 @@
-"""Models on disk. Reads their configuration files only; no torch."""
+"""Models and LoRAs on disk. Reads configuration files and headers only; no torch."""
 
+from studio.store.hashes import FileHashes, Hashes
 from studio.store.installed import POCKET, find_model, installed_models, model_finder
+from studio.store.lora_header import LoraHeader
+from studio.store.loras import InstalledLora, LoraCatalogue, described_lora
 
-__all__ = ["POCKET", "find_model", "installed_models", "model_finder"]
+__all__ = [
+    "POCKET",
+    "FileHashes",
+    "Hashes",
+    "InstalledLora",
+    "LoraCatalogue",
+    "LoraHeader",
+    "described_lora",
+    "find_model",
+    "installed_models",
+    "model_finder",
+]

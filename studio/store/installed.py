@@ -28,6 +28,7 @@ class _UnetConfig(BaseModel):
     sample_size: _LatentSide | Annotated[list[_LatentSide], Field(min_length=2, max_length=2)]
     """In latent pixels; rows and columns where they differ."""
     in_channels: int = Field(ge=1)
+    cross_attention_dim: int | list[int] | None = None
 
 
 class _VaeConfig(BaseModel):
@@ -105,6 +106,7 @@ def _read_model(name: str, path: Path) -> Model:
         native_height=rows * factor,
         unet_in_channels=unet.in_channels,
         text_encoder_layers=text_encoder.num_hidden_layers,
+        cross_attention_dim=unet.cross_attention_dim if isinstance(unet.cross_attention_dim, int) else None,
         defaults=_defaults(name, own.get("defaults", {}), family),
         description=str(own.get("description", "")),
         licence=str(own.get("licence", "unknown")),

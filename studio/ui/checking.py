@@ -60,7 +60,7 @@ class Checking:
     def _start(self, named: Any) -> Updates:
         try:
             path = self._find(named)
-            job = self._studio.submit(verification.again(path))
+            job = self._studio.submit(verification.again(self._studio, path))
         except StudioError as error:
             return {self._verdict: complaint(str(error))}
         return {

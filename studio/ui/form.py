@@ -12,6 +12,7 @@ from gradio.components import Component
 from PIL import Image
 
 from pipelines.spec.errors import NotFound
+from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, bounds, field_names
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
@@ -23,6 +24,7 @@ LABELS: Mapping[str, str] = {
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
     "model": "Model",
+    "loras": "LoRAs",
     "init_image": "Image",
     "mask_image": "Mask",
     "width": "Width",
@@ -141,6 +143,7 @@ class RequestForm:
             self[name]: {"placeholder": _default(name, model)} for name in (*_NUMBERS, "negative_prompt")
         }
         hints[self["scheduler"]] = {"choices": _schedulers(model)}
+        hints[self["loras"]] = {"choices": self._loras(model)}
         hints[self["noise_schedule"]] = {"choices": _noise_schedules(model, scheduler=scheduler or None)}
         return hints
 
@@ -156,6 +159,12 @@ class RequestForm:
         """Return the model of that name, else the default one; None when it is not installed."""
         wanted = name or self._studio.settings.default_model
         return next((model for model in self._studio.models() if model.name == wanted), None)
+
+    def _loras(self, model: Model | None) -> list[str]:
+        """Return the names of the LoRAs that fit a model, as far as is known."""
+        family = model.family.name if model else ""
+        usable = ((lora.name, lora.header.family) for lora in self._studio.loras() if lora.header)
+        return [name for name, made_for in usable if not (family and made_for) or made_for == family]
 
     def _make(self, name: str, model: Model | None) -> Component:
         common: dict[str, Any] = {"label": LABELS[name], "info": _hint(name), "elem_id": name, "render": False}
@@ -173,6 +182,11 @@ class RequestForm:
             )
         if name in _CHOICES:
             return self._make_choice(name, model, common)
+        if name == "loras":
+            # a weight is typed behind the name: "pixel-art:0.8"
+            return gr.Dropdown(
+                self._loras(model), value=[], multiselect=True, allow_custom_value=True, filterable=True, **common
+            )
         if name in _IMAGES:
             # image_mode None keeps the bytes as they were uploaded
             del common["info"]
@@ -203,6 +217,8 @@ class RequestForm:
             return "" if name in _CHOICES else None
         if name in _IMAGES:
             return self.image_value(value)
+        if name == "loras":
+            return [write_lora(lora) for lora in value]
         return str(value).removesuffix(".0") if name in _NUMBERS else value
 
     def image_value(self, input_id: str) -> str | None:

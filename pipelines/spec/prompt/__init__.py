@@ -4,7 +4,7 @@ Pure Python, without torch. Text that reads as no syntax is plain text, never an
 """
 
 from pipelines.spec.prompt.chunking import Chunk, ChunkRules, Placement, TokenCount, chunk, count_tokens
-from pipelines.spec.prompt.composition import Branch, ExtraNetwork, NetworkWeights, Prompt, parse
+from pipelines.spec.prompt.composition import Branch, ExtraNetwork, NetworkWeights, Prompt, parse, without_tags
 from pipelines.spec.prompt.linting import Note, NoteKind, lint
 from pipelines.spec.prompt.scheduling import ScheduledText, schedule
 from pipelines.spec.prompt.weighting import BREAK, Mark, Weighted, weigh
@@ -30,4 +30,5 @@ __all__ = [
     "parse",
     "schedule",
     "weigh",
+    "without_tags",
 ]

@@ -100,6 +100,11 @@ def without_comments(text: str) -> str:
     return _COMMENT.sub("", text) if "#" in text else text
 
 
+def without_tags(text: str) -> str:
+    """Leave out what `parse` takes out of a text: comments and tags."""
+    return _TAG.sub("", without_comments(text))
+
+
 def _branch(text: str) -> Branch:
     before, colon, after = text.rpartition(":")
     if colon and (weight := _float(after)) is not None:

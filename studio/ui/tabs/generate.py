@@ -111,6 +111,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     place(form["negative_prompt"])
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
+        place(form["loras"])
         with gr.Row(elem_classes="tight"):
             place(form["width"])
             place(form["height"])

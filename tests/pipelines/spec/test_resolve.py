@@ -209,11 +209,6 @@ def test_the_way_out_of_too_many_exact_steps_leads_out(strength: float, steps: i
     ("fields", "message"),
     [
         (
-            {"prompt": "a boat <lora:style:0.8>"},
-            "prompt names <lora:style>, which cannot be applied here yet; take the",
-        ),
-        ({"negative_prompt": "<hypernet:x:1>"}, "negative_prompt names <hypernet:x>, which cannot be applied here yet"),
-        (
             {"prompt": "a [boat:car:0.5]", "scheduler": "dpm_adaptive"},
             "prompt changes with the steps, and scheduler dpm_adaptive has no fixed number of them; choose another",
         ),

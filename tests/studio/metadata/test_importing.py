@@ -7,7 +7,7 @@ import pytest
 from pipelines.spec.errors import NotFound
 from pipelines.spec.request import GenerationRequest, bounds
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
-from studio.metadata import Note, Outcome, import_request, native
+from studio.metadata import FoundLora, Note, Outcome, import_request, native
 from studio.metadata.foreign import Format
 from studio.metadata.importing import read_foreign
 from studio.metadata.meanings import MEANINGS
@@ -159,14 +159,14 @@ def test_lora_tags_leave_the_prompt_and_are_looked_for(prompt: str, left: str, s
 def test_a_lora_is_looked_for_by_name_and_hash() -> None:
     asked = []
 
-    def find_lora(name: str, digest: str) -> str | None:
+    def find_lora(name: str, digest: str) -> FoundLora:
         asked.append((name, digest))
-        return name
+        return FoundLora(name, is_exact=True)
 
     note = notes_of(NEW, find_lora=find_lora)["loras"]
 
     assert asked == [("ocean", "0123456789ab"), ("second one", "ba9876543210")]
-    assert note.outcome is (Outcome.USED if "loras" in GenerationRequest.model_fields else Outcome.IGNORED)
+    assert note.outcome is Outcome.USED
 
 
 @pytest.mark.parametrize(
