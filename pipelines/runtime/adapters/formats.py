@@ -209,7 +209,7 @@ def _loha(parts: _Parts) -> tuple[Delta, ...]:
 def _lokr(parts: _Parts) -> tuple[Delta, ...]:
     first = _factor(parts, "lokr_w1")
     second = _factor(parts, "lokr_w2")
-    split = [each[1] for each in (second, first) if len(each) == 2]
+    split = [each[1] for each in (first, second) if len(each) == 2]
     # where both factors are whole there is no rank, and LyCORIS ignores alpha
     scale = parts.scale(split[0].shape[0]) if split else 1.0
     kronecker = deltas.Kronecker(first, second, scale, parts.shape, parts.get("lokr_t2"))

@@ -95,7 +95,7 @@ def load(file: LoraFile, *, layers: Layers, model_name: str) -> LoadedLora:
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
     _check_finite(file, tensors)
-    found = sort_keys(tensors, layers)
+    found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
     if not found.layers:
         raise LoraError(
             f"LoRA {file.name!r} changes no layer of model {model_name}: none of its {len(tensors)} keys, such as "
@@ -114,7 +114,10 @@ def load(file: LoraFile, *, layers: Layers, model_name: str) -> LoadedLora:
         try:
             built = build(parts, layer, alpha=alpha)
         except Unfit as error:
-            raise LoraError(f"LoRA {file.name!r} does not fit model {model_name}: {place.path} {error}") from error
+            raise LoraError(
+                f"LoRA {file.name!r} does not fit model {model_name}: {place.path} {error}; "
+                "it was made for another kind of model"
+            ) from error
         deltas[place] = tuple(_settled(each, layer) for each in built)
         keys[place.part] = keys.get(place.part, 0) + len(parts)
     return LoadedLora(file.name, file.sha256, deltas, keys, _num_bytes(deltas))

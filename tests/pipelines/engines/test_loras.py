@@ -1,0 +1,235 @@
+"""LoRAs in the engine: on where asked, exactly; off afterwards, to the last bit, whatever happened."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.engines.diffusers_engine import DiffusersEngine
+from pipelines.runtime.loading import Components, ModelCache
+from pipelines.spec.engine import GeneratedImage, Inputs, Step
+from pipelines.spec.errors import Cancelled, LoraError
+from pipelines.spec.loras import LoraFile, ResolvedLora
+from pipelines.spec.model import Model
+from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.resolve import resolve
+from tests.pipelines.runtime.adapters import lora_files
+from tests.pipelines.runtime.adapters.lora_files import asked
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def components(sd1: Model) -> Components:
+    return ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9).get(sd1)
+
+
+@pytest.fixture(scope="module")
+def files(components: Components, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoraFile]:
+    folder = tmp_path_factory.mktemp("loras")
+    weights = lora_files.random_weights(components)
+    on_text = {key: value for key, value in weights.items() if key[0] == "text_encoder"}
+    on_unet = {key: value for key, value in weights.items() if key[0] == "unet"}
+    broken = {"lora_unet_nowhere.lora_down.weight": torch.zeros(2, 2)}
+    return {
+        name: lora_files.write(folder / f"{name}.safetensors", tensors)
+        for name, tensors in {
+            "both": lora_files.kohya(weights),
+            "text": lora_files.kohya(on_text),
+            "unet": {key: 2 * value for key, value in lora_files.kohya(on_unet).items()},
+            "broken": broken,
+        }.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def engine() -> DiffusersEngine:
+    return DiffusersEngine(device="cpu")
+
+
+def request(model: Model, *loras: ResolvedLora, **fields: Any) -> ResolvedRequest:
+    values = {"prompt": "abc", "seed": 3, "num_inference_steps": STEPS, "scheduler": "euler", **fields}
+    (resolved,) = resolve(GenerationRequest(**values), model)
+    return resolved.model_copy(update={"loras": loras})
+
+
+def make(
+    engine: DiffusersEngine,
+    model: Model,
+    files: Mapping[str, LoraFile],
+    *requests: ResolvedRequest,
+    on_step: Callable[[Step], None] = lambda _: None,
+) -> list[GeneratedImage]:
+    inputs = Inputs(model, loras={file.sha256: file for file in files.values()})
+    return list(engine.generate(requests, inputs, on_step))
+
+
+def pixels(images: list[GeneratedImage]) -> list[bytes]:
+    return [each.image.tobytes() for each in images]
+
+
+def difference(one: Image.Image, other: Image.Image) -> int:
+    return int(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max())
+
+
+@pytest.mark.parametrize("name", ["both", "text", "unet"])
+@pytest.mark.parametrize("weight", [1.0, -0.6])
+def test_a_picture_is_that_of_the_merged_weights(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], tmp_path: Path, name: str, weight: float
+) -> None:
+    """The peer is the same engine on a model whose weights diffusers has changed for good."""
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(sd1.path, safety_checker=None)
+    pipeline.load_lora_weights(files[name].path)
+    pipeline.fuse_lora(lora_scale=weight)
+    pipeline.unload_lora_weights()
+    pipeline.save_pretrained(tmp_path / "merged")
+    merged = Model(**{**sd1.__dict__, "name": "merged", "path": tmp_path / "merged"})
+
+    (ours,) = make(engine, sd1, files, request(sd1, asked(files[name], weight)))
+
+    (theirs,) = make(engine, merged, {}, request(merged))
+    (plain,) = make(engine, sd1, files, request(sd1))
+    assert difference(ours.image, theirs.image) <= 1
+    assert difference(ours.image, plain.image) > 5
+
+
+def test_what_was_applied_is_told(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
+    (made,) = make(engine, sd1, files, request(sd1, asked(files["both"]), asked(files["text"], 0.5)))
+
+    both, text = made.provenance["lora both"], made.provenance["lora text"]
+    assert both == f"{_keys(files['both'])}/{_keys(files['both'])}: text encoder {_keys(files['text'])}, unet " + str(
+        _keys(files["unet"])
+    )
+    assert str(text).endswith(f": text encoder {_keys(files['text'])}")
+
+
+def _keys(file: LoraFile) -> int:
+    from pipelines.spec.safetensors_header import read_header
+
+    return len(read_header(file.path).tensors)
+
+
+def test_weights_of_text_encoder_unet_and_blocks(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]
+) -> None:
+    both, text, unet = files["both"], files["text"], files["unet"]
+
+    def picture(*loras: ResolvedLora) -> bytes:
+        return pixels(make(engine, sd1, files, request(sd1, *loras)))[0]
+
+    plain = picture()
+    assert picture(asked(both, 0.0, text_encoder_weight=1.0)) == picture(asked(text))
+    assert picture(asked(both, 0.0)) == plain
+    assert picture(asked(unet, block_weights={"down_blocks": 0.0, "mid_block": 0.0, "up_blocks": 0.0})) == plain
+    halved = picture(asked(unet, block_weights={"": 1.0, "up_blocks": 0.0, "up_blocks.0.attentions.0": 1.0}))
+    assert len({plain, halved, picture(asked(unet))}) == 3
+    assert picture(asked(unet, 0.5), asked(unet, 0.5)) != plain
+
+
+def test_a_range_of_steps(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
+    def picture(**fields: Any) -> bytes:
+        return pixels(make(engine, sd1, files, request(sd1, asked(files["unet"], **fields), num_inference_steps=4)))[0]
+
+    plain = pixels(make(engine, sd1, files, request(sd1, num_inference_steps=4)))[0]
+    whole, first, last = picture(), picture(end=0.5), picture(start=0.5)
+    assert len({plain, whole, first, last}) == 4
+    assert picture(start=0.5, end=0.51) not in {plain, last}, "the third of four steps begins at 0.5"
+    assert picture(start=0.3, end=0.5) == plain, "no step begins within"
+
+
+def test_pictures_of_a_batch_wear_their_own(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
+    requests = [
+        request(sd1, seed=1),
+        request(sd1, asked(files["both"]), seed=2),
+        request(sd1, asked(files["both"]), seed=3),
+        request(sd1, asked(files["both"], 0.5), seed=4),
+        request(sd1, asked(files["text"]), seed=5),
+        request(sd1, seed=6),
+    ]
+
+    together = make(engine, sd1, files, *requests)
+
+    assert pixels(together) == [pixels(make(engine, sd1, files, each))[0] for each in requests]
+    assert [sorted(key for key in each.provenance if key.startswith("lora ")) for each in together] == [
+        [],
+        ["lora both"],
+        ["lora both"],
+        ["lora both"],
+        ["lora text"],
+        [],
+    ]
+
+
+def test_a_lora_that_cannot_be_applied_fails_the_picture(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]
+) -> None:
+    with pytest.raises(LoraError, match="'broken' changes no layer"):
+        make(engine, sd1, files, request(sd1, asked(files["both"]), asked(files["broken"])))
+
+
+def _out_of_memory(_: Step) -> None:
+    raise torch.OutOfMemoryError("injected")
+
+
+def _cancel(step: Step) -> None:
+    if step.step == 1:
+        raise Cancelled
+
+
+def _trouble() -> Iterator[Callable[[Step], None]]:
+    """Fail once, then go on."""
+    failed = False
+
+    def once(step: Step) -> None:
+        nonlocal failed
+        if step.step == 1 and not failed:
+            failed = True
+            raise torch.OutOfMemoryError("injected")
+
+    yield once
+
+
+def test_500_random_sequences_leave_no_trace(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], components: Components
+) -> None:
+    """Add, remove, replace, reweight, fail, cancel, run out of memory: the next picture without LoRA is the first."""
+    random = Random(0)
+    plain = request(sd1, num_inference_steps=1)
+    first = pixels(make(engine, sd1, files, plain))
+    events: list[Callable[[Step], None]] = [lambda _: None, _cancel, _out_of_memory]
+    before = {name: value.clone() for name, value in components.unet.state_dict().items()}
+
+    exact = 0
+    for _ in range(500):
+        names = random.choices(["both", "text", "unet", "broken"], weights=[4, 3, 4, 1], k=random.randint(1, 3))
+        loras = [asked(files[name], random.uniform(-2, 2), start=random.choice([0, 0.5])) for name in names]
+        trouble = random.choices([*events, next(_trouble())], weights=[20, 5, 1, 1])[0]
+        with suppress(Cancelled, LoraError, Exception):
+            make(engine, sd1, files, request(sd1, *loras, num_inference_steps=2), on_step=trouble)
+        exact += pixels(make(engine, sd1, files, plain)) == first
+
+    assert exact == 500
+    assert all(torch.equal(value, before[name]) for name, value in components.unet.state_dict().items())
+
+
+def test_changed_base_weights_are_noticed(sd1: Model, files: dict[str, LoraFile]) -> None:
+    engine = DiffusersEngine(device="cpu")
+    make(engine, sd1, files, request(sd1, asked(files["both"])))
+    changed: list[torch.nn.Module] = []
+
+    def spoil(step: Step) -> None:
+        if step.step == 1 and not changed:
+            unet = engine._models.get(sd1).unet
+            with torch.no_grad():
+                unet.mid_block.attentions[0].proj_in.weight.add_(1e-3)
+            changed.append(unet)
+
+    with pytest.raises(LoraError, match="weights of model sd1 have changed while LoRAs were applied"):
+        make(engine, sd1, files, request(sd1, asked(files["both"])), on_step=spoil)

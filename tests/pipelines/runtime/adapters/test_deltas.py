@@ -1,0 +1,154 @@
+"""Every kind of adapter acts as LyCORIS's merged weight does, at any strength, without touching the layer."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipelines.runtime.adapters.formats import Unfit, build
+from pipelines.runtime.adapters.loaded import _settled
+
+REFERENCE = safetensors.torch.load_file(Path(__file__).with_name("lycoris_reference.safetensors"))
+CASES = sorted({key.partition("/")[0] for key in REFERENCE})
+TOLERANCE = 1e-5
+"""Of float32 sums of up to 60 products of numbers near 1."""
+
+
+def case(name: str) -> dict[str, Tensor]:
+    return {key.partition("/")[2]: value for key, value in REFERENCE.items() if key.partition("/")[0] == name}
+
+
+def layer_of(base: Tensor) -> nn.Linear | nn.Conv2d:
+    out, inside, *kernel = base.shape
+    layer = nn.Conv2d(inside, out, kernel[0], stride=2, padding=1) if kernel else nn.Linear(inside, out)
+    layer.weight = nn.Parameter(base.clone(), requires_grad=False)
+    return layer.requires_grad_(False)
+
+
+def run(layer: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+    if isinstance(layer, nn.Conv2d):
+        return functional.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
+    return functional.linear(x, weight, layer.bias)  # type: ignore[arg-type]
+
+
+def input_of(layer: nn.Module) -> Tensor:
+    shape = (2, layer.in_channels, 9, 7) if isinstance(layer, nn.Conv2d) else (2, 5, layer.in_features)  # type: ignore[union-attr]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def adapted(layer: nn.Module, tensors: dict[str, Tensor], x: Tensor, *, weight: float) -> Tensor:
+    y = layer(x)
+    changes = [_settled(each, layer).change(layer, x, y) for each in build(tensors, layer, alpha=None)]
+    return y + weight * sum(changes)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.4, -1.5])
+@pytest.mark.parametrize("name", CASES)
+def test_it_acts_as_the_merged_weight(name: str, weight: float) -> None:
+    tensors = case(name)
+    base, merged = tensors.pop("base"), tensors.pop("merged")
+    layer = layer_of(base)
+    x = input_of(layer)
+
+    result = adapted(layer, tensors, x, weight=weight)
+
+    expected = run(layer, base + weight * (merged - base), x)
+    torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    assert (expected - layer(x)).abs().max() > 0.05
+    assert torch.equal(layer.weight, base)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize("axis", ["in", "out", "peft"])
+def test_dora_keeps_the_lengths_of_its_axis(kind: str, axis: str) -> None:
+    """arXiv:2402.09353, equation 5: W' = m (W + ΔW) / |W + ΔW|; over outputs as PEFT has it, over inputs as kohya."""
+    tensors = case(f"lora {kind}")
+    base, merged = tensors.pop("base"), tensors.pop("merged")
+    dimension = 1 if axis == "in" else 0
+    wanted = 0.5 + torch.rand(base.shape[dimension], generator=torch.Generator().manual_seed(2))
+    shape = [-1 if index == dimension else 1 for index in range(base.dim())]
+    lengths = merged.transpose(0, dimension).flatten(1).norm(dim=1)
+    decomposed = merged * (wanted / lengths).reshape(shape)
+    layer = layer_of(base)
+    x = input_of(layer)
+
+    result = adapted(
+        layer, {**tensors, "dora_scale": wanted if axis == "peft" else wanted.reshape(shape)}, x, weight=0.7
+    )
+
+    expected = run(layer, base + 0.7 * (decomposed - base), x)
+    torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_full_differences_of_weight_and_bias(kind: str) -> None:
+    layer = layer_of(case(f"lora {kind}")["base"])
+    x = input_of(layer)
+    diff, diff_b = torch.randn_like(layer.weight), torch.randn_like(layer.bias)  # type: ignore[arg-type]
+
+    result = adapted(layer, {"diff": diff, "diff_b": diff_b}, x, weight=-0.5)
+
+    other = layer_of(layer.weight - 0.5 * diff)
+    other.bias = nn.Parameter(layer.bias - 0.5 * diff_b)  # type: ignore[operator]
+    torch.testing.assert_close(result, other(x), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("names", [("w_norm", "b_norm"), ("diff", "diff_b")])
+@pytest.mark.parametrize("layer", [nn.GroupNorm(2, 6), nn.LayerNorm(6)])
+def test_differences_of_a_normalisation(layer: nn.GroupNorm | nn.LayerNorm, names: tuple[str, str]) -> None:
+    x = torch.randn(2, 6, 6)
+    weight, bias = torch.randn(6), torch.randn(6)
+
+    with torch.no_grad():
+        result = adapted(layer, {names[0]: weight, names[1]: bias}, x, weight=0.3)
+        expected = layer(x) + 0.3 * (
+            functional.group_norm(x, 2, weight, bias)
+            if isinstance(layer, nn.GroupNorm)
+            else functional.layer_norm(x, (6,), weight, bias)
+        )
+
+    torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("on_input", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_ia3_scales_one_side_of_the_weight(kind: str, on_input: bool) -> None:
+    """arXiv:2205.05638: W' = W (1 + scale), per input or per output."""
+    layer = layer_of(case(f"lora {kind}")["base"])
+    dimension = 1 if on_input else 0
+    scale = torch.randn(layer.weight.shape[dimension])
+    shape = [-1 if index == dimension else 1 for index in range(layer.weight.dim())]
+    x = input_of(layer)
+
+    result = adapted(layer, {"weight": scale, "on_input": torch.tensor(on_input)}, x, weight=0.8)
+
+    expected = run(layer, layer.weight * (1 + 0.8 * scale.reshape(shape)), x)
+    torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (
+            {"lora_down.weight": (4, 21), "lora_up.weight": (12, 4)},
+            "lora_down.weight of 4×21, .* needs 4×20",
+        ),
+        (
+            {"lora_down.weight": (4, 20), "lora_up.weight": (13, 4)},
+            "lora_up.weight of 13×4, .* needs 12×4",
+        ),
+        ({"lora_down.weight": (4, 20)}, "has lora_down.weight, which together are no kind"),
+        ({"lora_down.weight": (4, 20), "lora_up.weight": (12, 4), "what": (1,)}, "no kind that is known"),
+        ({"lokr_w1": (2, 2), "lokr_w2": (6, 11)}, "product does not have the shape"),
+        ({"oft_blocks": (5, 2, 2)}, "do not turn 12 outputs"),
+        ({"weight": (7,), "on_input": ()}, "where the model needs"),
+    ],
+)
+def test_what_does_not_fit_is_told(tensors: dict[str, tuple[int, ...]], words: str) -> None:
+    layer = nn.Linear(20, 12)
+
+    with pytest.raises(Unfit, match=words):
+        build({name: torch.ones(shape) for name, shape in tensors.items()}, layer, alpha=None)

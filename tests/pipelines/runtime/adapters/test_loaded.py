@@ -1,0 +1,215 @@
+"""LoRA files of every dialect find their layers, all of them or none."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.runtime.adapters.layers import Layers, Place
+from pipelines.runtime.adapters.loaded import LoadedLora, LoraCache, load
+from pipelines.runtime.loading import Components, ModelCache
+from pipelines.spec.errors import LoraError, ModelError
+from pipelines.spec.loras import LoraFile
+from pipelines.spec.model import Model
+from tests.pipelines.runtime.adapters import lora_files
+from tests.pipelines.runtime.adapters.lora_files import Weights
+
+SGM = {"layers_per_block": 1, "attentive": {0}}
+
+
+@pytest.fixture(scope="module")
+def loaded(sd1: Model, sdxl: Model) -> dict[str, Components]:
+    cache = ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9)
+    return {model.family.name: cache.get(model) for model in (sd1, sdxl)}
+
+
+def layers_of(components: Components) -> Layers:
+    return Layers(components.unet, components.text_encoders)
+
+
+def read(file: LoraFile, components: Components) -> LoadedLora:
+    return load(file, layers=layers_of(components), model_name=components.name)
+
+
+def found(lora: LoadedLora) -> dict[tuple[str, str], Tensor]:
+    """The matrix that each layer was given, with its scale."""
+    return {
+        (place.part, place.path.removeprefix("text_model.")): (delta.up.flatten(1) @ delta.down.flatten(1))
+        * delta.scale
+        for place, (delta,) in lora.deltas.items()
+    }
+
+
+def expected(weights: Weights, *, scale: float) -> dict[tuple[str, str], Tensor]:
+    return {key: (up.flatten(1) @ down.flatten(1)) * scale for key, (down, up) in weights.items()}
+
+
+def assert_same(left: dict[Any, Tensor], right: dict[Any, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        torch.testing.assert_close(value, right[key])
+
+
+DIALECTS: dict[str, tuple[Callable[[Weights], dict[str, Tensor]], float]] = {
+    "kohya": (lora_files.kohya, 0.5),
+    "kohya te1": (lambda weights: lora_files.kohya(weights, text_prefixes={"text_encoder": "lora_te1_"}), 0.5),
+    "kohya sgm": (lambda weights: lora_files.kohya(weights, sgm=SGM), 0.5),
+    "diffusers": (lora_files.dotted, 1.0),
+    "diffusers .lora.": (lambda weights: lora_files.dotted(weights, names=("lora.down", "lora.up")), 1.0),
+    "diffusers linear layer": (
+        lambda weights: lora_files.dotted(weights, names=("lora_linear_layer.down", "lora_linear_layer.up")),
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_finds_the_same_layers(dialect: str, loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sd1"])
+    write, scale = DIALECTS[dialect]
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", write(weights)), loaded["sd1"])
+
+    assert_same(found(lora), expected(weights, scale=scale))
+    assert lora.keys["text_encoder"] == len(write(weights)) - lora.keys["unet"] > 0
+
+
+def test_peft_and_old_processors(loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
+    on_attention = {key: value for key, value in weights.items() if ".attn" in key[1]}
+
+    peft = read(
+        lora_files.write(tmp_path / "a.safetensors", lora_files.dotted(weights, prefix="base_model.model.")),
+        loaded["sd1"],
+    )
+    old = read(lora_files.write(tmp_path / "b.safetensors", lora_files.processors(weights)), loaded["sd1"])
+
+    assert_same(found(peft), expected(weights, scale=1.0))
+    assert_same(found(old), expected(on_attention, scale=1.0))
+
+
+def test_alpha_of_diffusers_metadata_counts(loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
+    metadata = {"lora_adapter_metadata": '{"unet.r": 2, "unet.lora_alpha": 8}'}
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", lora_files.dotted(weights), metadata), loaded["sd1"])
+
+    assert_same(found(lora), expected(weights, scale=4.0))
+
+
+def test_sdxl_has_two_text_encoders(loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sdxl"], parts=("unet", "text_encoder", "text_encoder_2"))
+    prefixes = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+
+    for tensors in (
+        lora_files.kohya(weights, text_prefixes=prefixes),
+        lora_files.kohya(weights, text_prefixes=prefixes, sgm=SGM),
+    ):
+        lora = read(lora_files.write(tmp_path / "a.safetensors", tensors), loaded["sdxl"])
+
+        assert_same(found(lora), expected(weights, scale=0.5))
+    assert lora.audit.startswith(f"{len(tensors)}/{len(tensors)}: text encoder ")
+    assert ", text encoder 2 " in lora.audit
+
+
+def test_sgm_names_are_those_of_diffusers_own_conversion() -> None:
+    """Against the table that diffusers converts Stability's checkpoints with."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=2,
+        cross_attention_dim=8,
+        attention_head_dim=8,
+        norm_num_groups=4,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=32,
+    )
+    from pipelines.runtime.adapters.layers import sgm_path
+
+    names = {name.rpartition(".") for name in unet.state_dict()}
+    ldm = {
+        f"model.diffusion_model.{sgm_path(path, layers_per_block=2, attentive={0, 1})}.{kind}": torch.tensor(number)
+        for number, (path, _, kind) in enumerate(sorted(names))
+    }
+
+    converted = convert_ldm_unet_checkpoint(ldm, {**unet.config, "class_embed_type": None})
+
+    wanted = {f"{path}.{kind}": number for number, (path, _, kind) in enumerate(sorted(names))}
+    assert {name: int(value) for name, value in converted.items()} == wanted
+
+
+def test_an_encoder_with_one_projection_only(loaded: dict[str, Components], tmp_path: Path) -> None:
+    """diffusers refuses it, or drops the attention part."""
+    weights = lora_files.random_weights(loaded["sd1"], parts=("text_encoder",))
+    only = {key: value for key, value in weights.items() if key[1].endswith("q_proj")}
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", lora_files.kohya(only)), loaded["sd1"])
+
+    assert_same(found(lora), expected(only, scale=0.5))
+    assert lora.audit == f"{3 * len(only)}/{3 * len(only)}: text encoder {3 * len(only)}"
+
+
+def test_what_does_not_fit_is_refused_whole(loaded: dict[str, Components], tmp_path: Path) -> None:
+    theirs = lora_files.write(
+        tmp_path / "xl.safetensors", lora_files.kohya(lora_files.random_weights(loaded["sdxl"], parts=("unet",)))
+    )
+    with pytest.raises(LoraError, match=r"LoRA 'xl' does not fit model sd1: \S+attn2\S+ has lora_down"):
+        read(theirs, loaded["sd1"])
+
+    ours = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
+    flux = {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": torch.zeros(2, 8)}
+    with pytest.raises(LoraError, match="changes no layer of model sd1: none of its 1 keys"):
+        read(lora_files.write(tmp_path / "flux.safetensors", flux), loaded["sd1"])
+    with pytest.raises(LoraError, match=r"model sd1 in part only: 1 of its \d+ keys belong to no layer, first lora"):
+        read(lora_files.write(tmp_path / "half.safetensors", {**ours, **flux}), loaded["sd1"])
+
+
+def test_damaged_files_are_refused(loaded: dict[str, Components], tmp_path: Path) -> None:
+    tensors = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
+    key = next(iter(tensors))
+    for number in (float("nan"), float("inf")):
+        spoiled = {**tensors, key: torch.full_like(tensors[key], number)}
+        with pytest.raises(LoraError, match="holds NaN or infinity"):
+            read(lora_files.write(tmp_path / "nan.safetensors", spoiled), loaded["sd1"])
+
+    file = lora_files.write(tmp_path / "a.safetensors", tensors)
+    file.path.write_bytes(file.path.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="cut short"):
+        read(file, loaded["sd1"])
+
+    file = lora_files.write(tmp_path / "b.safetensors", tensors)
+    lora_files.write(tmp_path / "b.safetensors", {name: value * 2 for name, value in tensors.items()})
+    with pytest.raises(LoraError, match=r"b.safetensors has changed: its tensors have the hash \w{12}, and"):
+        read(file, loaded["sd1"])
+
+
+def test_the_cache_keeps_what_was_used_last(loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sd1"])
+    files = [
+        lora_files.write(
+            tmp_path / f"{number}.safetensors",
+            {key: value * (number + 1) for key, value in lora_files.kohya(weights).items()},
+        )
+        for number in range(3)
+    ]
+    cache = LoraCache(layers_of(loaded["sd1"]), model_name="sd1")
+    first, second, third = map(cache.get, files)
+    cache = LoraCache(layers_of(loaded["sd1"]), model_name="sd1", max_bytes=2 * first.num_bytes)
+
+    kept = [cache.get(file) for file in files]
+    assert cache.get(files[0]) is kept[0]
+    cache.shrink()
+
+    assert cache.get(files[0]) is kept[0]
+    assert cache.get(files[2]) is kept[2]
+    assert cache.get(files[1]) is not kept[1]
+    assert second.sha256 != third.sha256
+    assert all(isinstance(place, Place) for place in first.deltas)
