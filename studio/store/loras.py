@@ -209,12 +209,12 @@ def _by_file(lora: InstalledLora, wanted: str) -> bool:
 
 
 def _by_title(lora: InstalledLora, wanted: str) -> bool:
-    return lora.header is not None and lora.header.title == wanted
+    return lora.header is not None and lora.header.title == wanted != ""
 
 
 def _loosely(lora: InstalledLora, wanted: str) -> bool:
-    title = lora.header.title if lora.header else lora.name
-    return wanted.lower() in {called.lower() for called in (lora.name, lora.place, lora.path.stem, title)}
+    names = {lora.name, lora.place, lora.path.stem, lora.header.title if lora.header else ""}
+    return wanted.lower() in {name.lower() for name in names - {""}}
 
 
 def _worth_hashing(
