@@ -253,24 +253,24 @@ def _found(folders: Sequence[Path]) -> Iterator[_File]:
     """Yield the LoRA files of all folders, each once, however many links lead to it; what is hidden is left out."""
     seen: set[str] = set()
     for folder in folders:
-        waiting = [folder]
+        waiting = [str(folder)]
         while waiting:
             here = waiting.pop()
-            if (real := os.path.realpath(here)) in seen:
+            if (real_here := os.path.realpath(here)) in seen:
                 continue
-            seen.add(real)
+            seen.add(real_here)
             try:
                 with os.scandir(here) as entries:
                     inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_by_name)
             except OSError:  # not there, or not ours to read
                 continue
-            waiting += [Path(entry) for entry in inside if entry.is_dir()][::-1]
+            waiting += [entry.path for entry in inside if entry.is_dir()][::-1]
             names = {entry.name for entry in inside}
             for entry in inside:
-                real = os.path.realpath(entry)
-                if not entry.name.lower().endswith(SUFFIX) or real in seen:
+                if not entry.name.lower().endswith(SUFFIX) or not entry.is_file():  # a broken link is none
                     continue
-                if (file := _file(folder, Path(entry), names)) is not None:
+                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real_here, entry.name)  # noqa: PTH118 - a thousand of them
+                if real not in seen and (file := _file(folder, entry, names)) is not None:
                     seen.add(real)
                     yield file
 
@@ -279,30 +279,31 @@ def _by_name(entry: "os.DirEntry[str]") -> str:
     return entry.name
 
 
-def _file(folder: Path, path: Path, names: set[str]) -> _File | None:
-    """Return a file, if it is one; a broken link is none."""
-    if not path.is_file():
-        return None
-    place = _readable(path.relative_to(folder).with_suffix("").as_posix())
-    preview = next((path.with_name(path.stem + suffix) for suffix in PREVIEWS if path.stem + suffix in names), None)
+def _file(folder: Path, entry: "os.DirEntry[str]", names: set[str]) -> _File | None:
+    """Return a file as it is; None if it is gone since it was listed."""
+    path = Path(entry.path)
+    stem = path.stem
+    preview = next((path.with_name(stem + ending) for ending in PREVIEWS if stem + ending in names), None)
     try:
-        return _File(folder, path, place, key(path), preview)
-    except OSError:  # gone since it was listed
+        state = key(path, entry.stat())
+    except OSError:
         return None
+    return _File(folder, path, _readable(path.relative_to(folder).with_suffix("").as_posix()), state, preview)
 
 
 def _names(files: Sequence[_File]) -> list[str]:
     """Name each file: as it is called, else by its path in its folder, else with that folder's name, else with all."""
     stems = Counter(file.path.stem for file in files)
-    taken: set[str] = set()
-    names = []
+    names: dict[str, _File] = {}
     for file in files:
-        stem = [_readable(file.path.stem)] if stems[file.path.stem] == 1 else []
-        others = (file.place, f"{_readable(file.folder.name)}/{file.place}", _readable(file.path.as_posix()))
-        name = next(name for name in map(writable_name, [*stem, *others]) if name not in taken)
-        taken.add(name)
-        names.append(name)
-    return names
+        ways = (
+            file.place.rpartition("/")[2] if stems[file.path.stem] == 1 else file.place,
+            file.place,
+            f"{_readable(file.folder.name)}/{file.place}",
+            _readable(file.path.as_posix()),
+        )
+        names[next(name for name in map(writable_name, ways) if name not in names)] = file
+    return list(names)
 
 
 def _readable(text: str) -> str:
