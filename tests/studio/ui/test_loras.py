@@ -7,6 +7,7 @@ import pytest
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.request import GenerationRequest
 from studio import Settings, Studio
+from studio.ui import markup
 from tests.studio.lora_files import write_lora_file
 from tests.studio.ui.test_form import make_form, values
 
@@ -58,3 +59,9 @@ def test_what_cannot_be_read_is_refused_by_the_fields_name(studio: Studio) -> No
     with pytest.raises(InvalidRequest, match="loras names 'sea:much': te must be a number") as refused:
         form.read(values(form, loras=["sea:much"]))
     assert refused.value.field == "loras"
+
+
+def test_the_gallery_says_what_was_applied(studio: Studio) -> None:
+    image = studio.generate("a boat <lora:sea:0.5:0.25>", progress=False)[0]
+
+    assert "<dt>LoRAs</dt><dd>sea:0.5:0.25</dd>" in markup.settings(image)
