@@ -31,6 +31,13 @@ def test_the_form_offers_what_fits_the_model(studio: Studio, loras: Path) -> Non
     assert choices(studio).isdisjoint({"large", "broken"})
 
 
+def test_a_new_file_is_offered_when_the_page_is_opened_again(studio: Studio, loras: Path) -> None:
+    form = make_form(studio)
+    write_lora_file(loras / "new.safetensors")
+
+    assert "new" in form.lora_choices("toy")["choices"]
+
+
 def test_a_chosen_name_counts_wholly_and_a_typed_weight_as_typed(studio: Studio) -> None:
     form = make_form(studio)
 
