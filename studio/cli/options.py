@@ -37,6 +37,11 @@ def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) 
     )
 
 
+def _without_empty_lists(given: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what may be repeated and was not given once: the list of a line in a batch file counts then."""
+    return {name: value for name, value in given.items() if value != []}
+
+
 def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Callable[..., None]:
     """Give a command every setting as an option; it receives all of them, read and checked, as `settings`.
 
