@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StorageError,
         StudioError,
     )
+    from pipelines.spec.loras import LoraSpec
     from pipelines.spec.request import GenerationRequest, ResolvedRequest, Task
     from studio.core import Studio
     from studio.gallery import GalleryImage
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidRequest",
     "Job",
     "JobState",
+    "LoraSpec",
     "ModelError",
     "NotANumber",
     "NotFound",
@@ -63,6 +65,7 @@ _HOMES = {
     "GenerationRequest": "pipelines.spec.request",
     "Job": "studio.jobs",
     "JobState": "studio.jobs",
+    "LoraSpec": "pipelines.spec.loras",
     "ResolvedRequest": "pipelines.spec.request",
     "Settings": "studio.settings",
     "Studio": "studio.core",

@@ -3,15 +3,13 @@
 Knows a Studio by what it is given of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image, ImageChops
 
-from pipelines.spec.lora_tags import write_lora
-from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from studio import metadata
 from studio.gallery import Gallery, GalleryImage
@@ -136,21 +134,23 @@ def _asked(studio: Making, request: ResolvedRequest) -> GenerationRequest:
 
 def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
     then, now = _settings(before), _settings(after)
-    return tuple(
+    others = (
         Difference(name, then.get(name), now.get(name))
         for name in {**then, **now}
         if then.get(name) != now.get(name) and name not in _SAYS_NOTHING
     )
+    return (*_changed_loras(before.request, after.request), *others)
+
+
+def _changed_loras(before: ResolvedRequest, after: ResolvedRequest) -> Iterator[Difference]:
+    """Yield the files that hold other tensors than they did; another name of the same file is no difference."""
+    for then, now in zip(before.loras, after.loras, strict=False):
+        if then.sha256 != now.sha256:
+            yield Difference(f"LoRA {then.name}", then.sha256[:12], now.sha256[:12])
 
 
 def _settings(record: Record) -> Mapping[str, Any]:
-    """Return what decides the pixels, the likeliest to have changed first."""
-    loras = {f"LoRA {number}": _said(lora) for number, lora in enumerate(record.request.loras, 1)}
-    return {**loras, **record.request.model_dump(mode="json", exclude={"loras"}), **record.provenance}
-
-
-def _said(lora: ResolvedLora) -> str:
-    return f"{write_lora(lora)} [{lora.sha256[:12]}]"
+    return {**record.request.model_dump(mode="json", exclude={"loras"}), **record.provenance}
 
 
 def _pixels(path: Path) -> Image.Image:

@@ -45,5 +45,6 @@ def _check_loras(request: ResolvedRequest, inputs: Inputs) -> None:
 
 def _draw(request: ResolvedRequest) -> Image.Image:
     """Return an 8×8 pattern from the hash of the request, enlarged to its size."""
-    pattern = hashlib.shake_256(request.model_dump_json(exclude={"template"}).encode()).digest(8 * 8 * 3)
+    seen = request.model_dump_json(exclude={"template": True, "loras": {"__all__": {"name"}}})  # names paint nothing
+    pattern = hashlib.shake_256(seen.encode()).digest(8 * 8 * 3)
     return Image.frombytes("RGB", (8, 8), pattern).resize((request.width, request.height), Image.Resampling.BICUBIC)

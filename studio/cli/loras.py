@@ -105,7 +105,7 @@ def _row(lora: "InstalledLora") -> tuple[object, ...]:
     if lora.header is None:
         return lora.name, "", "cannot be used", "", "", _size(lora), ""
     ranks = sorted({lora.header.ranks[0], lora.header.ranks[-1]}) if lora.header.ranks else []
-    words = ", ".join(lora.header.trigger_words)
+    words = ", ".join(lora.header.trigger_words)[:SHOWN_WORDS]
     rank = " to ".join(map(str, ranks))
     return (
         lora.name,
@@ -114,7 +114,7 @@ def _row(lora: "InstalledLora") -> tuple[object, ...]:
         rank,
         _layers(lora),
         _size(lora),
-        words[:SHOWN_WORDS],
+        words,
     )
 
 

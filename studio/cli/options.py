@@ -32,7 +32,14 @@ def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) 
         for name, schema in field_rules(GenerationRequest).items()
         if name != "prompt"
     ]
-    return _extended(function, "fields", options, lambda given: {name: value for name, value in given.items() if value})
+    return _extended(
+        function, "fields", options, lambda given: {name: value for name, value in given.items() if value != []}
+    )
+
+
+def _without_empty_lists(given: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what may be repeated and was not given once: the list of a line in a batch file counts then."""
+    return {name: value for name, value in given.items() if value != []}
 
 
 def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Callable[..., None]:

@@ -71,13 +71,17 @@ class FileHashes:
         return hashes
 
 
-def key(path: Path) -> tuple[str, int, int]:
+def key(path: Path, status: os.stat_result | None = None) -> tuple[str, int, int]:
     """Return what tells one state of a file from another: path, size in bytes, time of change in nanoseconds.
+
+    Args:
+        path: the file.
+        status: what is known of it; looked at otherwise.
 
     Raises:
         OSError: it cannot be looked at.
     """
-    status = path.stat()
+    status = status or path.stat()
     name = os.fsencode(path).decode("utf-8", "backslashreplace")  # what no database could hold
     return name, status.st_size, status.st_mtime_ns
 

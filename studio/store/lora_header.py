@@ -156,7 +156,7 @@ def read_lora_header(path: Path) -> LoraHeader:
         kind=_kind(kinds),
         ranks=tuple(sorted(_ranks(header.tensors, split))),
         alpha=_alpha(path, header, metadata),
-        layers=dict(Counter(_part(layer, family) for layer in layers).most_common()),
+        layers=dict(sorted(Counter(_part(layer, family) for layer in layers).items())),
         cross_attention_dim=width,
         trigger_words=tuple(_trigger_words(metadata)),
         licence=_text(metadata, "modelspec.license") or _text(metadata, "license"),

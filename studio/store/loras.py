@@ -5,7 +5,7 @@ A file that cannot be used stands in it too, with the reason.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -136,31 +136,15 @@ class LoraCatalogue:
     def __init__(self, folders: Sequence[Path], hashes: FileHashes) -> None:
         self._folders = folders
         self._hashes = hashes
-        self._headers: Mapping[State, LoraHeader | str] = {}
+        self._headers: dict[State, LoraHeader | str] = {}
 
     def installed(self) -> list[InstalledLora]:
         """Return every LoRA file, by name, those that cannot be used among them."""
-        found = list(_found(self._folders))
+        found = _named(_found(self._folders))
         known = self._hashes.known() if found else {}
-        headers: dict[State, LoraHeader | str] = {}
-        installed = []
-        for name, file in zip(_names(found), found, strict=True):
-            header = headers[file.state] = self._headers.get(file.state) or _read(file.path)
-            problem = header if isinstance(header, str) else _problem_of(name)
-            installed.append(
-                InstalledLora(
-                    name=name,
-                    path=file.path,
-                    place=file.place,
-                    size=file.state[1],
-                    header=None if problem or isinstance(header, str) else header,
-                    problem=problem,
-                    preview=file.preview,
-                    known_hashes=known.get(file.state),
-                    _hashes=self._hashes,
-                )
-            )
-        self._headers = headers  # as a whole: another thread never sees half of it
+        installed = [self._open(name, file, known) for name, file in found.items()]
+        states = {file.state for file in found.values()}
+        self._headers = {state: header for state, header in list(self._headers.items()) if state in states}
         return sorted(installed, key=lambda lora: (lora.name.lower(), lora.name))
 
     def find(self, name: str) -> InstalledLora:
@@ -169,9 +153,12 @@ class LoraCatalogue:
         Raises:
             NotFound: there is none, or several are called so; the message names those that are near.
         """
-        installed = self.installed()
         wanted = name.removesuffix(SUFFIX)
-        for called in (_exactly, _by_file, _by_title, _loosely):
+        found = _named(_found(self._folders))
+        if wanted in found:  # without a look at the headers of the others
+            return self._open(wanted, found[wanted], self._hashes.known())
+        installed = self.installed()
+        for called in (_by_file, _by_title, _loosely):
             meant = [lora for lora in installed if called(lora, wanted)]
             if len(meant) > 1:
                 raise NotFound(f"LoRA {name!r:.80} is one of {', '.join(lora.name for lora in meant)}; say which")
@@ -179,9 +166,26 @@ class LoraCatalogue:
                 return meant[0]
         names = {called.lower(): lora.name for lora in installed for called in (lora.path.stem, lora.name)}
         near = [names[each] for each in get_close_matches(wanted.lower(), names, n=3, cutoff=0.5)]
-        known = dict.fromkeys(near or (lora.name for lora in installed[:10]))
-        there = f"there are {', '.join(known)}" if known else "there are none"
+        others = dict.fromkeys(near or (lora.name for lora in installed[:10]))
+        there = f"there are {', '.join(others)}" if others else "there are none"
         raise NotFound(f"LoRA {name!r:.80} is not installed; {there} (LoRAs live in {self._folders[0]})")
+
+    def _open(self, name: str, file: "_File", known: Mapping[State, Hashes]) -> InstalledLora:
+        header = self._headers.get(file.state)
+        if header is None:
+            header = self._headers[file.state] = _read(file.path)
+        problem = header if isinstance(header, str) else _problem_of(name)
+        return InstalledLora(
+            name=name,
+            path=file.path,
+            place=file.place,
+            size=file.state[1],
+            header=None if problem or isinstance(header, str) else header,
+            problem=problem,
+            preview=file.preview,
+            known_hashes=known.get(file.state),
+            _hashes=self._hashes,
+        )
 
     def find_by_hash(self, name: str, digest: str) -> tuple[str, bool] | None:
         """Return the name of the LoRA that another program means, and whether its hash is the one said (if one was).
@@ -200,21 +204,17 @@ class LoraCatalogue:
         return None if named is None or named.problem else (named.name, not digest)
 
 
-def _exactly(lora: InstalledLora, wanted: str) -> bool:
-    return lora.name == wanted
-
-
 def _by_file(lora: InstalledLora, wanted: str) -> bool:
     return wanted in {lora.place, lora.path.stem}
 
 
 def _by_title(lora: InstalledLora, wanted: str) -> bool:
-    return lora.header is not None and lora.header.title == wanted
+    return lora.header is not None and lora.header.title == wanted != ""
 
 
 def _loosely(lora: InstalledLora, wanted: str) -> bool:
-    title = lora.header.title if lora.header else lora.name
-    return wanted.lower() in {called.lower() for called in (lora.name, lora.place, lora.path.stem, title)}
+    names = {lora.name, lora.place, lora.path.stem, lora.header.title if lora.header else ""}
+    return wanted.lower() in {name.lower() for name in names - {""}}
 
 
 def _worth_hashing(
@@ -253,24 +253,24 @@ def _found(folders: Sequence[Path]) -> Iterator[_File]:
     """Yield the LoRA files of all folders, each once, however many links lead to it; what is hidden is left out."""
     seen: set[str] = set()
     for folder in folders:
-        waiting = [folder]
+        waiting = [str(folder)]
         while waiting:
             here = waiting.pop()
-            if (real := os.path.realpath(here)) in seen:
+            if (real_here := os.path.realpath(here)) in seen:
                 continue
-            seen.add(real)
+            seen.add(real_here)
             try:
                 with os.scandir(here) as entries:
                     inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_by_name)
             except OSError:  # not there, or not ours to read
                 continue
-            waiting += [Path(entry) for entry in inside if entry.is_dir()][::-1]
+            waiting += [entry.path for entry in inside if entry.is_dir()][::-1]
             names = {entry.name for entry in inside}
             for entry in inside:
-                real = os.path.realpath(entry)
-                if not entry.name.lower().endswith(SUFFIX) or real in seen:
+                if not entry.name.lower().endswith(SUFFIX) or not entry.is_file():  # a broken link is none
                     continue
-                if (file := _file(folder, Path(entry), names)) is not None:
+                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real_here, entry.name)  # noqa: PTH118 - a thousand of them
+                if real not in seen and (file := _file(folder, entry, names)) is not None:
                     seen.add(real)
                     yield file
 
@@ -279,29 +279,31 @@ def _by_name(entry: "os.DirEntry[str]") -> str:
     return entry.name
 
 
-def _file(folder: Path, path: Path, names: set[str]) -> _File | None:
-    """Return a file, if it is one; a broken link is none."""
-    if not path.is_file():
-        return None
-    place = _readable(path.relative_to(folder).with_suffix("").as_posix())
-    preview = next((path.with_name(path.stem + suffix) for suffix in PREVIEWS if path.stem + suffix in names), None)
+def _file(folder: Path, entry: "os.DirEntry[str]", names: set[str]) -> _File | None:
+    """Return a file as it is; None if it is gone since it was listed."""
+    path = Path(entry.path)
+    stem = path.stem
+    preview = next((path.with_name(stem + ending) for ending in PREVIEWS if stem + ending in names), None)
     try:
-        return _File(folder, path, place, key(path), preview)
-    except OSError:  # gone since it was listed
+        state = key(path, entry.stat())
+    except OSError:
         return None
+    return _File(folder, path, _readable(path.relative_to(folder).with_suffix("").as_posix()), state, preview)
 
 
-def _names(files: Sequence[_File]) -> list[str]:
+def _named(found: Iterable[_File]) -> dict[str, _File]:
     """Name each file: as it is called, else by its path in its folder, else with that folder's name, else with all."""
+    files = list(found)
     stems = Counter(file.path.stem for file in files)
-    taken: set[str] = set()
-    names = []
+    names: dict[str, _File] = {}
     for file in files:
-        stem = [_readable(file.path.stem)] if stems[file.path.stem] == 1 else []
-        others = (file.place, f"{_readable(file.folder.name)}/{file.place}", _readable(file.path.as_posix()))
-        name = next(name for name in map(writable_name, [*stem, *others]) if name not in taken)
-        taken.add(name)
-        names.append(name)
+        ways = (
+            file.place.rpartition("/")[2] if stems[file.path.stem] == 1 else file.place,
+            file.place,
+            f"{_readable(file.folder.name)}/{file.place}",
+            _readable(file.path.as_posix()),
+        )
+        names[next(name for name in map(writable_name, ways) if name not in names)] = file
     return names
 
 

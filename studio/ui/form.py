@@ -147,6 +147,10 @@ class RequestForm:
         hints[self["noise_schedule"]] = {"choices": _noise_schedules(model, scheduler=scheduler or None)}
         return hints
 
+    def lora_choices(self, model_name: str | None) -> dict[str, Any]:
+        """Return an update with the LoRAs that are there at this moment and fit a model."""
+        return gr.update(choices=self._loras(self._model(model_name)))
+
     def shaped(self, model_name: str | None, ratio: float) -> tuple[int, int]:
         """Return width and height of about a model's native area, with a ratio of width to height."""
         model = self._model(model_name)

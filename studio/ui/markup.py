@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
+from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.request import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from studio.gallery import GalleryImage
@@ -66,8 +67,10 @@ def settings(image: GalleryImage) -> str:
     rows = [("Prompt", request.prompt or "–")]
     if request.negative_prompt:
         rows.append(("Negative prompt", request.negative_prompt))
+    rows.append(("Model", request.model))
+    if request.loras:
+        rows.append(("LoRAs", ", ".join(map(write_lora, request.loras))))
     rows += [
-        ("Model", request.model),
         ("Seed", str(request.seed)),
         ("Size", f"{request.width} × {request.height}"),
         ("Steps", str(request.num_inference_steps)),

@@ -102,6 +102,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     )
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
+    demo.load(form.lora_choices, form["model"], form["loras"], **QUIET)
     demo.load(observer.look_anew, None, observer.outputs, **QUIET)
     return GenerateTab(form, observer.complaint, start_from, mask, observer.stage, observer.strip)
 

@@ -33,7 +33,8 @@ def test_every_field_of_a_request_is_an_option_with_its_description(run: Run) ->
 
     for name in field_names():
         described = GenerationRequest.model_fields[name].description
-        assert name == "prompt" or (f"--{name.replace('_', '-')} " in text and str(described) in text)
+        option = {"loras": "lora"}.get(name, name.replace("_", "-"))
+        assert name == "prompt" or (f"--{option} " in text and str(described) in text)
     assert "(64 to 4096; multiples of 8)" in text
     assert "(above 0 to 1)" in text
     assert "(png, jpeg, webp, avif; default png)" in text
@@ -88,7 +89,7 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
     assert described["request"].items() >= asked.items()
     assert described["request"]["init_image"] == described["request"]["mask_image"] is not None
     assert described.keys() == {"id", "path", "seed", "request", "provenance"}
-    assert {*asked, "prompt", "init_image", "mask_image", "num_images"} == set(field_names())
+    assert {*asked, "prompt", "loras", "init_image", "mask_image", "num_images"} == set(field_names())
 
 
 def test_a_stored_input_is_named_by_its_id(run: Run, studio: Studio) -> None:

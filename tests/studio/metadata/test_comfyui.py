@@ -189,7 +189,7 @@ def test_comfyui_loras_vae_and_unknown_nodes_are_told() -> None:
     foreign = comfyui.read({"prompt": json.dumps(IMAGE)})
 
     assert foreign is not None
-    assert foreign.loras == (Lora("ocean", 0.8),)
+    assert foreign.loras == (Lora("ocean", 0.8, text_encoder_weight=1.0),)
     assert foreign.pairs["vae_name"] == "sdxl_vae"
     assert foreign.pairs["stop_at_clip_layer"] == "-2"
     assert "node ControlNetApply" in foreign.pairs

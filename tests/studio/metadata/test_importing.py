@@ -143,8 +143,8 @@ def test_the_strength_of_a_hires_pass_is_not_the_requests() -> None:
     [
         ("a <lora:ocean:0.8> boat", "a  boat", {"ocean 0.8"}),
         ("a boat<lora:ocean>", "a boat", {"ocean 1"}),
-        ("<lora:sea side:-1.5:0.2>a", "a", {"sea side -1.5"}),
-        ("<lora:x:unet=0.3>a <hypernet:h:1>", "a", {"x 0.3"}),
+        ("<lora:sea side:-1.5:0.2>a", "a", {"sea side -1.5 0.2"}),
+        ("<lora:x:unet=0.3>a <hypernet:h:1>", "a", {"x 1 0.3"}),
         ("a <b:", "a <b:", set()),
     ],
 )

@@ -1,0 +1,380 @@
+"""The catalogue of LoRAs on disk, and pictures made with them."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studio import InvalidRequest, NotFound, Settings, Studio
+from studio.metadata import FoundLora, read, read_texts
+from studio.store import InstalledLora
+from tests.studio.lora_files import KOHYA, Shape, write_lora_file
+
+UNET = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0"
+
+
+@pytest.fixture
+def write(settings: Settings) -> Callable[..., Path]:
+    """Write a LoRA into the home's folder."""
+
+    def write(name: str, *arguments: Any, **options: Any) -> Path:
+        return write_lora_file(settings.home / "loras" / f"{name}.safetensors", *arguments, **options)
+
+    return write
+
+
+def own(studio: Studio) -> dict[str, InstalledLora]:
+    """Those of the test, without those that come with the project."""
+    return {lora.name: lora for lora in studio.loras() if lora.path.is_relative_to(studio.settings.home)}
+
+
+def test_a_header_tells_what_a_lora_is(studio: Studio, write: Callable[..., Path]) -> None:
+    tags = {"10_sea": {"boat": 5, "sea": 9}, "1_more": {"boat": 6}}
+    metadata = {
+        "ss_output_name": "sea side",
+        "ss_tag_frequency": json.dumps(tags),
+        "modelspec.trigger_phrase": "by the sea",
+        "modelspec.license": "CC0-1.0",
+        "sshs_model_hash": "0" * 64,
+    }
+    path = write("sea", metadata=metadata)
+    path.with_name("sea.preview.png").write_bytes(b"")
+
+    lora = own(studio)["sea"]
+
+    assert lora.header is not None
+    assert (lora.header.title, lora.header.family, lora.header.kind) == ("sea side", "sd1", "LoRA")
+    assert (lora.header.ranks, lora.header.alpha, lora.header.cross_attention_dim) == ((8,), 4.0, 768)
+    assert lora.header.layers == {"U-Net": 1, "text encoder": 1}
+    assert lora.header.trigger_words == ("by the sea", "boat", "sea")
+    assert (lora.header.licence, lora.header.metadata) == ("CC0-1.0", metadata)
+    assert lora.preview == path.with_name("sea.preview.png")
+    assert lora.known_hashes is None
+
+
+def test_hashes_are_computed_when_asked_for_and_kept(studio: Studio, write: Callable[..., Path]) -> None:
+    import hashlib
+
+    path = write("sea", metadata={"sshs_model_hash": "0" * 64})
+    data = path.read_bytes()
+    tensors = data[8 + int.from_bytes(data[:8], "little") :]
+
+    lora = studio.lora("sea")
+
+    assert lora.known_hashes is not None
+    assert lora.known_hashes.file == hashlib.sha256(data).hexdigest()
+    assert lora.sha256 == hashlib.sha256(tensors).hexdigest()
+    assert lora.is_claim_true is False
+    with Studio(studio.settings) as another:
+        assert own(another)["sea"].known_hashes == lora.known_hashes
+
+
+MADE: list[tuple[str, dict[str, Shape], dict[str, str], tuple[str, str, tuple[int, ...]]]] = [
+    ("sdxl by width", {f"{UNET}_attn2_to_k.lora_down.weight": (4, 2048)}, {}, ("sdxl", "LoRA", (4,))),
+    ("sd2 by width", {f"{UNET}_attn2_to_v.lora_down.weight": (4, 1024)}, {}, ("sd2", "LoRA", (4,))),
+    ("sd2 by claim", {f"{UNET}_ff.lora_down.weight": (4, 8)}, {"ss_v2": "True"}, ("sd2", "LoRA", (4,))),
+    ("sdxl by encoder", {"lora_te2_x.lora_down.weight": (4, 8)}, {}, ("sdxl", "LoRA", (4,))),
+    ("flux", {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (4, 8)}, {}, ("flux", "LoRA", (4,))),
+    (
+        "by architecture",
+        {"transformer.x.lora_A.weight": (4, 8)},
+        {"modelspec.architecture": "Flux-1-dev/lora"},
+        ("flux", "LoRA", (4,)),
+    ),
+    ("by kohya", {"lora_unet_x.lora_up.weight": (8, 4)}, {"ss_base_model_version": "sdxl_base_v1-0"},
+     ("sdxl", "LoRA", ())),
+    ("peft", {"unet.a.attn2.to_k.lora_A.default.weight": (2, 768)}, {}, ("sd1", "LoRA", (2,))),
+    ("old diffusers", {"unet.a.attn2.processor.to_k_lora.down.weight": (2, 768)}, {}, ("sd1", "LoRA", (2,))),
+    ("locon", {"lora_unet_x.lora_down.weight": (4, 8, 3, 3), "lora_unet_y.lora_up.weight": (8, 4)}, {},
+     ("", "LoCon", (4,))),
+    ("conv 1x1 is no locon", {"lora_unet_x.lora_down.weight": (4, 8, 1, 1)}, {}, ("", "LoRA", (4,))),
+    ("loha", {"lora_unet_x.hada_w1_a": (8, 4), "lora_unet_x.hada_w1_b": (4, 8)}, {}, ("", "LoHa", (4,))),
+    ("lokr", {"lora_unet_x.lokr_w1": (2, 2), "lora_unet_x.lokr_w2_b": (4, 8)}, {}, ("", "LoKr", (4,))),
+    ("dora", {"lora_unet_x.lora_down.weight": (4, 8), "lora_unet_x.dora_scale": (8, 1)}, {}, ("", "DoRA", (4,))),
+    ("oft", {"lora_unet_x.oft_blocks": (4, 8, 8)}, {}, ("", "OFT", ())),
+    ("ia3", {"lora_unet_x.weight": (8,), "lora_unet_x.on_input": ()}, {}, ("", "IA3", ())),
+    ("full", {"lora_unet_x.diff": (8, 8), "lora_unet_x.diff_b": (8,)}, {}, ("", "full difference", ())),
+    ("mixed", {"lora_unet_x.lokr_w1": (2, 2), "lora_unet_y.hada_w1_b": (4, 8)}, {},
+     ("", "mixed (LoHa, LoKr)", (4,))),
+    ("several ranks", {"lora_unet_x.lora_down.weight": (4, 8), "lora_unet_y.lora_down.weight": (16, 8)}, {},
+     ("", "LoRA", (4, 16))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensors", "metadata", "told"), [case[1:] for case in MADE], ids=[case[0] for case in MADE])
+def test_families_and_kinds(
+    tensors: dict[str, Shape],
+    metadata: dict[str, str],
+    told: tuple[str, str, tuple[int, ...]],
+    studio: Studio,
+    write: Callable[..., Path],
+) -> None:
+    write("x", tensors, metadata=metadata)
+
+    header = own(studio)["x"].header
+
+    assert header is not None
+    assert (header.family, header.kind, header.ranks) == told
+
+
+def test_layers_are_counted_by_part(studio: Studio, write: Callable[..., Path]) -> None:
+    write("x", {**KOHYA, "lora_te2_x.lora_down.weight": (4, 8), "bundle_emb.sea.string_to_param.*": (2, 8)})
+
+    header = own(studio)["x"].header
+
+    assert header is not None
+    assert header.layers == {"U-Net": 1, "text encoder": 1, "text encoder 2": 1, "embedding": 1}
+
+
+BROKEN: list[tuple[str, bytes, str]] = [
+    ("empty", b"", "its header is cut short or missing"),
+    ("renamed pickle", b"\x80\x02}q\x00(X\x0b" + bytes(64), "it is a pickle"),
+    ("zip", b"PK\x03\x04" + bytes(64), "it is a pickle"),
+    ("hostile length", (2**62).to_bytes(8, "little") + b"{}", "its header is cut short or missing"),
+    ("overlap", b"", "begins at byte 0, where 4 is expected"),
+    ("no lora", b"", "is no LoRA: none of its 1 tensors belongs to one"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
+def test_a_bad_file_stands_in_the_list_with_its_reason(
+    data: bytes, reason: str, studio: Studio, write: Callable[..., Path]
+) -> None:
+    write("good")
+    path = write("bad", {"model.diffusion_model.x": (2, 2)})
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"a.lora_down.weight": tensor, "b.lora_down.weight": tensor}).encode()
+    if "expected" in reason:
+        data = len(header).to_bytes(8, "little") + header + bytes(4)
+    if "no LoRA" not in reason:
+        path.write_bytes(data)
+
+    found = own(studio)
+
+    assert found.keys() == {"good", "bad"}
+    assert found["good"].problem == ""
+    assert reason in found["bad"].problem
+    with pytest.raises(InvalidRequest, match="LoRA bad cannot be used: "):
+        studio.submit(studio.request("a boat", loras=["bad"]))
+
+
+def test_a_cut_file_is_told(studio: Studio, write: Callable[..., Path]) -> None:
+    path = write("cut")
+    path.write_bytes(path.read_bytes()[:-1])
+
+    assert "it is cut short or padded" in own(studio)["cut"].problem
+
+
+def test_the_list_follows_the_folder(studio: Studio, write: Callable[..., Path]) -> None:
+    assert own(studio) == {}
+    path = write("a")
+    first = studio.lora("a").sha256
+
+    write("a", value=5.0)
+    os.utime(path, ns=(1, 1))
+    write("b", {"lora_te2_x.lora_down.weight": (4, 8)})
+    changed = own(studio)
+    assert changed.keys() == {"a", "b"}
+    assert changed["a"].known_hashes is None
+    assert changed["a"].sha256 != first
+    path.unlink()
+    assert own(studio).keys() == {"b"}
+
+
+def test_only_changed_headers_are_read(
+    studio: Studio, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("a")
+    before = own(studio)["a"].header
+    monkeypatch.setattr("studio.store.loras.read_lora_header", lambda path: pytest.fail(f"{path} is read again"))
+
+    assert own(studio)["a"].header is before
+
+
+def test_folders_of_other_programs_are_looked_through(settings: Settings, tmp_path: Path) -> None:
+    other = tmp_path / "webui" / "Lora"
+    write_lora_file(settings.home / "loras" / "ink.safetensors")
+    write_lora_file(other / "style" / "ink.safetensors", value=1.0)
+    write_lora_file(other / "style" / "only.SAFETENSORS", value=2.0)
+    write_lora_file(other / ".hidden.safetensors")
+    write_lora_file(other / "ink.safetensors", value=3.0)
+    (other / "loop").symlink_to(other)
+    (other / "same.safetensors").symlink_to(settings.home / "loras" / "ink.safetensors")
+    with Studio(settings.model_copy(update={"lora_dirs": (other,)})) as studio:
+        places = {lora.name: lora.path.relative_to(tmp_path).as_posix() for lora in own(studio).values()}
+
+        assert places == {
+            "ink": "loras/ink.safetensors",
+            "style/ink": "webui/Lora/style/ink.safetensors",
+            "Lora/ink": "webui/Lora/ink.safetensors",
+            "only": "webui/Lora/style/only.SAFETENSORS",
+        }
+        assert studio.lora("style/only").name == "only"
+
+
+def test_names_can_be_written_in_a_tag(studio: Studio, write: Callable[..., Path]) -> None:
+    path = write("a=b, c")
+    shutil.copy(path, os.fsencode(path.parent) + b"/\xff.safetensors")
+
+    assert own(studio).keys() == {"a_b, c", "�"}
+    image = studio.generate("a boat <lora:a_b, c:1>", progress=False)[0]
+    assert image.request.loras[0].name == "a_b, c"
+    assert 'Lora hashes: "a_b c: ' in read_texts(image.path)["parameters"]
+
+
+@pytest.mark.parametrize("called", ["sea", "sea side", "SEA", "sea.safetensors"])
+def test_a_lora_has_several_names(called: str, studio: Studio, write: Callable[..., Path]) -> None:
+    write("sea", metadata={"ss_output_name": "sea side"})
+
+    assert studio.lora(called).name == "sea"
+
+
+@pytest.mark.parametrize("name", ["../../x", "", "/etc/passwd", "saa"])
+def test_what_is_not_there_is_told_with_what_is_near(name: str, studio: Studio, write: Callable[..., Path]) -> None:
+    write("sea")
+
+    with pytest.raises(NotFound, match=r"LoRA '.*' is not installed; there are .*sea"):
+        studio.lora(name)
+
+
+def test_an_ambiguous_title_is_told(studio: Studio, write: Callable[..., Path]) -> None:
+    write("a", metadata={"ss_output_name": "last"})
+    write("b", metadata={"ss_output_name": "last"})
+
+    with pytest.raises(NotFound, match="LoRA 'last' is one of a, b; say which"):
+        studio.lora("last")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (
+            {"lora_te2_x.lora_down.weight": (4, 8)},
+            "LoRA x is made for Stable Diffusion XL, and model toy is Stable Diffusion 1.x; choose another model",
+        ),
+        (
+            {f"{UNET}_attn2_to_k.lora_down.weight": (4, 128)},
+            "LoRA x is made for text of width 128, and model toy reads text of width 768; choose another model",
+        ),
+    ],
+)
+def test_another_family_is_refused_before_anything_runs(
+    tensors: dict[str, Shape], message: str, studio: Studio, write: Callable[..., Path]
+) -> None:
+    unet = studio.settings.models_dir / "toy" / "unet" / "config.json"
+    unet.write_text(json.dumps({**json.loads(unet.read_text()), "cross_attention_dim": 768}))
+    write("x", tensors)
+
+    with pytest.raises(InvalidRequest, match=message):
+        studio.generate("a boat", loras=["x"], progress=False)
+    assert studio.jobs() == []
+
+
+def test_each_picture_of_a_batch_gets_its_own_loras_and_says_so(studio: Studio, write: Callable[..., Path]) -> None:
+    write("ink")
+    write("sea", value=1.0)
+    template = "a boat {<lora:ink:0.5>|<lora:sea:1>|}"
+
+    images = studio.generate(template, num_images=12, seed=1, progress=False)
+
+    named = {lora.name for image in images for lora in image.request.loras}
+    assert named == {"ink", "sea"}
+    assert any(not image.request.loras for image in images)
+    for image in images:
+        record = read(image.path).request
+        tags = "".join(f" <lora:{lora.name}:{lora.weight:g}>" for lora in record.loras)
+        assert record == image.request
+        assert record.prompt.strip() == "a boat"
+        assert read_texts(image.path)["parameters"].split("\n")[0].strip() == f"a boat{tags}"
+
+
+def test_a_lora_changes_the_picture_and_its_absence_changes_it_back(studio: Studio, write: Callable[..., Path]) -> None:
+    write("ink")
+
+    def paint(prompt: str) -> bytes:
+        return studio.generate(prompt, seed=1, progress=False)[0].image.tobytes()
+
+    plain, inked, stronger = paint("a boat"), paint("a boat <lora:ink:0.5>"), paint("a boat <lora:ink:1>")
+    assert len({plain, inked, stronger}) == 3
+    assert paint("a boat <lora:ink:0>") == plain
+
+
+def test_a_picture_made_again_is_the_same_although_its_lora_was_renamed(
+    studio: Studio, write: Callable[..., Path]
+) -> None:
+    path = write("ink")
+    image = studio.generate("a boat <lora:ink:0.5>", seed=1, progress=False)[0]
+
+    assert studio.verify(image.path, progress=False).differences == ()
+    path.rename(path.with_name("tinte.safetensors"))
+    assert studio.find_lora("ink", image.request.loras[0].sha256) == FoundLora("tinte", is_exact=True)
+    assert [each.name for each in studio.verify(image.path, progress=False).differences] == []
+
+
+def test_a_changed_lora_is_the_first_difference_and_a_missing_one_is_named(
+    studio: Studio, write: Callable[..., Path]
+) -> None:
+    path = write("ink")
+    image = studio.generate("a boat <lora:ink:0.5>", seed=1, progress=False)[0]
+    then = image.request.loras[0].sha256[:12]
+
+    write("ink", value=1.0)
+    result = studio.verify(image.path, progress=False)
+    path.unlink()
+
+    assert not result.is_exact
+    first = result.differences[0]
+    assert (first.name, first.then) == ("LoRA ink", then)
+    assert first.now != then
+    with pytest.raises(InvalidRequest, match="LoRA 'ink' is not installed"):
+        studio.verify(image.path, progress=False)
+
+
+def test_a_lora_is_found_by_its_hash_first(studio: Studio, write: Callable[..., Path]) -> None:
+    write("ink")
+    write("sea", value=1.0)
+    hashes = {name: studio.lora(name).hashes for name in ("ink", "sea")}
+
+    assert studio.find_lora("ink", hashes["sea"].tensors[:12]) == FoundLora("sea", is_exact=True)
+    assert studio.find_lora("gone", hashes["sea"].file[:10].upper()) == FoundLora("sea", is_exact=True)
+    assert studio.find_lora("ink", "0" * 12) == FoundLora("ink", is_exact=False)
+    assert studio.find_lora("ink", "") == FoundLora("ink", is_exact=True)
+    assert studio.find_lora("gone", "0" * 12) is None
+
+
+def test_a_lora_that_changes_while_its_job_waits_is_applied_as_it_is(
+    studio: Studio, write: Callable[..., Path]
+) -> None:
+    write("ink")
+    job = studio.submit(studio.request("a boat", loras=["ink"]))
+    write("ink", value=1.0)
+
+    studio.wait(job.id)
+
+    assert studio.result(job)[0].request.loras[0].sha256 == studio.lora("ink").sha256
+
+
+def test_a_lora_that_goes_while_its_job_waits_fails_the_job(studio: Studio, write: Callable[..., Path]) -> None:
+    path = write("ink")
+    job = studio.submit(studio.request("a boat", loras=["ink"]))
+    path.unlink()
+
+    assert studio.wait(job.id).error == f"LoRA 'ink' is not installed; there are {_shipped(studio)}"
+
+
+def _shipped(studio: Studio) -> str:
+    names = ", ".join(lora.name for lora in studio.loras()) or "none"
+    return f"{names} (LoRAs live in {studio.settings.home / 'loras'})"
+
+
+def test_further_folders_come_from_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "studio.toml").write_text('lora_dirs = ["a", "/b"]')
+    assert Settings.load(home=tmp_path).lora_dirs == (tmp_path / "a", Path("/b"))
+    monkeypatch.setenv("STUDIO_LORA_DIRS", "/c, /d")
+    assert Settings.load(home=tmp_path).lora_folders[:3] == (tmp_path / "loras", Path("/c"), Path("/d"))
+    with pytest.raises(InvalidRequest, match="setting lora_dirs: "):
+        Settings.load(home=tmp_path, lora_dirs=[3])
