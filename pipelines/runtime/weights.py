@@ -1,20 +1,19 @@
 """The files of a diffusers folder, before any is trusted: which there are, whether they are whole, who they are.
 
-Knows the safetensors format and nothing of torch. Pickles are refused: reading one runs the code inside it.
+Knows nothing of torch. Pickles are refused: reading one runs the code inside it.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.spec.errors import ModelError
+from pipelines.spec.safetensors_header import read_header
 
-MAX_HEADER_BYTES = 8 * 1024**2
-MAX_TENSORS = 20_000
 FINGERPRINT_BLOCK = 64 * 1024
 FINGERPRINT_BLOCKS = 256
 
@@ -22,12 +21,6 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Per file: relative path, device, inode, size, mtime in nanoseconds."""
 
 _PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
-_DTYPE_BITS = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
-    **dict.fromkeys(("U32", "I32", "F32"), 32),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class Weights:
     @property
     def num_parameters(self) -> int:
         """How many numbers the files hold."""
-        return sum(math.prod(entry["shape"]) for path in self.files for entry in read_header(path).values())
+        return sum(math.prod(tensor.shape) for path in self.files for tensor in read_header(path).tensors.values())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -91,32 +84,6 @@ def find_weights(folder: Path) -> Weights:
     return found
 
 
-def read_header(path: Path) -> Mapping[str, Mapping[str, Any]]:
-    """Return the tensors a safetensors file announces, after checking that they are in it.
-
-    Raises:
-        ModelError: the file is missing, cut short, oversized in its header, or is no safetensors file.
-    """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = path.stat().st_size
-            if not 2 <= length <= min(MAX_HEADER_BYTES, max(size - 8, 0)):
-                raise ModelError(f"{path} is no safetensors file: its header claims {length} of {size} bytes")
-            header = json.loads(file.read(length))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing; download the model again") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged: its header cannot be read ({error}); download it again") from error
-    if not isinstance(header, dict):
-        raise ModelError(f"{path} is no safetensors file: its header is no JSON object")
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    if len(tensors) > MAX_TENSORS:
-        raise ModelError(f"{path} announces {len(tensors)} tensors; at most {MAX_TENSORS} are accepted")
-    _check_extents(path, tensors, size - 8 - length)
-    return tensors
-
-
 def stamp_files(folder: Path) -> Stamp:
     """Return what changes when any file of a model changes; a few `stat` calls, no reading.
 
@@ -157,22 +124,3 @@ def _model_files(folder: Path) -> Iterator[Path]:
             yield from (inner for inner in sorted(path.iterdir()) if inner.is_file())
         elif path.is_file():
             yield path
-
-
-def _check_extents(path: Path, tensors: Mapping[str, Mapping[str, Any]], data_bytes: int) -> None:
-    """Check that every tensor's bytes match its shape, that they lie side by side, and that they fill the file."""
-    expected_start = 0
-    try:
-        for name, entry in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
-            start, end = entry["data_offsets"]
-            bits = math.prod(entry["shape"]) * _DTYPE_BITS[entry["dtype"]]
-            if start != expected_start or (end - start) * 8 != bits:
-                raise ModelError(f"{path} is damaged: tensor {name} does not have the bytes its shape needs")
-            expected_start = end
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is damaged: its header misstates a tensor ({error})") from error
-    if expected_start != data_bytes:
-        raise ModelError(
-            f"{path} is cut short or padded: its tensors need {expected_start} bytes, it holds {data_bytes}; "
-            "download it again"
-        )

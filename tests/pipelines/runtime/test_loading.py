@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.runtime.guards import Stage
 from pipelines.runtime.loading import ModelCache
-from pipelines.runtime.weights import MAX_HEADER_BYTES, MAX_TENSORS, fingerprint, read_header
+from pipelines.runtime.weights import fingerprint
 from pipelines.spec.errors import ModelError
 from pipelines.spec.model import Model
 
@@ -70,7 +69,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickles": (only_pickles, r"diffusion_pytorch_model\.bin is a pickle, which can run code"),
     "cut short": (lambda root: (root / UNET).write_bytes((root / UNET).read_bytes()[:-100]), "is cut short or padded"),
     "padded": (lambda root: (root / UNET).write_bytes((root / UNET).read_bytes() + b"MZ"), "is cut short or padded"),
-    "empty": (lambda root: (root / UNET).write_bytes(b""), "is no safetensors file: its header claims 0 of 0 bytes"),
+    "empty": (lambda root: (root / UNET).write_bytes(b""), "is no safetensors file: its header is cut short"),
     "pickle inside": (lambda root: (root / UNET).write_bytes(pickle.dumps([1] * 99)), "is no safetensors file"),
     "bad component config": (
         lambda root: (root / "unet/config.json").write_text("{"),
@@ -95,43 +94,6 @@ def test_a_damaged_model_is_refused_in_words(
 
     with pytest.raises(ModelError, match=message):
         cache().get(model)
-
-
-def header_file(path: Path, tensors: dict[str, object], *, data: bytes = b"") -> Path:
-    header = json.dumps(tensors).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
-    return path
-
-
-def entry(start: int, end: int, *, shape: list[int], dtype: str = "F32") -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
-
-@pytest.mark.parametrize(
-    ("tensors", "data", "message"),
-    [
-        ({"a": entry(0, 4, shape=[2])}, b"1234", "tensor a does not have the bytes its shape needs"),
-        ({"a": entry(0, 4, shape=[1]), "b": entry(2, 6, shape=[1])}, b"123456", "tensor b does not have"),
-        ({"a": entry(4, 8, shape=[1])}, b"12345678", "tensor a does not have"),
-        ({"a": entry(0, 4, shape=[1], dtype="PICKLE")}, b"1234", "its header misstates a tensor"),
-        ({"a": {"shape": [1]}}, b"1234", "its header misstates a tensor"),
-        ({str(index): entry(0, 0, shape=[0]) for index in range(MAX_TENSORS + 1)}, b"", "announces 20001 tensors"),
-    ],
-    ids=["short", "overlapping", "gap", "unknown dtype", "no offsets", "too many"],
-)
-def test_a_header_that_lies_is_refused(tmp_path: Path, tensors: dict[str, object], data: bytes, message: str) -> None:
-    with pytest.raises(ModelError, match=message):
-        read_header(header_file(tmp_path / "x.safetensors", tensors, data=data))
-
-
-def test_a_header_larger_than_any_real_one_is_refused_unread(tmp_path: Path) -> None:
-    path = tmp_path / "x.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", MAX_HEADER_BYTES + 1))
-        file.truncate(MAX_HEADER_BYTES * 2)
-
-    with pytest.raises(ModelError, match="its header claims 8388609 of"):
-        read_header(path)
 
 
 def test_weights_are_converted_and_lie_where_no_file_can_touch_them(sd1: Model) -> None:
