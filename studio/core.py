@@ -20,7 +20,7 @@ from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
-from studio.store import installed_models
+from studio.store import InstalledEmbedding, installed_models
 from studio.stream import Stream
 from studio.verification import Verification, verify
 from studio.worker import LocalWork, load_engine, run_job
@@ -278,6 +278,10 @@ class Studio:
     def live_workers(self) -> list[str]:
         """Return the devices that have a living worker."""
         return [device for device in self.settings.devices if worker_lock(self.settings, device).is_held()]
+
+    def embeddings(self) -> list[InstalledEmbedding]:
+        """Return the embeddings (textual inversion) that prompts may name, and those that cannot be used."""
+        return self._storage.embeddings.all()
 
     def close(self) -> None:
         """Close the database."""

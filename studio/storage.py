@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
+from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
 from pipelines.spec.model import Model
@@ -16,7 +18,7 @@ from studio.files import InputStore, ProcessLock
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
-from studio.store import find_model
+from studio.store import EmbeddingCatalogue, find_model
 
 if TYPE_CHECKING:
     from studio.prompts import Templates
@@ -49,6 +51,11 @@ class Storage:
         gallery = Gallery(outputs, database, jobs, filename_pattern=settings.filename_pattern)
         return cls(settings, database, InputStore(outputs / "inputs"), jobs, gallery)
 
+    @cached_property
+    def embeddings(self) -> EmbeddingCatalogue:
+        """The embeddings that prompts may name."""
+        return EmbeddingCatalogue(self.settings.embeddings_dir)
+
     def expand(self, request: GenerationRequest) -> tuple[Model, tuple[ResolvedRequest, ...]]:
         """Return the model and one resolved request per image; refuses what cannot work. Loads nothing.
 
@@ -68,6 +75,12 @@ class Storage:
             resolved = self._expand_template(request.prompt, resolved)
         for distinct in {one.prompt: one for one in resolved}.values():
             check_prompts(distinct)
+        named = self.embeddings.named_by(resolved, model)
+        digests = {
+            prompt: {name: embedding.sha256 for name, embedding in each.items()} for prompt, each in named.items()
+        }
+        resolved = tuple(one.model_copy(update={"embeddings": digests[one.prompt]}) for one in resolved)
+        for distinct in {one.prompt: one for one in resolved}.values():
             metadata.check_room(distinct)
         return model, resolved
 
@@ -109,8 +122,8 @@ class Storage:
             for one, prompt in zip(resolved, prompts, strict=True)
         )
 
-    def open_inputs(self, request: GenerationRequest, model: Model) -> Inputs:
-        """Open the images that a request names."""
+    def open_inputs(self, request: GenerationRequest, model: Model, resolved: tuple[ResolvedRequest, ...]) -> Inputs:
+        """Open the images and find the embeddings that a request names, expanded to `model` and `resolved`."""
         init_image, mask_image = (
             None if name is None else self.inputs.open(name) for name in (request.init_image, request.mask_image)
         )
@@ -118,7 +131,13 @@ class Storage:
             model,
             init_image=None if init_image is None else init_image.convert("RGB"),
             mask_image=None if mask_image is None else mask_image.convert("L"),
+            embeddings=self._embedding_files(resolved),
         )
+
+    def _embedding_files(self, resolved: tuple[ResolvedRequest, ...]) -> dict[str, EmbeddingFile]:
+        wanted = {pair for one in resolved for pair in one.embeddings.items()}
+        installed = self.embeddings.all() if wanted else []
+        return {each.name: each.file() for each in installed if each.name in dict(wanted)}
 
 
 @contextmanager

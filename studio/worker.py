@@ -161,7 +161,7 @@ def _generate(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain
     missing = [index for index in range(len(resolved)) if index not in made]
     if not missing:
         return
-    inputs = storage.open_inputs(job.request, model)
+    inputs = storage.open_inputs(job.request, model, resolved)
     with Reporter(storage, job, indexes=missing, drain=drain) as reporter:
         for generated in engine().generate([resolved[index] for index in missing], inputs, reporter.on_step):
             storage.gallery.add(job, replace(generated, index=missing[generated.index]))

@@ -1,6 +1,6 @@
 """The engine that paints: diffusers' models under the studio's own denoising loop and samplers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -18,6 +18,7 @@ from pipelines.runtime.loading import Components, ModelCache
 from pipelines.runtime.recovery import Attempts
 from pipelines.runtime.sampling import Denoised, denoise
 from pipelines.spec.canvas import Canvas, prepare_canvas
+from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.request import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
@@ -26,7 +27,16 @@ BATCH_SIZE = 8
 """Pictures that may share a call of the U-Net."""
 
 OWN_FIELDS = frozenset(
-    {"prompt", "negative_prompt", "guidance_scale", "seed", "variation_seed", "variation_strength", "output_format"}
+    {
+        "prompt",
+        "negative_prompt",
+        "embeddings",
+        "guidance_scale",
+        "seed",
+        "variation_seed",
+        "variation_strength",
+        "output_format",
+    }
 )
 """Fields in which the pictures of one batch may differ."""
 
@@ -86,7 +96,13 @@ class DiffusersEngine:
             while alike:
                 # 1. Denoise as many as fit: NaN or lack of memory may cost a second attempt.
                 most = 1 if attempts.reduced_memory else min(len(alike), self._batch_size)
-                work = partial(self._denoise, alike, canvas=canvas, report=_reporter(on_step, first=done))
+                work = partial(
+                    self._denoise,
+                    alike,
+                    canvas=canvas,
+                    embeddings=inputs.embeddings,
+                    report=_reporter(on_step, first=done),
+                )
                 denoised = attempts.run(work, at_once=most)
                 # 2. Decode one by one: the same, without denoising again.
                 for latents, request in zip(torch.split(denoised.latents, 1), alike, strict=False):
@@ -109,13 +125,14 @@ class DiffusersEngine:
         at_once: int,
         *,
         canvas: Canvas,
+        embeddings: Mapping[str, EmbeddingFile],
         report: _Report,
     ) -> Denoised:
         """Denoise the first of some pictures that differ in their own fields only: `at_once`, or fewer."""
         guidance = [
             Guidance(
-                prompt=self._prompts.encode(request, components=components),
-                negative_prompt=self._prompts.encode_negative(request, components=components),
+                prompt=self._prompts.encode(request, components=components, embeddings=embeddings),
+                negative_prompt=self._prompts.encode_negative(request, components=components, embeddings=embeddings),
                 scale=request.guidance_scale,
             )
             for request in requests[:at_once]

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.model import Model
 from pipelines.spec.request import ResolvedRequest
 
@@ -19,6 +20,8 @@ class Inputs:
     """RGB, any size."""
     mask_image: Image.Image | None = None
     """L, any size; 255 is repainted, 0 is kept."""
+    embeddings: Mapping[str, EmbeddingFile] = field(default_factory=dict)
+    """Those that the requests name in `ResolvedRequest.embeddings`."""
 
 
 @dataclass(frozen=True)

@@ -292,6 +292,8 @@ class ResolvedRequest(_Frozen):
     eta_noise_seed_delta: int
     output_format: OutputFormat
     template: str | None = None
+    embeddings: Mapping[str, str] = Field(default_factory=dict)
+    """The embeddings that the prompts name, and the SHA-256 of their files."""
 
     def asked(self) -> GenerationRequest:
         """Return the request that makes exactly this picture again.
@@ -299,7 +301,7 @@ class ResolvedRequest(_Frozen):
         Raises:
             InvalidRequest: this came from a foreign record and holds what nobody can ask.
         """
-        return GenerationRequest.parse({**self.model_dump(), "num_images": 1})
+        return GenerationRequest.parse({**self.model_dump(exclude={"embeddings"}), "num_images": 1})
 
 
 def bounds(field: str) -> Mapping[str, Any]:

@@ -49,6 +49,7 @@ def resolve(
         "noise_schedule": noise_schedule,
         "eta": own.eta if request.eta is None else request.eta,
         "clip_skip": _or_default(request, model, "clip_skip"),
+        "embeddings": {},  # found in the prompts once these are expanded
     }
     as_asked = {name: getattr(request, name) for name in ResolvedRequest.model_fields.keys() - decided.keys()}
     _check_clip_skip(decided["clip_skip"], model)

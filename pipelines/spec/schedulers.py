@@ -141,6 +141,11 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
 )
 
 
+def told_steps(scheduler: str, num_inference_steps: int) -> int:
+    """Return in how many steps a scheduler's prompts are scheduled: those it tells of, else those asked for."""
+    return SCHEDULERS[scheduler].steps(num_inference_steps) or num_inference_steps
+
+
 def canonical_scheduler(name: str) -> str:
     """Return the table's name for a name or an A1111 label, in any letter case.
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 from pipelines.spec.errors import AlreadyRunning, InvalidRequest
 from studio import __version__
 from studio.api import errors, guard, images, jobs
-from studio.api.views import Health, ModelView, StudioDep
+from studio.api.views import EmbeddingView, Health, ModelView, StudioDep
 from studio.core import Studio
 from studio.settings import Settings
 from studio.supervisor import Supervisor
@@ -65,6 +65,12 @@ def read_health(studio: StudioDep) -> Health:
 def list_models(studio: StudioDep) -> list[ModelView]:
     """List the installed models and what an empty field means with each."""
     return [ModelView.of(model) for model in studio.models()]
+
+
+@_router.get("/api/v1/embeddings", tags=["models"])
+def list_embeddings(studio: StudioDep) -> list[EmbeddingView]:
+    """List the embeddings (textual inversion): words that prompts may use."""
+    return [EmbeddingView(**embedding.described()) for embedding in studio.embeddings()]
 
 
 def serve(

@@ -105,6 +105,7 @@ def read(
     That is our record, or what another program says, as far as it means something here, or whatever texts there are.
     """
     from studio import metadata
+    from studio.store import EmbeddingCatalogue
 
     texts = metadata.read_texts(image)
     try:
@@ -112,7 +113,8 @@ def read(
     except NotFound:  # a picture, but without a record of ours
         record = None
     try:
-        imported = metadata.import_request(texts, find_model=_finder(settings))
+        find_embedding = EmbeddingCatalogue(settings.embeddings_dir).find
+        imported = metadata.import_request(texts, find_model=_finder(settings), find_embedding=find_embedding)
     except NotFound:  # no program that we know
         imported = None
     if as_json:

@@ -44,6 +44,9 @@ _INPAINT_DEFAULTS = {
     "Masked area padding": "32",
 }
 
+NOT_IN_HASHES = str.maketrans("", "", ":,")
+"""What A1111 takes out of the name of a LoRA or an embedding when it writes its hash down."""
+
 _Pair = tuple[str, object]
 """A key and its value; None is not written."""
 
@@ -120,6 +123,7 @@ def _options(request: ResolvedRequest) -> list[_Pair]:
         ("Sigma tmin", _number(request.s_tmin) if request.s_tmin else None),
         ("Sigma tmax", None if request.s_tmax is None else _number(request.s_tmax)),
         ("Sigma noise", _number(request.s_noise) if request.s_noise != 1 else None),
+        ("TI hashes", _hashes(request.embeddings)),
     ]
 
 
@@ -159,6 +163,11 @@ def hashes(pairs: Mapping[str, str], key: str) -> dict[str, str]:
         return {name: value for name, value in data.items() if isinstance(value, str)}
     parts = (part.rpartition(":") for part in text.split(","))
     return {name.strip(): value.strip() for name, colon, value in parts if colon and name.strip()}
+
+
+def _hashes(digests: Mapping[str, str]) -> str | None:
+    """Return "name: hash, name: hash" with the first twelve digits; names lose what separates them."""
+    return ", ".join(f"{name.translate(NOT_IN_HASHES)}: {digest[:12]}" for name, digest in digests.items()) or None
 
 
 def _number(value: float) -> str:

@@ -28,9 +28,6 @@ FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
 
 _TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
-_NOT_IN_HASHES = str.maketrans("", "", ":,")
-"""What A1111 takes out of a LoRA's name when it writes its hash down."""
-
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
 """The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
 
@@ -67,7 +64,11 @@ def nothing_installed(name: str, digest: str) -> None:
 
 
 def import_request(
-    texts: Mapping[str, str], *, find_model: FindModel = nothing_installed, find_lora: FindModel = nothing_installed
+    texts: Mapping[str, str],
+    *,
+    find_model: FindModel = nothing_installed,
+    find_lora: FindModel = nothing_installed,
+    find_embedding: FindModel = nothing_installed,
 ) -> Imported:
     """Turn the texts of a picture, ours or another program's, into the fields of a request.
 
@@ -75,6 +76,7 @@ def import_request(
         texts: as `read_texts` returns them.
         find_model: (name, hash) -> name of an installed model, or None.
         find_lora: the same for LoRAs.
+        find_embedding: the same for embeddings (textual inversion).
 
     Raises:
         NotFound: no program that we know wrote these texts.
@@ -95,6 +97,7 @@ def import_request(
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model), fields)
     notes += _loras(loras, find_lora, fields)
+    notes += _embeddings(foreign, find_embedding)
     notes += _input(foreign, fields)
     known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING
     for key, value in foreign.pairs.items():
@@ -125,7 +128,7 @@ def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
         if kind == "lora":
             name, _, weights = arguments.partition(":")
             weight = re.search(r"[-+.0-9]+", weights)
-            digest = digests.pop(name.translate(_NOT_IN_HASHES), "")
+            digest = digests.pop(name.translate(a1111.NOT_IN_HASHES), "")
             loras.append(Lora(name, number_of(weight[0] if weight else None, default=1.0), digest))
     loras += [Lora(name, 1.0, digest) for name, digest in digests.items()]
     texts = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
@@ -187,6 +190,24 @@ def _loras(loras: list[Lora], find_lora: FindModel, fields: dict[str, Any]) -> I
         else:
             found.append({"name": name, "weight": lora.weight})
             yield _set(fields, "loras", Reading(found), said=said)
+
+
+def _embeddings(foreign: Foreign, find_embedding: FindModel) -> Iterator[Note]:
+    """Say which embeddings of the prompt are here: a name in a prompt is one only if a file has it."""
+    digests = a1111.hashes(foreign.pairs, "TI hashes")
+    for name, digest in a1111.hashes(foreign.pairs, "Hashes").items():
+        if name.startswith("embed:"):
+            digests.setdefault(name.removeprefix("embed:"), digest)
+    for name, digest in digests.items():
+        found = find_embedding(name, digest)
+        if found is None:
+            why = f"no embedding with this hash is installed: {name} is read as words, or as another of that name"
+            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
+        elif found.translate(a1111.NOT_IN_HASHES).lower() == name.lower():
+            yield Note("prompt", f"{name} [{digest}]", Outcome.USED, "the same embedding is installed")
+        else:
+            why = f"it is installed as {found}: write that into the prompt instead of {name}"
+            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
 
 
 def _input(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
