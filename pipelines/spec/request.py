@@ -23,6 +23,7 @@ MAX_PROMPT_CHARACTERS = 8000
 MIN_SIDE = 64
 MAX_SIDE = 4096
 MAX_STEPS = 200
+MAX_SIGMA = 10_000
 RANDOM_SEEDS = 2**32
 """Seeds drawn for the user stay below this, so that every other program can type them."""
 
@@ -35,6 +36,9 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "sampler": "scheduler",
         "sampler_name": "scheduler",
         "schedule_type": "noise_schedule",
+        "schedule_min_sigma": "sigma_min",
+        "schedule_max_sigma": "sigma_max",
+        "schedule_rho": "rho",
         "denoise": "strength",
         "denoising_strength": "strength",
         "negative": "negative_prompt",
@@ -138,6 +142,24 @@ class GenerationRequest(_Frozen):
     )
     noise_schedule: str | None = Field(
         default=None, description=f"How noise levels are spaced (schedule type in A1111): {', '.join(NOISE_SCHEDULES)}."
+    )
+    sigma_min: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_SIGMA,
+        description="The last noise level before 0, for noise schedules that can be told. Empty: the model's own.",
+    )
+    sigma_max: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_SIGMA,
+        description="The first noise level, for noise schedules that can be told. Empty: the model's own.",
+    )
+    rho: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="How strongly karras (7 of its own) and polyexponential (1) bend towards low noise levels.",
     )
     eta: float | None = Field(
         default=None,
@@ -276,6 +298,9 @@ class ResolvedRequest(_Frozen):
     mask_padding: int
     scheduler: str
     noise_schedule: str
+    sigma_min: float | None
+    sigma_max: float | None
+    rho: float | None
     eta: float
     s_churn: float
     s_tmin: float

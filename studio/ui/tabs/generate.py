@@ -151,6 +151,8 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
                 ("variation_strength", "variation_seed"),
                 ("seed_resize_width", "seed_resize_height"),
                 ("noise_source", "eta_noise_seed_delta"),
+                ("sigma_max", "sigma_min"),
+                ("rho",),
                 ("eta", "s_noise"),
                 ("s_churn",),
                 ("s_tmin", "s_tmax"),
