@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -24,6 +24,9 @@ from studio.store import InstalledEmbedding, installed_models
 from studio.stream import Stream
 from studio.verification import Verification, verify
 from studio.worker import LocalWork, load_engine, run_job
+
+if TYPE_CHECKING:
+    from pipelines.spec.prompt import TokenCount
 
 _WATCH_SECONDS = 0.1
 _IMAGE_FIELDS = ("init_image", "mask_image")
@@ -173,8 +176,33 @@ class Studio:
 
         Raises:
             InvalidRequest: naming the field.
+            ModelError: the model's files cannot be read.
         """
         return self._storage.notes(request)
+
+    def count_tokens(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        num_inference_steps: int | None = None,
+        composable: bool = True,
+    ) -> "TokenCount":
+        """Count a prompt's tokens as its model's text encoder sees them: the longest text of all steps and branches.
+
+        Args:
+            prompt: as typed; a template is counted as it stands.
+            model: whose tokenizer counts; the default model if None.
+            num_inference_steps: in which the prompt changes; the model's default if None.
+            composable: False for a negative prompt, in which AND is a word.
+
+        Raises:
+            InvalidRequest: there is no such model, or the prompt names an embedding that is too long.
+            ModelError: the model's tokenizer cannot be read.
+        """
+        return self._storage.count_tokens(
+            prompt, model_name=model, num_inference_steps=num_inference_steps, composable=composable
+        )
 
     def combinations(self, template: str) -> list[str]:
         """Return every prompt that a template such as "a {red|blue} boat" can become.

@@ -26,7 +26,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    home: Path = Field(default_factory=default_home, description="Folder that holds outputs, models and loras.")
+    home: Path = Field(
+        default_factory=default_home, description="Folder that holds outputs, models, loras and embeddings."
+    )
     outputs: Path | None = Field(default=None, description="Folder of images, thumbnails, inputs and the database.")
     models: Path | None = Field(default=None, description="Folder of diffusers models, one folder each.")
     embeddings: Path | None = Field(default=None, description="Folder of embeddings (textual inversion).")

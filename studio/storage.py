@@ -21,7 +21,11 @@ from studio.settings import Settings
 from studio.store import EmbeddingCatalogue, find_model
 
 if TYPE_CHECKING:
+    from pipelines.spec.prompt import ChunkRules, TokenCount
     from studio.prompts import Templates
+
+CHUNK_LENGTH = 75
+"""Of a CLIP text encoder, in tokens. A token is a byte or more, so a text of so many bytes is no longer."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,53 @@ class Storage:
 
         Raises:
             InvalidRequest: naming the field.
+            ModelError: the model's files cannot be read.
         """
-        _, (first, *_) = self.expand(request.with_seeds())
+        model, (first, *_) = self.expand(request.with_seeds())
+        counts = model.family.pools_first_chunk
         prompts = {"prompt": first.prompt, "negative_prompt": first.negative_prompt}
-        with_signs = {field: text for field, text in prompts.items() if any(sign in text for sign in "()[]<>:#")}
-        if not with_signs:
+        worth_it = {
+            field: text
+            for field, text in prompts.items()
+            if any(sign in text for sign in "()[]<>:#") or (counts and len(text.encode()) > CHUNK_LENGTH)
+        }
+        if not worth_it:
             return []
         from pipelines.spec.prompt import lint  # a sixth of a second, and most prompts are plain words
 
+        rules = self._chunk_rules(model) if counts else None
         return [
             f"{field}: {note.message}"
-            for field, text in with_signs.items()
-            for note in lint(text, num_inference_steps=first.num_inference_steps, composable=field == "prompt")
+            for field, text in worth_it.items()
+            for note in lint(
+                text,
+                num_inference_steps=first.num_inference_steps,
+                rules=rules,
+                pools_first_chunk=counts,
+                composable=field == "prompt",
+            )
             if note.is_warning
         ]
+
+    def count_tokens(
+        self, prompt: str, *, model_name: str | None, num_inference_steps: int | None, composable: bool
+    ) -> "TokenCount":
+        """Count the tokens of a prompt's longest text; see `Studio.count_tokens`."""
+        from pipelines.spec.prompt import count_prompt  # see `notes`
+
+        with _naming("model"):
+            model = find_model(model_name or self.settings.default_model, self.settings.models_dir)
+        return count_prompt(
+            prompt,
+            num_inference_steps=num_inference_steps or model.default("num_inference_steps"),
+            rules=self._chunk_rules(model),
+            composable=composable,
+        )
+
+    def _chunk_rules(self, model: Model) -> "ChunkRules":
+        from pipelines.spec.prompt.tokenizing import chunk_rules  # see `notes`
+
+        return chunk_rules(model.path / "tokenizer", embeddings=self.embeddings.vectors())
 
     def templates(self) -> "Templates":
         """Read the word lists of the folder `wildcards`.

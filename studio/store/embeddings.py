@@ -3,7 +3,7 @@
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,11 @@ class InstalledEmbedding:
         except OSError as error:
             raise ModelError(f"embedding {self.name!r} cannot be read: {error.strerror}") from error
 
+    @property
+    def vectors(self) -> int:
+        """How many tokens it takes; 1 where that cannot be known."""
+        return self.layout.vectors if self.layout else 1
+
     def described(self) -> dict[str, Any]:
         """Return what a listing says of it, in JSON's types; `problem` is empty where it can be used."""
         return {
@@ -89,6 +94,10 @@ class EmbeddingCatalogue:
         self._known = dict(self._look())
         found = [embedding for _, embedding in self._known.values()]
         return sorted(found, key=lambda each: (each.name.lower(), each.path))
+
+    def vectors(self) -> dict[str, int]:
+        """Return how many vectors stand for each name."""
+        return {_plain(embedding.name): embedding.vectors for embedding in self.all()}
 
     def named_by(self, requests: Iterable[ResolvedRequest], model: Model) -> dict[str, dict[str, InstalledEmbedding]]:
         """Return the embeddings that the prompts of some pictures name: prompt -> name -> file.
@@ -142,7 +151,7 @@ def _named(
         from pipelines.spec.prompt import named_embeddings  # a sixth of a second, and most prompts name none
         from pipelines.spec.prompt.tokenizing import chunk_rules
 
-        vectors = {name: each[0].layout.vectors if each[0].layout else 1 for name, each in installed.items()}
+        vectors = {name: each[0].vectors for name, each in installed.items()}
         for name in named_embeddings(
             text,
             num_inference_steps=told_steps(request.scheduler, request.num_inference_steps),
@@ -154,10 +163,10 @@ def _named(
     return named
 
 
-def _may_name(text: str, names: Iterable[str]) -> bool:
+def _may_name(text: str, names: Collection[str]) -> bool:
     """Whether a text could name an embedding; a quick answer for the many that do not."""
     if not _SIGNS.isdisjoint(text):
-        return any(True for _ in names)
+        return bool(names)
     squeezed = _squeezed(text)
     return any(_squeezed(name) in squeezed for name in names)
 

@@ -1,6 +1,8 @@
 """Embeddings by name: found in prompts before anything loads, recorded with the picture, refused in words."""
 
+import json
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from safetensors.numpy import save_file
 from pipelines.spec.errors import InvalidRequest
 from studio import Settings, Studio, metadata
 from studio.store import POCKET, EmbeddingCatalogue
+from tests.studio.conftest import write_model
 
 WIDTH = 128
 """Of the pocket model's text encoder."""
@@ -77,7 +80,7 @@ def test_what_is_no_embedding_says_so(tensors: dict[str, tuple[int, ...]], folde
     save_file({key: np.ones(shape, np.float32) for key, shape in tensors.items()}, folder / "emb.safetensors")
 
     assert "is no embedding" in studio.embeddings()[0].problem
-    with pytest.raises(InvalidRequest, match="prompt names embedding 'emb': .* is no embedding"):
+    with pytest.raises(InvalidRequest, match=r"prompt names embedding 'emb': .* is no embedding"):
         studio.generate("an emb", progress=False)
     assert named(studio, "a boat") == set()
 
@@ -219,3 +222,37 @@ def test_the_real_engine_paints_the_words_an_embedding_is_made_of(folder: Path, 
         )
 
     assert words == name == again
+
+
+def test_tokens_are_counted_with_the_models_tokenizer(folder: Path, studio: Studio) -> None:
+    write(folder / "emb.safetensors", vectors=9)
+
+    assert studio.count_tokens("").used == 0
+    assert studio.count_tokens("a red house").used == 3
+    assert studio.count_tokens("a (emb:1.3)").used == 10
+    assert (studio.count_tokens("red " * 80).used, studio.count_tokens("red " * 80).capacity) == (80, 150)
+    assert studio.count_tokens("[a:a red house:15]", num_inference_steps=10).used == 1
+    assert studio.count_tokens("[a:a red house:15]", num_inference_steps=20).used == 3
+    with pytest.raises(InvalidRequest, match="'gone' is not installed"):
+        studio.count_tokens("a", model="gone")
+
+
+def test_a_second_chunk_is_told_where_it_counts_less(studio: Studio) -> None:
+    write_xl(studio.settings.models_dir / "xl")
+    long = "red house " * 40
+
+    (note,) = studio.notes(studio.request(long, model="xl"))
+
+    assert note == (
+        "prompt: 80 of 150 tokens: the text is encoded in 2 chunks, and only the first 75 tokens say what the picture "
+        "is as a whole."
+    )
+    assert studio.notes(studio.request("red house " * 30, model="xl")) == []
+    assert studio.notes(studio.request(long)) == [], "Stable Diffusion 1.x reads all chunks alike"
+
+
+def write_xl(folder: Path) -> None:
+    write_model(folder)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+    shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
+    shutil.copytree(POCKET / "tokenizer", folder / "tokenizer")

@@ -1,5 +1,6 @@
 """The first tab: the form, the stage where the picture appears, and a strip of the latest."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -74,6 +75,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     with gr.Row(elem_id="ask", equal_height=True):
         with gr.Column(scale=8, min_width=260):
             place(form["prompt"])
+            _count_tokens(studio, form, "prompt")
         with gr.Column(scale=1, min_width=140, elem_id="actions"):
             generate = gr.Button("Generate", variant="primary", elem_id="generate")
             place(observer.cancel)
@@ -108,6 +110,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
 def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
     """Place the form's widgets, connect those that depend on each other, return the part for images."""
     place(form["negative_prompt"])
+    _count_tokens(studio, form, "negative_prompt")
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
         with gr.Row(elem_classes="tight"):
@@ -171,6 +174,25 @@ def _lay_out(studio: Studio, form: RequestForm) -> gr.Accordion:
     reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
     start_from: gr.Accordion = accordion
     return start_from
+
+
+def _count_tokens(studio: Studio, form: RequestForm, field: str) -> None:
+    """Place a counter of tokens under a prompt. It follows every keystroke; of several at once only the last counts."""
+
+    def count(text: str, model: str | None, steps: str | None) -> str:
+        num_inference_steps = int(steps) if steps and re.fullmatch("[1-9][0-9]{0,2}", steps) else None
+        try:
+            counted = studio.count_tokens(
+                text, model=model, num_inference_steps=num_inference_steps, composable=field == "prompt"
+            )
+        except StudioError:  # said where the picture is asked for
+            return ""
+        return f"{counted.used}/{counted.capacity}"
+
+    counter = gr.HTML("0/75", elem_id=f"{field}-tokens", elem_classes="tokens", apply_default_css=False)
+    sources = [form[field], form["model"], form["num_inference_steps"]]
+    changes = [source.change for source in sources]  # type: ignore[attr-defined]
+    gr.on(changes, count, sources, counter, trigger_mode="always_last", **QUIET)
 
 
 def _place_rows(form: RequestForm, *rows: tuple[str, ...]) -> None:
