@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -22,10 +22,13 @@ from studio.jobs import Job, JobState
 from studio.metadata import FoundLora, Imported, import_request, read_texts
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
-from studio.store import InstalledLora, installed_models, model_finder
+from studio.store import InstalledEmbedding, InstalledLora, installed_models, model_finder
 from studio.stream import Stream, by_likeness
 from studio.verification import Verification, verify
 from studio.worker import LocalWork, load_engine, run_job
+
+if TYPE_CHECKING:
+    from pipelines.spec.prompt import TokenCount
 
 _WATCH_SECONDS = 0.1
 _IMAGE_FIELDS = ("init_image", "mask_image")
@@ -145,7 +148,10 @@ class Studio:
             NotFound: no such file, or it carries nothing that can be read.
         """
         return import_request(
-            read_texts(path), find_model=model_finder(self.settings.models_dir), find_lora=self.find_lora
+            read_texts(path),
+            find_model=model_finder(self.settings.models_dir),
+            find_lora=self.find_lora,
+            find_embedding=self._storage.embeddings.find,
         )
 
     def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
@@ -186,8 +192,33 @@ class Studio:
 
         Raises:
             InvalidRequest: naming the field.
+            ModelError: the model's files cannot be read.
         """
         return self._storage.notes(request)
+
+    def count_tokens(
+        self,
+        prompt: str,
+        *,
+        model: str | None = None,
+        num_inference_steps: int | None = None,
+        composable: bool = True,
+    ) -> "TokenCount":
+        """Count a prompt's tokens as its model's text encoder sees them: the longest text of all steps and branches.
+
+        Args:
+            prompt: as typed; a template is counted as it stands.
+            model: whose tokenizer counts; the default model if None.
+            num_inference_steps: in which the prompt changes; the model's default if None.
+            composable: False for a negative prompt, in which AND is a word.
+
+        Raises:
+            InvalidRequest: there is no such model, or the prompt names an embedding that is too long.
+            ModelError: the model's tokenizer cannot be read.
+        """
+        return self._storage.count_tokens(
+            prompt, model_name=model, num_inference_steps=num_inference_steps, composable=composable
+        )
 
     def combinations(self, template: str) -> list[str]:
         """Return every prompt that a template such as "a {red|blue} boat" can become.
@@ -310,6 +341,10 @@ class Studio:
     def live_workers(self) -> list[str]:
         """Return the devices that have a living worker."""
         return [device for device in self.settings.devices if worker_lock(self.settings, device).is_held()]
+
+    def embeddings(self) -> list[InstalledEmbedding]:
+        """Return the embeddings (textual inversion) that prompts may name, and those that cannot be used."""
+        return self._storage.embeddings.all()
 
     def close(self) -> None:
         """Close the database."""

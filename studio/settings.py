@@ -13,7 +13,7 @@ from pipelines.spec.errors import InvalidRequest
 from studio import naming
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_FOLDERS = ("home", "outputs", "models")
+_FOLDERS = ("home", "outputs", "models", "embeddings")
 _FOLDER_LISTS = ("lora_dirs",)
 
 
@@ -31,12 +31,15 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    home: Path = Field(default_factory=default_home, description="Folder that holds outputs, models and loras.")
+    home: Path = Field(
+        default_factory=default_home, description="Folder that holds outputs, models, loras and embeddings."
+    )
     outputs: Path | None = Field(default=None, description="Folder of images, thumbnails, inputs and the database.")
     models: Path | None = Field(default=None, description="Folder of diffusers models, one folder each.")
     lora_dirs: tuple[Path, ...] = Field(
         default=(), description="Further folders of LoRAs beside home/loras, such as A1111's models/Lora."
     )
+    embeddings: Path | None = Field(default=None, description="Folder of embeddings (textual inversion).")
     database: str | None = Field(default=None, description="SQLAlchemy URL; a SQLite file in outputs by default.")
     host: str = Field(default="127.0.0.1", description="Address the server listens on.")
     port: int = Field(default=7860, ge=1, le=65535, description="Port the server listens on.")
@@ -104,6 +107,11 @@ class Settings(BaseModel):
         """Where LoRAs are looked for: the user's own folder, the further ones, and those that a checkout brings."""
         shipped = [_PROJECT / "loras"] if _is_checkout() else []
         return (self.home / "loras", *self.lora_dirs, *shipped)
+
+    @property
+    def embeddings_dir(self) -> Path:
+        """Embeddings (textual inversion): a file's name is a word in prompts."""
+        return self.embeddings or self.home / "embeddings"
 
     @property
     def database_url(self) -> str:

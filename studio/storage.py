@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Self
 
 from pipelines.spec.choosing import choose_loras
+from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
 from pipelines.spec.loras import LoraSpec
@@ -19,10 +20,14 @@ from studio.files import InputStore, ProcessLock
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
-from studio.store import FileHashes, LoraCatalogue, find_model
+from studio.store import EmbeddingCatalogue, FileHashes, LoraCatalogue, find_model
 
 if TYPE_CHECKING:
+    from pipelines.spec.prompt import ChunkRules, TokenCount
     from studio.prompts import Templates
+
+CHUNK_LENGTH = 75
+"""Of a CLIP text encoder, in tokens. A token is a byte or more, so a text of so many bytes is no longer."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ class Storage:
         loras = LoraCatalogue(settings.lora_folders, FileHashes(database))
         return cls(settings, database, InputStore(outputs / "inputs"), loras, jobs, gallery)
 
+    @cached_property
+    def embeddings(self) -> EmbeddingCatalogue:
+        """The embeddings that prompts may name."""
+        return EmbeddingCatalogue(self.settings.embeddings_dir)
+
     def expand(self, request: GenerationRequest) -> tuple[Model, tuple[ResolvedRequest, ...]]:
         """Return the model and one resolved request per image; refuses what cannot work. Loads nothing.
 
@@ -74,6 +84,12 @@ class Storage:
         resolved = self._choose_loras(request.loras, resolved, model)
         for distinct in {one.prompt: one for one in resolved}.values():
             check_prompts(distinct)
+        named = self.embeddings.named_by(resolved, model)
+        digests = {
+            prompt: {name: embedding.sha256 for name, embedding in each.items()} for prompt, each in named.items()
+        }
+        resolved = tuple(one.model_copy(update={"embeddings": digests[one.prompt]}) for one in resolved)
+        for distinct in {one.prompt: one for one in resolved}.values():
             metadata.check_room(distinct)
         return model, resolved
 
@@ -82,20 +98,53 @@ class Storage:
 
         Raises:
             InvalidRequest: naming the field.
+            ModelError: the model's files cannot be read.
         """
-        _, (first, *_) = self.expand(request.with_seeds())
+        model, (first, *_) = self.expand(request.with_seeds())
+        counts = model.family.pools_first_chunk
         prompts = {"prompt": first.prompt, "negative_prompt": first.negative_prompt}
-        with_signs = {field: text for field, text in prompts.items() if any(sign in text for sign in "()[]<>:#")}
-        if not with_signs:
+        worth_it = {
+            field: text
+            for field, text in prompts.items()
+            if any(sign in text for sign in "()[]<>:#") or (counts and len(text.encode()) > CHUNK_LENGTH)
+        }
+        if not worth_it:
             return []
         from pipelines.spec.prompt import lint  # a sixth of a second, and most prompts are plain words
 
+        rules = self._chunk_rules(model) if counts else None
         return [
             f"{field}: {note.message}"
-            for field, text in with_signs.items()
-            for note in lint(text, num_inference_steps=first.num_inference_steps, composable=field == "prompt")
+            for field, text in worth_it.items()
+            for note in lint(
+                text,
+                num_inference_steps=first.num_inference_steps,
+                rules=rules,
+                pools_first_chunk=counts,
+                composable=field == "prompt",
+            )
             if note.is_warning
         ]
+
+    def count_tokens(
+        self, prompt: str, *, model_name: str | None, num_inference_steps: int | None, composable: bool
+    ) -> "TokenCount":
+        """Count the tokens of a prompt's longest text; see `Studio.count_tokens`."""
+        from pipelines.spec.prompt import count_prompt  # see `notes`
+
+        with _naming("model"):
+            model = find_model(model_name or self.settings.default_model, self.settings.models_dir)
+        return count_prompt(
+            prompt,
+            num_inference_steps=num_inference_steps or model.default("num_inference_steps"),
+            rules=self._chunk_rules(model),
+            composable=composable,
+        )
+
+    def _chunk_rules(self, model: Model) -> "ChunkRules":
+        from pipelines.spec.prompt.tokenizing import chunk_rules  # see `notes`
+
+        return chunk_rules(model.path / "tokenizer", embeddings=self.embeddings.vectors())
 
     def templates(self) -> "Templates":
         """Read the word lists of the folder `wildcards`.
@@ -129,8 +178,8 @@ class Storage:
             for one in resolved
         )
 
-    def open_inputs(self, request: GenerationRequest, model: Model, resolved: Sequence[ResolvedRequest] = ()) -> Inputs:
-        """Open the images that a request names, and find the files of the LoRAs that it was resolved to.
+    def open_inputs(self, request: GenerationRequest, model: Model, resolved: tuple[ResolvedRequest, ...]) -> Inputs:
+        """Open the images that a request names, and find the files of the LoRAs and embeddings that it was resolved to.
 
         Raises:
             NotFound: an image or a LoRA is gone.
@@ -145,7 +194,13 @@ class Storage:
             init_image=None if init_image is None else init_image.convert("RGB"),
             mask_image=None if mask_image is None else mask_image.convert("L"),
             loras={digest: self.loras.find(name).file() for digest, name in names.items()},
+            embeddings=self._embedding_files(resolved),
         )
+
+    def _embedding_files(self, resolved: tuple[ResolvedRequest, ...]) -> dict[str, EmbeddingFile]:
+        wanted = {pair for one in resolved for pair in one.embeddings.items()}
+        installed = self.embeddings.all() if wanted else []
+        return {each.name: each.file() for each in installed if each.name in dict(wanted)}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import diffusers
 import torch
@@ -27,7 +28,16 @@ BATCH_SIZE = 8
 """Pictures that may share a call of the U-Net."""
 
 OWN_FIELDS = frozenset(
-    {"prompt", "negative_prompt", "guidance_scale", "seed", "variation_seed", "variation_strength", "output_format"}
+    {
+        "prompt",
+        "negative_prompt",
+        "embeddings",
+        "guidance_scale",
+        "seed",
+        "variation_seed",
+        "variation_strength",
+        "output_format",
+    }
 )
 """Fields in which the pictures of one batch may differ."""
 
@@ -118,12 +128,15 @@ class DiffusersEngine:
     ) -> Denoised:
         """Denoise the first of some pictures that differ in their own fields only: `at_once`, or fewer."""
         with self._wardrobe.wear(components, requests[0].loras, inputs.loras) as loras:
+            known: dict[str, Any] = {
+                "components": components,
+                "embeddings": inputs.embeddings,
+                "loras": loras.on_text_encoders,
+            }
             guidance = [
                 Guidance(
-                    prompt=self._prompts.encode(request, components=components, loras=loras.on_text_encoders),
-                    negative_prompt=self._prompts.encode_negative(
-                        request, components=components, loras=loras.on_text_encoders
-                    ),
+                    prompt=self._prompts.encode(request, **known),
+                    negative_prompt=self._prompts.encode_negative(request, **known),
                     scale=request.guidance_scale,
                 )
                 for request in requests[:at_once]

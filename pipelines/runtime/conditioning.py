@@ -1,18 +1,23 @@
 """From a prompt to what the denoiser is conditioned on: branches of scheduled texts, encoded chunk by chunk."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
+from pipelines.runtime.embeddings import Vectors, inserted, load_vectors
 from pipelines.runtime.loading import Components
+from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.errors import NotANumber
 from pipelines.spec.prompt import ChunkRules, chunk, parse, schedule, weigh
 from pipelines.spec.request import Emphasis, ResolvedRequest
-from pipelines.spec.schedulers import SCHEDULERS
+from pipelines.spec.schedulers import told_steps
+
+_NONE: Mapping[str, EmbeddingFile] = MappingProxyType({})
 
 CACHED_TEXTS = 64
 """Per loaded model. One chunk is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
@@ -58,40 +63,69 @@ class PromptEncoder:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Components, OrderedDict[_Key, Conditioning]] = WeakKeyDictionary()
 
-    def encode(self, request: ResolvedRequest, *, components: Components, loras: Worn = ()) -> EncodedPrompt:
-        """Return the encoded prompt of a request, encoded with the LoRAs that the text encoders wear."""
+    def encode(
+        self,
+        request: ResolvedRequest,
+        *,
+        components: Components,
+        embeddings: Mapping[str, EmbeddingFile] = _NONE,
+        loras: Worn = (),
+    ) -> EncodedPrompt:
+        """Return the encoded prompt of a request.
+
+        Args:
+            request: what to encode, and which embeddings it names.
+            components: the loaded model; it is left as it was.
+            embeddings: the files of those embeddings, by name.
+            loras: those that the text encoders wear.
+
+        Raises:
+            ModelError: an embedding's file is not the one the request was resolved with, or cannot be used.
+        """
         prompt = parse(request.prompt)
         return EncodedPrompt(
             tuple(
-                Branch(branch.weight, self._schedule(branch.text, request, components=components, loras=loras))
+                Branch(branch.weight, self._schedule(branch.text, request, components, embeddings, loras=loras))
                 for branch in prompt.branches
             )
         )
 
-    def encode_negative(self, request: ResolvedRequest, *, components: Components, loras: Worn = ()) -> EncodedPrompt:
-        """Return the encoded negative prompt of a request: one branch, in which AND is a word like any other."""
+    def encode_negative(
+        self,
+        request: ResolvedRequest,
+        *,
+        components: Components,
+        embeddings: Mapping[str, EmbeddingFile] = _NONE,
+        loras: Worn = (),
+    ) -> EncodedPrompt:
+        """Return the encoded negative prompt of a request: one branch, in which AND is a word like any other.
+
+        Arguments and errors are those of `encode`.
+        """
         (branch,) = parse(request.negative_prompt, composable=False).branches
-        scheduled = self._schedule(branch.text, request, components=components, loras=loras, is_negative=True)
+        scheduled = self._schedule(branch.text, request, components, embeddings, loras=loras, is_negative=True)
         return EncodedPrompt((Branch(1.0, scheduled),))
 
     def _schedule(
         self,
         text: str,
         request: ResolvedRequest,
-        *,
         components: Components,
+        embeddings: Mapping[str, EmbeddingFile],
+        *,
         loras: Worn,
         is_negative: bool = False,
     ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
+        named = tuple(sorted(request.embeddings.items()))
         scheduled = []
-        steps = SCHEDULERS[request.scheduler].steps(request.num_inference_steps) or request.num_inference_steps
+        steps = told_steps(request.scheduler, request.num_inference_steps)
         for part in schedule(text, num_inference_steps=steps):
             as_zeros = is_negative and not text and components.zero_empty_negative
             device = str(components.text_encoders[0].device)
-            key = _Key(part.text, request.emphasis, request.clip_skip, as_zeros, device, loras)
+            key = _Key(part.text, named, request.emphasis, request.clip_skip, as_zeros, device, loras)
             if key not in known:
-                known[key] = _encode(key, components)
+                known[key] = _encode(key, components, embeddings)
             known.move_to_end(key)
             scheduled.append((part.until_step, known[key]))
         while len(known) > CACHED_TEXTS:
@@ -104,6 +138,8 @@ class _Key:
     """All that an encoding depends on beside the model."""
 
     text: str
+    embeddings: tuple[tuple[str, str], ...]
+    """Name and SHA-256 of those that the request names."""
     emphasis: Emphasis
     clip_skip: int
     as_zeros: bool
@@ -113,11 +149,18 @@ class _Key:
 
 
 @torch.inference_mode()
-def _encode(key: _Key, components: Components) -> Conditioning:
+def _encode(key: _Key, components: Components, embeddings: Mapping[str, EmbeddingFile]) -> Conditioning:
     """Run every text encoder; SDXL's two lie side by side, and the second gives the pooled projection."""
+    vectors = {name: load_vectors(embeddings[name], sha256=sha256) for name, sha256 in key.embeddings}
     parts = [
-        _encode_with(tokenizer, encoder, key, is_normed=len(components.text_encoders) == 1)
-        for tokenizer, encoder in zip(components.tokenizers, components.text_encoders, strict=True)
+        _encode_with(
+            tokenizer,
+            encoder,
+            key,
+            vectors={name: each[index] for name, each in vectors.items()},
+            is_normed=len(components.text_encoders) == 1,
+        )
+        for index, (tokenizer, encoder) in enumerate(zip(components.tokenizers, components.text_encoders, strict=True))
     ]
     embeds = torch.cat([embeds for embeds, _ in parts], dim=-1).to(components.device, components.precision.dtype)
     pooled = parts[-1][1] if len(parts) > 1 else None
@@ -133,23 +176,30 @@ def _encode(key: _Key, components: Components) -> Conditioning:
     return Conditioning(embeds, pooled)
 
 
-def _encode_with(tokenizer: Any, encoder: Any, key: _Key, *, is_normed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode_with(
+    tokenizer: Any, encoder: Any, key: _Key, *, vectors: Vectors, is_normed: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (1, 77 · chunks, width) of one encoder, and what it says of the first chunk as a whole.
 
     Args:
         tokenizer: of the encoder.
         encoder: a CLIP text model.
         key: text, emphasis, layer.
+        vectors: of the embeddings for this encoder.
         is_normed: whether the final layer norm follows, as in Stable Diffusion 1.x.
     """
     rules = ChunkRules(
         tokenize=lambda text: tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
         comma_tokens=frozenset(tokenizer(",", add_special_tokens=False).input_ids),
+        embeddings={name: len(each) for name, each in vectors.items()},
     )
     chunks = chunk(weigh(key.text), rules=rules)
     encoded, pooled = [], []
     for part in chunks:
-        hidden, whole = _read_layer(encoder, _token_ids(part.token_ids, tokenizer), key.clip_skip, is_normed=is_normed)
+        with inserted(encoder, vectors, part.placements):
+            hidden, whole = _read_layer(
+                encoder, _token_ids(part.token_ids, tokenizer), key.clip_skip, is_normed=is_normed
+            )
         weights = torch.ones(hidden.shape[1], device=hidden.device, dtype=hidden.dtype)
         weights[1 : 1 + len(part.weights)] = torch.tensor(part.weights, device=hidden.device, dtype=hidden.dtype)
         if (weights != 1).any():

@@ -17,6 +17,7 @@ from pipelines.runtime.samplers import SAMPLERS, BrownianNoise, SamplerOptions, 
 from pipelines.runtime.sigmas import discard_next_to_last, make_sigmas
 from pipelines.runtime.starting import start_denoising
 from pipelines.spec.canvas import Canvas
+from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.request import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
 from pipelines.spec.steps import scheduled_steps, steps_to_run
@@ -112,18 +113,28 @@ def denoise(
 
 
 def _schedule(request: ResolvedRequest, components: Components) -> torch.Tensor:
-    """Return all noise levels of a request, descending."""
+    """Return all noise levels of a request, descending.
+
+    Raises:
+        InvalidRequest: they leave no room between the levels asked for and the model's own.
+    """
     spec = SCHEDULERS[request.scheduler]
     model_sigmas = components.sigmas
     steps = request.num_inference_steps
     if request.strength is not None:
         steps = scheduled_steps(steps, request.strength, request.step_rule)
-    sigmas = make_sigmas(
-        request.noise_schedule,
-        model_sigmas if spec.timestep_stride == 1 else model_sigmas.every(spec.timestep_stride),
-        steps + spec.discards_next_to_last,
-        is_sdxl=len(components.text_encoders) == 2,
-    )
+    try:
+        sigmas = make_sigmas(
+            request.noise_schedule,
+            model_sigmas if spec.timestep_stride == 1 else model_sigmas.every(spec.timestep_stride),
+            steps + spec.discards_next_to_last,
+            sigma_min=request.sigma_min,
+            sigma_max=request.sigma_max,
+            rho=request.rho,
+            is_sdxl=len(components.text_encoders) == 2,
+        )
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
     return discard_next_to_last(sigmas) if spec.discards_next_to_last else sigmas
 
 

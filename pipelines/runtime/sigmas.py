@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from scipy import special
 
+from pipelines.spec.schedulers import RHO, SPANNED
+
 Levels = npt.NDArray[np.float64]
 
 LEAST_ALPHA_CUMPROD = 4.8973451890853435e-08
@@ -75,10 +77,6 @@ class NoiseSchedule:
 
     levels: Callable[[ModelSigmas, int, Span], Levels]
     """The table, the number of steps and the span -> noise levels, float64, descending."""
-    takes_span: bool = False
-    """Whether sigma_min and sigma_max may be overridden."""
-    default_rho: float | None = None
-    """None where there is no rho."""
     ends_at_zero: bool = True
     """Whether a last step to noise level 0 follows."""
     min_steps: int = 1
@@ -116,16 +114,16 @@ def make_sigmas(
     row = NOISE_SCHEDULES[noise_schedule]
     if num_inference_steps < row.min_steps:
         raise ValueError(f"{noise_schedule} needs at least {row.min_steps} steps, got {num_inference_steps}")
-    if not row.takes_span and (sigma_min is not None or sigma_max is not None):
+    if noise_schedule not in SPANNED and (sigma_min is not None or sigma_max is not None):
         raise ValueError(f"{noise_schedule} takes its noise levels from the model: leave sigma_min and sigma_max out")
-    if row.default_rho is None and rho is not None:
+    if noise_schedule not in RHO and rho is not None:
         raise ValueError(f"{noise_schedule} has no rho: leave it out, or choose karras or polyexponential")
     if rho is not None and rho <= 0:
         raise ValueError(f"rho must be above 0, got {rho}")
     span = Span(
         sigma_min=model_sigmas.sigma_min if sigma_min is None else sigma_min,
         sigma_max=model_sigmas.sigma_max if sigma_max is None else sigma_max,
-        rho=(row.default_rho or 1.0) if rho is None else rho,
+        rho=RHO.get(noise_schedule, 1.0) if rho is None else rho,
         is_sdxl=is_sdxl,
     )
     if not 0 < span.sigma_min < span.sigma_max:
@@ -228,16 +226,16 @@ def _unipc_timesteps(model: ModelSigmas, n: int, span: Span) -> Levels:
 NOISE_SCHEDULES: Mapping[str, NoiseSchedule] = MappingProxyType(
     {
         "uniform": NoiseSchedule(_uniform),
-        "karras": NoiseSchedule(_karras, takes_span=True, default_rho=7.0),
-        "exponential": NoiseSchedule(_exponential, takes_span=True),
-        "polyexponential": NoiseSchedule(_polyexponential, takes_span=True, default_rho=1.0),
-        "sgm_uniform": NoiseSchedule(_sgm_uniform, takes_span=True),
-        "kl_optimal": NoiseSchedule(_kl_optimal, takes_span=True, ends_at_zero=False),
+        "karras": NoiseSchedule(_karras),
+        "exponential": NoiseSchedule(_exponential),
+        "polyexponential": NoiseSchedule(_polyexponential),
+        "sgm_uniform": NoiseSchedule(_sgm_uniform),
+        "kl_optimal": NoiseSchedule(_kl_optimal, ends_at_zero=False),
         "align_your_steps": NoiseSchedule(_align_your_steps),
         "simple": NoiseSchedule(_simple),
-        "normal": NoiseSchedule(_normal, takes_span=True),
+        "normal": NoiseSchedule(_normal),
         "ddim_uniform": NoiseSchedule(_ddim_uniform),
-        "beta": NoiseSchedule(_beta, takes_span=True),
+        "beta": NoiseSchedule(_beta),
         "turbo": NoiseSchedule(_turbo),
         "ddim_timesteps": NoiseSchedule(_ddim_uniform, ends_at_zero=False, min_steps=2),
         "unipc_timesteps": NoiseSchedule(_unipc_timesteps, ends_at_zero=False),

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
 from pipelines.spec.request import ResolvedRequest
@@ -22,6 +23,8 @@ class Inputs:
     """L, any size; 255 is repainted, 0 is kept."""
     loras: Mapping[str, LoraFile] = field(default_factory=dict)
     """Every LoRA that the requests name, by its `sha256`."""
+    embeddings: Mapping[str, EmbeddingFile] = field(default_factory=dict)
+    """Those that the requests name in `ResolvedRequest.embeddings`."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ class Model:
     """4, or 9 for a model trained for inpainting."""
     text_encoder_layers: int
     """Of the first text encoder, from which `clip_skip` counts back."""
+    text_encoder_widths: tuple[int, ...]
+    """How many numbers stand for one token, for each text encoder: (768,) for Stable Diffusion 1.x."""
     defaults: Mapping[str, Any]
     """The model's own defaults (`studio.json`), stronger than its family's."""
     cross_attention_dim: int | None = None

@@ -26,6 +26,7 @@ MIN_SIDE = 64
 MAX_SIDE = 4096
 MAX_STEPS = 200
 MAX_LORAS = 20
+MAX_SIGMA = 10_000
 RANDOM_SEEDS = 2**32
 """Seeds drawn for the user stay below this, so that every other program can type them."""
 
@@ -38,6 +39,9 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "sampler": "scheduler",
         "sampler_name": "scheduler",
         "schedule_type": "noise_schedule",
+        "schedule_min_sigma": "sigma_min",
+        "schedule_max_sigma": "sigma_max",
+        "schedule_rho": "rho",
         "denoise": "strength",
         "denoising_strength": "strength",
         "negative": "negative_prompt",
@@ -153,6 +157,24 @@ class GenerationRequest(_Frozen):
     )
     noise_schedule: str | None = Field(
         default=None, description=f"How noise levels are spaced (schedule type in A1111): {', '.join(NOISE_SCHEDULES)}."
+    )
+    sigma_min: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_SIGMA,
+        description="The last noise level before 0, for noise schedules that can be told. Empty: the model's own.",
+    )
+    sigma_max: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_SIGMA,
+        description="The first noise level, for noise schedules that can be told. Empty: the model's own.",
+    )
+    rho: float | None = Field(
+        default=None,
+        gt=0,
+        le=100,
+        description="How strongly karras (7 of its own) and polyexponential (1) bend towards low noise levels.",
     )
     eta: float | None = Field(
         default=None,
@@ -300,6 +322,9 @@ class ResolvedRequest(_Frozen):
     mask_padding: int
     scheduler: str
     noise_schedule: str
+    sigma_min: float | None
+    sigma_max: float | None
+    rho: float | None
     eta: float
     s_churn: float
     s_tmin: float
@@ -316,6 +341,8 @@ class ResolvedRequest(_Frozen):
     eta_noise_seed_delta: int
     output_format: OutputFormat
     template: str | None = None
+    embeddings: Mapping[str, str] = Field(default_factory=dict)
+    """The embeddings that the prompts name, and the SHA-256 of their files."""
 
     def asked(self) -> GenerationRequest:
         """Return the request that makes exactly this picture again.
@@ -324,7 +351,7 @@ class ResolvedRequest(_Frozen):
             InvalidRequest: this came from a foreign record and holds what nobody can ask.
         """
         loras = tuple(lora.asked() for lora in self.loras)
-        return GenerationRequest.parse({**self.model_dump(), "loras": loras, "num_images": 1})
+        return GenerationRequest.parse({**self.model_dump(exclude={"embeddings"}), "loras": loras, "num_images": 1})
 
 
 def _lora_in_words(text: str) -> dict[str, Any]:

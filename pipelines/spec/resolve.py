@@ -14,7 +14,7 @@ from pipelines.spec.request import (
     StepRule,
     Task,
 )
-from pipelines.spec.schedulers import SCHEDULERS
+from pipelines.spec.schedulers import NOISE_SCHEDULES, RHO, SCHEDULERS, SPANNED
 from pipelines.spec.steps import MAX_SCHEDULED_STEPS
 
 
@@ -50,9 +50,11 @@ def resolve(
         "noise_schedule": noise_schedule,
         "eta": own.eta if request.eta is None else request.eta,
         "clip_skip": _or_default(request, model, "clip_skip"),
+        "embeddings": {},  # found in the prompts once these are expanded
     }
     as_asked = {name: getattr(request, name) for name in ResolvedRequest.model_fields.keys() - decided.keys()}
     _check_clip_skip(decided["clip_skip"], model)
+    _check_levels(request, noise_schedule)
     _check_steps(decided["num_inference_steps"], decided["strength"], request.step_rule, scheduler)
     return tuple(ResolvedRequest(**{**as_asked, **decided, **seeds}) for seeds in _seeds(request))
 
@@ -179,6 +181,24 @@ def _check_steps(steps: int, strength: float | None, rule: StepRule, scheduler: 
             f"strength {strength} with {steps} exact steps would divide the noise into more than {most_levels} levels; "
             f"try strength {enough}" + (f" or num_inference_steps {most}" if most else ""),
             field="strength",
+        )
+
+
+def _check_levels(request: GenerationRequest, noise_schedule: str) -> None:
+    """Refuse what the noise schedule would ignore."""
+    takers = {"sigma_min": SPANNED, "sigma_max": SPANNED, "rho": frozenset(RHO)}
+    for field, takes_it in takers.items():
+        value: float | None = getattr(request, field)
+        if value is not None and noise_schedule not in takes_it:
+            raise InvalidRequest(
+                f"{field} {value:g} means nothing to noise_schedule {noise_schedule}; leave it empty, "
+                f"or choose one of {', '.join(name for name in NOISE_SCHEDULES if name in takes_it)}",
+                field=field,
+            )
+    if request.sigma_min is not None and request.sigma_max is not None and request.sigma_min >= request.sigma_max:
+        raise InvalidRequest(
+            f"sigma_min must be below sigma_max, got {request.sigma_min:g} and {request.sigma_max:g}; exchange them",
+            field="sigma_min",
         )
 
 

@@ -29,6 +29,12 @@ NOISE_SCHEDULES: Mapping[str, str] = MappingProxyType(
 )
 """Name -> what A1111 calls it. The last two belong to ddim, plms and unipc, which know no other, and to no one else."""
 
+SPANNED = frozenset({"karras", "exponential", "polyexponential", "sgm_uniform", "kl_optimal", "normal", "beta"})
+"""The noise schedules whose first and last level can be chosen (sigma_max, sigma_min)."""
+
+RHO: Mapping[str, float] = MappingProxyType({"karras": 7.0, "polyexponential": 1.0})
+"""The noise schedules that have a rho, and the one they take by default."""
+
 AUTOMATIC = frozenset({"automatic", "default"})
 """Words for the schedule that each scheduler has of its own, A1111's and an older one of ours: an empty field."""
 
@@ -139,6 +145,11 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
         "ddpm": SchedulerSpec("DDPM", eta=1.0),
     }
 )
+
+
+def told_steps(scheduler: str, num_inference_steps: int) -> int:
+    """Return in how many steps a scheduler's prompts are scheduled: those it tells of, else those asked for."""
+    return SCHEDULERS[scheduler].steps(num_inference_steps) or num_inference_steps
 
 
 def canonical_scheduler(name: str) -> str:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 from pipelines.spec.errors import AlreadyRunning, InvalidRequest
 from studio import __version__
 from studio.api import errors, guard, images, jobs
-from studio.api.views import Health, LoraView, ModelView, StudioDep
+from studio.api.views import EmbeddingView, Health, LoraView, ModelView, StudioDep
 from studio.core import Studio
 from studio.settings import Settings
 from studio.supervisor import Supervisor
@@ -71,6 +71,12 @@ def list_models(studio: StudioDep) -> list[ModelView]:
 def list_loras(studio: StudioDep) -> list[LoraView]:
     """List the LoRAs that are found, those that cannot be used among them, with the reason."""
     return [LoraView.of(lora) for lora in studio.loras()]
+
+
+@_router.get("/api/v1/embeddings", tags=["models"])
+def list_embeddings(studio: StudioDep) -> list[EmbeddingView]:
+    """List the embeddings (textual inversion): words that prompts may use."""
+    return [EmbeddingView(**embedding.described()) for embedding in studio.embeddings()]
 
 
 def serve(

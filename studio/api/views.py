@@ -6,8 +6,9 @@ from typing import Annotated, Any, Self
 from fastapi import Depends, Request
 from pydantic import BaseModel, Field
 
+from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from studio.core import Studio
 from studio.gallery import GalleryImage
 from studio.jobs import Job, JobState
@@ -59,7 +60,9 @@ class ImageView(BaseModel):
     name: str = Field(description="The file's name.")
     sha256: str = Field(description="Of the file.")
     created_at: float = Field(description="Seconds since the epoch.")
-    request: ResolvedRequest = Field(description="What ran; posting it again makes the same picture.")
+    request: GenerationRequest = Field(description="What ran; posting it again makes the same picture.")
+    loras: tuple[ResolvedLora, ...] = Field(description="The LoRAs that were applied, and their SHA-256.")
+    embeddings: Mapping[str, str] = Field(description="The embeddings that its prompts name, and their SHA-256.")
     provenance: Mapping[str, Any] = Field(description="Device, precision and versions that made the pixels.")
 
     @classmethod
@@ -73,7 +76,9 @@ class ImageView(BaseModel):
             name=image.path.name,
             sha256=image.sha256,
             created_at=image.created_at,
-            request=image.request,
+            request=image.request.asked(),
+            loras=image.request.loras,
+            embeddings=image.request.embeddings,
             provenance=image.provenance,
         )
 
@@ -135,6 +140,17 @@ class LoraView(BaseModel):
     @classmethod
     def of(cls, lora: InstalledLora) -> Self:
         return cls(**described_lora(lora))
+
+
+class EmbeddingView(BaseModel):
+    """An embedding (textual inversion) in the studio's folder."""
+
+    name: str = Field(description="The word in prompts; letter case does not count.")
+    vectors: int = Field(description="How many tokens it takes.")
+    made_for: str = Field(description="The models it fits.")
+    sha256: str = Field(description="Of the file.")
+    note: str = Field(description="What the file says about itself.")
+    problem: str = Field(description="Why it cannot be used; empty if it can.")
 
 
 class StoredInput(BaseModel):

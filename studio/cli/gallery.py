@@ -107,7 +107,7 @@ def read(
     That is our record, or what another program says, as far as it means something here, or whatever texts there are.
     """
     from studio import metadata
-    from studio.store import model_finder
+    from studio.store import EmbeddingCatalogue, model_finder
 
     texts = metadata.read_texts(image)
     try:
@@ -116,7 +116,10 @@ def read(
         record = None
     try:
         imported = metadata.import_request(
-            texts, find_model=model_finder(settings.models_dir), find_lora=_lora_finder(settings)
+            texts,
+            find_model=model_finder(settings.models_dir),
+            find_lora=_lora_finder(settings),
+            find_embedding=EmbeddingCatalogue(settings.embeddings_dir).find,
         )
     except NotFound:  # no program that we know
         imported = None

@@ -1,4 +1,4 @@
-"""`studio list` and `studio doctor`: what is installed, and whether it is well."""
+"""`studio list`, `studio embeddings` and `studio doctor`: what is installed, and whether it is well."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def install(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("list", epilog=SETTINGS_EPILOG)(with_settings(list_models))
+    app.command("embeddings", epilog=SETTINGS_EPILOG)(with_settings(list_embeddings))
     app.command(epilog=SETTINGS_EPILOG)(with_settings(doctor))
 
 
@@ -36,6 +37,25 @@ def list_models(
     sized = [{**model, "size": f"{model['native_width']}×{model['native_height']}"} for model in models]
     print_table(columns, ([model[column] for column in columns] for model in sized))
     typer.echo(f"For more, copy diffusers folders into {settings.models_dir}", err=True)
+
+
+def list_embeddings(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per embedding.")] = False,
+    settings: Settings,
+) -> None:
+    """List the embeddings (textual inversion): words that prompts may use."""
+    from studio.store import EmbeddingCatalogue
+
+    found = [embedding.described() for embedding in EmbeddingCatalogue(settings.embeddings_dir).all()]
+    if as_json:
+        for embedding in found:
+            print_json(embedding)
+        return
+    columns = ("name", "vectors", "made_for", "hash", "note")
+    shown = [{**each, "hash": each["sha256"][:12], "note": each["problem"] or each["note"]} for each in found]
+    print_table(columns, ([str(each[column]) for column in columns] for each in shown))
+    typer.echo(f"For more, copy .safetensors files into {settings.embeddings_dir}", err=True)
 
 
 def doctor(

@@ -45,7 +45,8 @@ _INPAINT_DEFAULTS = {
     "Masked area padding": "32",
 }
 
-_NOT_IN_HASHES = str.maketrans("", "", ":,")
+NOT_IN_HASHES = str.maketrans("", "", ":,")
+"""What A1111 takes out of the name of a LoRA or an embedding when it writes its hash down."""
 
 _Pair = tuple[str, object]
 """A key and its value; None is not written."""
@@ -93,7 +94,7 @@ def _lora_hashes(request: ResolvedRequest) -> str | None:
 
 def name_in_hashes(name: str) -> str:
     """Return a LoRA's name as A1111 writes it beside its hash."""
-    return name.translate(_NOT_IN_HASHES)
+    return name.translate(NOT_IN_HASHES)
 
 
 def _sampling(request: ResolvedRequest) -> list[_Pair]:
@@ -136,11 +137,15 @@ def _options(request: ResolvedRequest) -> list[_Pair]:
         ("Resize mode", None if request.resize_mode == "crop" else request.resize_mode),
         ("Step rule", None if request.step_rule == "a1111" else request.step_rule),
         ("Emphasis", _EMPHASIS[request.emphasis]),
+        ("Schedule max sigma", None if request.sigma_max is None else _number(request.sigma_max)),
+        ("Schedule min sigma", None if request.sigma_min is None else _number(request.sigma_min)),
+        ("Schedule rho", None if request.rho is None else _number(request.rho)),
         ("Eta", None if request.eta == SCHEDULERS[request.scheduler].eta else _number(request.eta)),
         ("Sigma churn", _number(request.s_churn) if request.s_churn else None),
         ("Sigma tmin", _number(request.s_tmin) if request.s_tmin else None),
         ("Sigma tmax", None if request.s_tmax is None else _number(request.s_tmax)),
         ("Sigma noise", _number(request.s_noise) if request.s_noise != 1 else None),
+        ("TI hashes", _hashes(request.embeddings)),
     ]
 
 
@@ -180,6 +185,11 @@ def hashes(pairs: Mapping[str, str], key: str) -> dict[str, str]:
         return {name: value for name, value in data.items() if isinstance(value, str)}
     parts = (part.rpartition(":") for part in text.split(","))
     return {name.strip(): value.strip() for name, colon, value in parts if colon and name.strip()}
+
+
+def _hashes(digests: Mapping[str, str]) -> str | None:
+    """Return "name: hash, name: hash" with the first twelve digits; names lose what separates them."""
+    return ", ".join(f"{name.translate(NOT_IN_HASHES)}: {digest[:12]}" for name, digest in digests.items()) or None
 
 
 def _number(value: float) -> str:

@@ -75,7 +75,11 @@ def nothing_installed(name: str, digest: str) -> None:
 
 
 def import_request(
-    texts: Mapping[str, str], *, find_model: FindModel = nothing_installed, find_lora: FindLora = nothing_installed
+    texts: Mapping[str, str],
+    *,
+    find_model: FindModel = nothing_installed,
+    find_lora: FindLora = nothing_installed,
+    find_embedding: FindModel = nothing_installed,
 ) -> Imported:
     """Turn the texts of a picture, ours or another program's, into the fields of a request.
 
@@ -83,6 +87,7 @@ def import_request(
         texts: as `read_texts` returns them.
         find_model: (name, hash) -> name of an installed model, or None.
         find_lora: the same for LoRAs, the hash first: files get other names.
+        find_embedding: the same for embeddings (textual inversion).
 
     Raises:
         NotFound: no program that we know wrote these texts.
@@ -103,6 +108,7 @@ def import_request(
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model), fields)
     notes += _loras(loras, find_lora, fields)
+    notes += _embeddings(foreign, find_embedding)
     notes += _input(foreign, fields)
     known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING
     for key, value in foreign.pairs.items():
@@ -217,6 +223,24 @@ def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> It
         if note.outcome is not Outcome.IGNORED:
             chosen[found.name] = entry
         yield note
+
+
+def _embeddings(foreign: Foreign, find_embedding: FindModel) -> Iterator[Note]:
+    """Say which embeddings of the prompt are here: a name in a prompt is one only if a file has it."""
+    digests = a1111.hashes(foreign.pairs, "TI hashes")
+    for name, digest in a1111.hashes(foreign.pairs, "Hashes").items():
+        if name.startswith("embed:"):
+            digests.setdefault(name.removeprefix("embed:"), digest)
+    for name, digest in digests.items():
+        found = find_embedding(name, digest)
+        if found is None:
+            why = f"no embedding with this hash is installed: {name} is read as words, or as another of that name"
+            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
+        elif found.translate(a1111.NOT_IN_HASHES).lower() == name.lower():
+            yield Note("prompt", f"{name} [{digest}]", Outcome.USED, "the same embedding is installed")
+        else:
+            why = f"it is installed as {found}: write that into the prompt instead of {name}"
+            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
 
 
 def _input(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:

@@ -1,5 +1,6 @@
 """Models and LoRAs on disk. Reads configuration files and headers only; no torch."""
 
+from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding
 from studio.store.hashes import FileHashes, Hashes
 from studio.store.installed import POCKET, find_model, installed_models, model_finder
 from studio.store.lora_header import LoraHeader
@@ -7,8 +8,10 @@ from studio.store.loras import InstalledLora, LoraCatalogue, described_lora
 
 __all__ = [
     "POCKET",
+    "EmbeddingCatalogue",
     "FileHashes",
     "Hashes",
+    "InstalledEmbedding",
     "InstalledLora",
     "LoraCatalogue",
     "LoraHeader",

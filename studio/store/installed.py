@@ -44,6 +44,8 @@ class _TextEncoderConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, title="text_encoder")
     num_hidden_layers: int = Field(ge=1, le=1000)
+    hidden_size: int = Field(default=512, ge=1, le=100_000)
+    """As transformers, where it is left out."""
 
 
 def installed_models(models_dir: Path) -> list[Model]:
@@ -90,7 +92,11 @@ def _read_model(name: str, path: Path) -> Model:
     try:
         unet = _UnetConfig.model_validate(_read_json(path / "unet" / "config.json"))
         vae = _VaeConfig.model_validate(_read_json(path / "vae" / "config.json"))
-        text_encoder = _TextEncoderConfig.model_validate(_read_json(path / "text_encoder" / "config.json"))
+        encoders = [
+            _TextEncoderConfig.model_validate(_read_json(path / part / "config.json"))
+            for part in ("text_encoder", "text_encoder_2")
+            if part == "text_encoder" or (path / part).is_dir()
+        ]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place, problem = first["loc"][0], first["msg"].lower()
@@ -105,7 +111,8 @@ def _read_model(name: str, path: Path) -> Model:
         native_width=columns * factor,
         native_height=rows * factor,
         unet_in_channels=unet.in_channels,
-        text_encoder_layers=text_encoder.num_hidden_layers,
+        text_encoder_layers=encoders[0].num_hidden_layers,
+        text_encoder_widths=tuple(encoder.hidden_size for encoder in encoders),
         cross_attention_dim=unet.cross_attention_dim if isinstance(unet.cross_attention_dim, int) else None,
         defaults=_defaults(name, own.get("defaults", {}), family),
         description=str(own.get("description", "")),

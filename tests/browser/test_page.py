@@ -1,6 +1,7 @@
 """The page in a real browser, against a real server and worker: what a user does and sees."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from studio.jobs import JobState
+from studio.store import POCKET
 
 pytestmark = pytest.mark.browser
 
@@ -217,3 +219,13 @@ def test_page_is_never_wider_than_its_window(page: Page, width: int) -> None:
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     expect(page.locator("#generate")).to_be_in_viewport()
+
+
+def test_tokens_are_counted_while_typing(page: Page, server: Any) -> None:
+    shutil.copytree(POCKET / "tokenizer", server.studio.settings.models_dir / "toy" / "tokenizer")
+    expect(page.locator("#prompt-tokens")).to_have_text("0/75")
+
+    fill(page, prompt="a red house, (at night:1.2)", negative_prompt="red " * 80)
+
+    expect(page.locator("#prompt-tokens")).to_have_text("6/75")
+    expect(page.locator("#negative_prompt-tokens")).to_have_text("80/150")

@@ -115,6 +115,7 @@ def as_model(folder: Path, *, unet_in_channels: int = 4) -> Model:
     text_encoder = json.loads((folder / "text_encoder" / "config.json").read_text())
     return Model(
         text_encoder_layers=text_encoder["num_hidden_layers"],
+        text_encoder_widths=(text_encoder["hidden_size"],) * (2 if family.name == "sdxl" else 1),
         name=folder.name,
         path=folder,
         family=family,

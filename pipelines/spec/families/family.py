@@ -18,5 +18,7 @@ class Family:
     tasks: frozenset[Task]
     size_multiple: int
     """Width and height are multiples of this many pixels."""
+    pools_first_chunk: bool
+    """Whether the first 75 tokens alone also say what the picture is as a whole (the pooled embedding)."""
     defaults: Mapping[str, Any]
     """Default of every request field that may be left empty, width and height apart: those are the model's own."""

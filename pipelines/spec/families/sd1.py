@@ -11,6 +11,7 @@ SD1 = Family(
     ),
     tasks=frozenset(Task),
     size_multiple=8,
+    pools_first_chunk=False,
     defaults={
         "negative_prompt": "",
         "num_inference_steps": 20,

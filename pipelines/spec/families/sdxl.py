@@ -11,6 +11,7 @@ SDXL = Family(
     ),
     tasks=frozenset(Task),
     size_multiple=8,
+    pools_first_chunk=True,
     defaults={
         "negative_prompt": "",
         "num_inference_steps": 30,

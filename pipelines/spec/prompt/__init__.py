@@ -6,6 +6,7 @@ Pure Python, without torch. Text that reads as no syntax is plain text, never an
 from pipelines.spec.prompt.chunking import Chunk, ChunkRules, Placement, TokenCount, chunk, count_tokens
 from pipelines.spec.prompt.composition import Branch, ExtraNetwork, NetworkWeights, Prompt, parse, without_tags
 from pipelines.spec.prompt.linting import Note, NoteKind, lint
+from pipelines.spec.prompt.reading import count_prompt, named_embeddings
 from pipelines.spec.prompt.scheduling import ScheduledText, schedule
 from pipelines.spec.prompt.weighting import BREAK, Mark, Weighted, weigh
 
@@ -25,8 +26,10 @@ __all__ = [
     "TokenCount",
     "Weighted",
     "chunk",
+    "count_prompt",
     "count_tokens",
     "lint",
+    "named_embeddings",
     "parse",
     "schedule",
     "weigh",

@@ -28,19 +28,9 @@ class ChunkRules:
 
     @cached_property
     def names(self) -> Mapping[int, Sequence[tuple[tuple[int, ...], str, int]]]:
-        """First token id -> the embeddings whose name begins with it as (token ids, name, vectors), longest first.
-
-        Raises:
-            InvalidRequest: for an embedding that is longer than a chunk.
-        """
+        """First token id -> the embeddings whose name begins with it as (token ids, name, vectors), longest first."""
         names: dict[int, list[tuple[tuple[int, ...], str, int]]] = {}
         for name, vectors in self.embeddings.items():
-            if vectors > self.chunk_length:
-                raise InvalidRequest(
-                    f"an embedding must have at most {self.chunk_length} vectors for this model, "
-                    f"{name} has {vectors}; remove it",
-                    field="prompt",
-                )
             if ids := tuple(self.tokenize(name)):
                 names.setdefault(ids[0], []).append((ids, name, vectors))
         for candidates in names.values():
@@ -92,6 +82,9 @@ def chunk(weighted: Iterable[Weighted | Literal[Mark.BREAK]], *, rules: ChunkRul
 
     When a chunk is full and its last comma is near its end, what follows the comma moves to the next chunk. BREAK
     closes a chunk, even an empty one. The vectors of an embedding always stand in one chunk.
+
+    Raises:
+        InvalidRequest: an embedding is longer than a chunk.
     """
     chunks: list[Chunk] = []
     current: list[_Piece] = []
@@ -128,6 +121,12 @@ def _pieces(run: Weighted, rules: ChunkRules) -> Iterator[_Piece]:
     while position < len(ids):
         for name_ids, name, vectors in rules.names.get(ids[position], ()):
             if ids[position : position + len(name_ids)] == name_ids:
+                if vectors > rules.chunk_length:
+                    raise InvalidRequest(
+                        f"an embedding must have at most {rules.chunk_length} vectors for this model, {name} has "
+                        f"{vectors}; take it out of the prompt",
+                        field="prompt",
+                    )
                 yield _Piece(PLACEHOLDER, run.weight, vectors, name)
                 position += len(name_ids)
                 break

@@ -48,6 +48,7 @@ def lint(
     num_inference_steps: int,
     hires_steps: int | None = None,
     rules: ChunkRules | None = None,
+    pools_first_chunk: bool = False,
     networks: frozenset[str] = KNOWN_NETWORKS,
     supports_weights: bool = True,
     comments: bool = True,
@@ -60,6 +61,7 @@ def lint(
         num_inference_steps: of the first pass.
         hires_steps: of the second pass, when there is one.
         rules: of the text encoder; None leaves out what needs a tokenizer.
+        pools_first_chunk: see `Family.pools_first_chunk`.
         networks: the kinds of tags that the model takes.
         supports_weights: whether the text encoder takes weights and chunks; T5 and language models do not.
         comments: see `parse`.
@@ -86,7 +88,7 @@ def lint(
         runs = [weigh(text) for text in texts]
         notes += _on_weights(runs, supports_weights)
         if rules is not None and supports_weights:
-            notes += _on_length(runs, rules)
+            notes += _on_length(runs, rules, pools_first_chunk)
     return tuple(dict.fromkeys(notes))
 
 
@@ -145,12 +147,16 @@ def _on_weights(texts: Sequence[Sequence[Weighted | Mark]], supports_weights: bo
             yield Note(NoteKind.WEIGHT, message + "usually fall apart.")
 
 
-def _on_length(texts: Sequence[Sequence[Weighted | Mark]], rules: ChunkRules) -> Iterator[Note]:
+def _on_length(
+    texts: Sequence[Sequence[Weighted | Mark]], rules: ChunkRules, pools_first_chunk: bool
+) -> Iterator[Note]:
     for text in texts:
         count = count_tokens(text, rules=rules)
         if count.chunks > 1 + sum(run is BREAK for run in text):
-            message = f"{count.used} of {count.capacity} tokens: the text is encoded in {count.chunks} chunks."
-            yield Note(NoteKind.LENGTH, message, False)
+            message = f"{count.used} of {count.capacity} tokens: the text is encoded in {count.chunks} chunks"
+            if pools_first_chunk:
+                message += f", and only the first {rules.chunk_length} tokens say what the picture is as a whole"
+            yield Note(NoteKind.LENGTH, f"{message}.", pools_first_chunk)
 
 
 def _excerpt(text: str) -> str:

@@ -1,5 +1,6 @@
 """The first tab: the form, the stage where the picture appears, and a strip of the latest."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,6 +76,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     with gr.Row(elem_id="ask", equal_height=True):
         with gr.Column(scale=8, min_width=260):
             place(form["prompt"])
+            _count_tokens(studio, form, "prompt")
         with gr.Column(scale=1, min_width=140, elem_id="actions"):
             generate = gr.Button("Generate", variant="primary", elem_id="generate")
             place(observer.cancel)
@@ -110,6 +112,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
 def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accordion]:
     """Place the form's widgets, connect those that depend on each other, return the parts for image and mask."""
     place(form["negative_prompt"])
+    _count_tokens(studio, form, "negative_prompt")
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
         place(form["loras"])
@@ -154,6 +157,8 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
                 ("variation_strength", "variation_seed"),
                 ("seed_resize_width", "seed_resize_height"),
                 ("noise_source", "eta_noise_seed_delta"),
+                ("sigma_max", "sigma_min"),
+                ("rho",),
                 ("eta", "s_noise"),
                 ("s_churn",),
                 ("s_tmin", "s_tmax"),
@@ -171,6 +176,25 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     draw.click(lambda: "", None, form["seed"], **QUIET)
     reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
     return accordion, mask
+
+
+def _count_tokens(studio: Studio, form: RequestForm, field: str) -> None:
+    """Place a counter of tokens under a prompt. It follows every keystroke; of several at once only the last counts."""
+
+    def count(text: str, model: str | None, steps: str | None) -> str:
+        num_inference_steps = int(steps) if steps and re.fullmatch("[1-9][0-9]{0,2}", steps) else None
+        try:
+            counted = studio.count_tokens(
+                text, model=model, num_inference_steps=num_inference_steps, composable=field == "prompt"
+            )
+        except StudioError:  # said where the picture is asked for
+            return ""
+        return f"{counted.used}/{counted.capacity}"
+
+    counter = gr.HTML("0/75", elem_id=f"{field}-tokens", elem_classes="tokens", apply_default_css=False)
+    sources = [form[field], form["model"], form["num_inference_steps"]]
+    changes = [source.change for source in sources]  # type: ignore[attr-defined]
+    gr.on(changes, count, sources, counter, trigger_mode="always_last", **QUIET)
 
 
 def _place_rows(form: RequestForm, *rows: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipelines.runtime.sigmas import NOISE_SCHEDULES, ModelSigmas, discard_next_to_last, make_sigmas
-from pipelines.spec.schedulers import SCHEDULERS
+from pipelines.spec.schedulers import SCHEDULERS, SPANNED
 from tests.pipelines.runtime.samplers.analytic import ALPHAS_CUMPROD, REFERENCE
 
 MODEL = ModelSigmas.from_alphas_cumprod(ALPHAS_CUMPROD)
@@ -49,7 +49,7 @@ def test_a_schedule_descends_to_its_end(name: str, num_steps: int) -> None:
     assert (float(sigmas[-1]) == 0) == NOISE_SCHEDULES[name].ends_at_zero
 
 
-@pytest.mark.parametrize("name", [name for name, row in NOISE_SCHEDULES.items() if row.takes_span])
+@pytest.mark.parametrize("name", sorted(SPANNED))
 def test_a_span_is_kept_where_it_is_taken(name: str) -> None:
     sigmas = make_sigmas(name, MODEL, 10, sigma_min=0.1, sigma_max=10.0)
 
@@ -113,3 +113,11 @@ def test_the_next_to_last_level_is_discarded() -> None:
 def test_what_cannot_be_done_is_refused(name: str, num_steps: int, arguments: dict[str, float], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make_sigmas(name, MODEL, num_steps, **arguments)
+
+
+def test_the_exponential_schedule_keeps_to_its_formula_between_other_ends() -> None:
+    """k-diffusion's get_sigmas_exponential: evenly in the logarithm."""
+    sigmas = make_sigmas("exponential", MODEL, 7, sigma_min=0.1, sigma_max=10.0)
+
+    expected = np.append(np.exp(np.linspace(np.log(10.0), np.log(0.1), 7)), 0)
+    np.testing.assert_allclose(sigmas, expected, rtol=1e-6)

@@ -19,6 +19,7 @@ def make_model(**changes: Any) -> Model:
         "native_height": 512,
         "unet_in_channels": 4,
         "text_encoder_layers": 12,
+        "text_encoder_widths": (768,),
         "defaults": {},
     }
     return Model(**{**values, **changes})

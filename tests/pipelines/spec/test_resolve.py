@@ -13,7 +13,7 @@ from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.model import Model
 from pipelines.spec.request import MAX_SEED, MAX_SIDE, GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import check_prompts, resolve
-from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.schedulers import NOISE_SCHEDULES, RHO, SCHEDULERS, SPANNED
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
 
@@ -45,8 +45,8 @@ OTHER_VALUES: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family_has_a_default_for_every_field_that_may_be_left_empty(family: Any) -> None:
-    by_the_scheduler, not_used = {"noise_schedule", "eta"}, {"variation_seed", "s_tmax", "template"}
-    by_the_model = {"model", "init_image", "mask_image", "width", "height", "seed"}
+    by_the_scheduler, not_used = {"noise_schedule", "eta", "rho"}, {"variation_seed", "s_tmax", "template"}
+    by_the_model = {"model", "init_image", "mask_image", "width", "height", "seed", "sigma_min", "sigma_max"}
     may_be_empty = {
         name
         for name, field in GenerationRequest.model_fields.items()
@@ -61,7 +61,7 @@ def test_a_family_has_a_default_for_every_field_that_may_be_left_empty(family: A
 def test_image_i_has_seed_plus_i(model: Model) -> None:
     resolved = resolve(GenerationRequest(prompt="a boat", seed=7, num_images=4), model)
     assert [one.seed for one in resolved] == [7, 8, 9, 10]
-    assert len({one.model_copy(update={"seed": 0}) for one in resolved}) == 1
+    assert len({one.model_copy(update={"seed": 0}).model_dump_json() for one in resolved}) == 1
 
 
 def test_without_a_seed_all_images_follow_one_drawn_seed(model: Model) -> None:
@@ -278,3 +278,22 @@ def test_a_record_with_values_that_cannot_be_asked_is_refused_by_name(model: Mod
     foreign = resolved.model_copy(update={"num_inference_steps": 10**6})
     with pytest.raises(InvalidRequest, match="num_inference_steps must be at least 1 and at most 200, got 1000000"):
         foreign.asked()
+
+
+@pytest.mark.parametrize("noise_schedule", SCHEDULERS["euler"].noise_schedules)
+@pytest.mark.parametrize("field", ["sigma_min", "sigma_max", "rho"])
+def test_noise_levels_are_refused_where_they_would_be_ignored(field: str, noise_schedule: str) -> None:
+    asked = GenerationRequest(scheduler="euler", noise_schedule=noise_schedule, **{field: 2.0})
+    takers = frozenset(RHO) if field == "rho" else SPANNED
+
+    if noise_schedule in takers:
+        assert getattr(resolve(asked, make_model())[0], field) == 2.0
+        return
+    with pytest.raises(InvalidRequest, match=f"{field} 2 means nothing to noise_schedule .*choose one of") as refusal:
+        resolve(asked, make_model())
+    assert refusal.value.field == field
+
+
+def test_the_last_noise_level_is_below_the_first() -> None:
+    with pytest.raises(InvalidRequest, match="sigma_min must be below sigma_max, got 2 and 1"):
+        resolve(GenerationRequest(noise_schedule="karras", sigma_min=2.0, sigma_max=1.0), make_model())

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import pickle
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -157,3 +158,13 @@ def test_models_tell_what_empty_fields_mean(client: TestClient) -> None:
     assert models["toy"]["native_width"] == 128
     assert models["toy"]["defaults"]["num_inference_steps"] == 4
     assert models["toy"]["defaults"]["scheduler"] == "dpmpp_2m"
+
+
+def test_embeddings_are_listed(client: TestClient, studio: Studio) -> None:
+    studio.settings.embeddings_dir.mkdir()
+    (studio.settings.embeddings_dir / "old.pt").write_bytes(pickle.dumps({}))
+
+    (embedding,) = client.get("/api/v1/embeddings").json()
+
+    assert (embedding["name"], embedding["vectors"]) == ("old", 0)
+    assert "is a pickle" in embedding["problem"]

@@ -31,7 +31,7 @@ def test_a_job_takes_loras_in_words_and_by_their_parts(client: TestClient, studi
         studio.wait(job["id"])
     (image, other) = client.get("/api/v1/images").json()["images"]
     assert image["request"]["loras"] == other["request"]["loras"]
-    assert len(image["request"]["loras"][0]["sha256"]) == 64
+    assert len(image["loras"][0]["sha256"]) == 64
 
 
 @pytest.mark.parametrize(

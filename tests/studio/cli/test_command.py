@@ -1,6 +1,7 @@
 """The `studio` command as a whole: help, exit codes, settings, what it imports."""
 
 import json
+import pickle
 import re
 import socket
 import subprocess
@@ -8,7 +9,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import studio as package
 from pipelines.spec.errors import (
@@ -36,7 +39,8 @@ def test_help_and_version(run: Run) -> None:
     assert (version.code, version.out) == (0, f"Open Weights Studio {package.__version__}\n")
     assert run("--help").out == run().out
     assert re.findall(r"^  (\w+)  ", run("--help").out, re.MULTILINE) == [
-        *("serve", "generate", "batch", "jobs", "cancel", "read", "verify", "list", "doctor", "gallery", "loras"),
+        *("serve", "generate", "batch", "jobs", "cancel", "read", "verify", "list"),
+        *("embeddings", "doctor", "gallery", "loras"),
     ]
     assert run().code == 0
 
@@ -166,3 +170,15 @@ def test_text_from_outside_cannot_steer_the_terminal() -> None:
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def test_embeddings_are_listed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "embeddings").mkdir()
+    save_file({"emb_params": np.ones((2, 768), np.float32)}, tmp_path / "embeddings" / "mine.safetensors")
+    (tmp_path / "embeddings" / "old.pt").write_bytes(pickle.dumps({}))
+
+    table, (mine, old) = run("embeddings").out, map(json.loads, run("embeddings", "--json").out.splitlines())
+
+    assert "Stable Diffusion 1.x (768)" in table
+    assert (mine["name"], mine["vectors"], len(mine["sha256"]), mine["problem"]) == ("mine", 2, 64, "")
+    assert "is a pickle" in old["problem"]

@@ -107,6 +107,11 @@ INFOTEXTS = [
         {"clip_skip": 2, "eta_noise_seed_delta": 31337, "noise_source": "nv", "emphasis": "no_norm"},
         f"a boat\n{STEPS}, Clip skip: 2, ENSD: 31337, RNG: NV, Emphasis: No norm, {VERSION}",
     ),
+    (
+        {"sigma_min": 0.1, "sigma_max": 10.0, "rho": 5.5},
+        f"a boat\n{STEPS}, {CLIP}, RNG: CPU, "
+        f"Schedule max sigma: 10, Schedule min sigma: 0.1, Schedule rho: 5.5, {VERSION}",
+    ),
     ({"noise_source": "device"}, f"a boat\n{STEPS}, {CLIP}, RNG: Device, {VERSION}"),
     (
         {"s_churn": 2.0, "s_tmin": 0.5, "s_tmax": 9.0, "s_noise": 1.05},

@@ -102,8 +102,12 @@ def test_a_long_embedding_leaves_what_moved_before_it_alone() -> None:
 
 
 def test_an_embedding_longer_than_a_chunk_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="at most 75 vectors for this model, big has 76"):
-        chunk(weigh("a"), rules=ChunkRules(tokenize, embeddings={"big": 76}))
+    rules = ChunkRules(tokenize, embeddings={"w5": 76})
+
+    with pytest.raises(InvalidRequest, match="at most 75 vectors for this model, w5 has 76"):
+        chunk(weigh("w4 w5"), rules=rules)
+
+    assert lengths("w4", rules) == [1], "what no prompt names is no harm"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""What an embedding (textual inversion) is: vectors that stand for a name in a prompt. Read from headers, no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.spec.errors import InvalidRequest, ModelError
+from pipelines.spec.model import Model
+from pipelines.spec.safetensors_header import Header, TensorInfo
+
+FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+SDXL_KEYS = ("clip_l", "clip_g")
+"""The tensors of an embedding for two text encoders, in the order of the encoders."""
+
+_MADE_FOR: Mapping[tuple[int, ...], str] = {
+    (768,): "Stable Diffusion 1.x",
+    (1024,): "Stable Diffusion 2.x",
+    (768, 1280): "Stable Diffusion XL",
+}
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """An embedding on disk, as the catalogue knows it."""
+
+    name: str
+    """The word in the prompt; letter case does not count."""
+    path: Path
+    sha256: str
+    """Of the whole file (A1111's TI hash); the engine refuses a file that is another."""
+
+
+@dataclass(frozen=True)
+class EmbeddingLayout:
+    """Where in a file the vectors are."""
+
+    keys: tuple[str, ...]
+    """One tensor for each text encoder: (vectors, width), or (width,) for a single vector."""
+    widths: tuple[int, ...]
+    vectors: int
+
+    @property
+    def made_for(self) -> str:
+        """The models it fits, in words."""
+        widths = "+".join(map(str, self.widths))
+        known = _MADE_FOR.get(self.widths)
+        return f"{known} ({widths})" if known else f"text encoders of width {widths}"
+
+
+def layout_of(header: Header, path: Path) -> EmbeddingLayout:
+    """Return where the vectors are: A1111's and kohya's `emb_params`, diffusers' `<token>`, XL's `clip_l` and `clip_g`.
+
+    Raises:
+        ModelError: the file is no embedding.
+    """
+    keys = _keys(header.tensors)
+    shapes = [_shape(header.tensors[key]) for key in keys]
+    types = {header.tensors[key].dtype for key in keys}
+    if not keys:
+        raise ModelError(
+            f"{path} is no embedding: an embedding has one tensor for each text encoder, and this file holds "
+            f"{len(header.tensors)} others; LoRAs and models have folders of their own"
+        )
+    if len({vectors for vectors, _ in shapes}) > 1 or not all(map(all, shapes)):
+        raise ModelError(f"{path} is no embedding: it holds no vectors, or not as many for each text encoder")
+    if not types <= FLOATS:
+        raise ModelError(f"{path} is no embedding: it holds {', '.join(types - FLOATS)}, where vectors are floats")
+    return EmbeddingLayout(keys, tuple(width for _, width in shapes), shapes[0][0])
+
+
+def check_fits(name: str, layout: EmbeddingLayout, model: Model, *, field: str) -> None:
+    """Refuse an embedding for another kind of model.
+
+    Raises:
+        InvalidRequest: naming both sides.
+    """
+    if layout.widths != model.text_encoder_widths:
+        takes = "+".join(map(str, model.text_encoder_widths))
+        raise InvalidRequest(
+            f"embedding {name!r} is for {layout.made_for}, model {model.name} takes {takes}; take {name!r} out of the "
+            f"{field}, or choose another model",
+            field=field,
+        )
+
+
+def _keys(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+    """Return the tensors that hold vectors; none where that is not clear. Single numbers beside them say nothing."""
+    if tensors.keys() == {*SDXL_KEYS}:
+        return SDXL_KEYS
+    tables = tuple(key for key, tensor in tensors.items() if len(tensor.shape) > 1)
+    candidates = tables or tuple(tensors)
+    return candidates if len(candidates) == 1 else ()
+
+
+def _shape(tensor: TensorInfo) -> Sequence[int]:
+    """Return (vectors, width); a single row is one vector, and what is neither has none."""
+    match tensor.shape:
+        case (vectors, width):
+            return vectors, width
+        case (width,):
+            return 1, width
+    return 0, 0

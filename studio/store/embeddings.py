@@ -1,0 +1,203 @@
+"""The catalogue of embeddings (textual inversion): files whose names are words in prompts. Reads headers only."""
+
+import hashlib
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipelines.spec.embeddings import EmbeddingFile, EmbeddingLayout, check_fits, layout_of
+from pipelines.spec.errors import InvalidRequest, ModelError
+from pipelines.spec.model import Model
+from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.safetensors_header import read_header
+from pipelines.spec.schedulers import told_steps
+
+SUFFIXES = frozenset({".safetensors", ".sft", ".pt", ".bin"})
+"""What is looked at; that a file is called .pt does not make it a pickle, nor .safetensors none."""
+_NOTES = ("modelspec.description", "modelspec.usage_hint", "modelspec.title", "ss_training_comment")
+_MAX_NOTE = 200
+_MIN_DIGEST = 8
+"""A shorter hash means nothing."""
+_SIGNS = frozenset("()[]<\\#")
+"""What makes the text that an encoder reads another than the one in the prompt."""
+
+
+@dataclass(frozen=True)
+class InstalledEmbedding:
+    """A file of the folder. Its header has been read, its vectors have not."""
+
+    name: str
+    """The file's name without its suffix."""
+    path: Path
+    layout: EmbeddingLayout | None
+    """None where the file cannot be used."""
+    problem: str = ""
+    """Why it cannot be used, in a sentence."""
+    note: str = ""
+    """What its metadata says about it."""
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the whole file.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelError(f"embedding {self.name!r} cannot be read: {error.strerror}") from error
+
+    @property
+    def vectors(self) -> int:
+        """How many tokens it takes; 1 where that cannot be known."""
+        return self.layout.vectors if self.layout else 1
+
+    def described(self) -> dict[str, Any]:
+        """Return what a listing says of it, in JSON's types; `problem` is empty where it can be used."""
+        return {
+            "name": self.name,
+            "vectors": self.layout.vectors if self.layout else 0,
+            "made_for": self.layout.made_for if self.layout else "",
+            "sha256": self.sha256 if self.layout else "",
+            "note": self.note,
+            "problem": self.problem,
+        }
+
+    def file(self) -> EmbeddingFile:
+        """Return it for the engine.
+
+        Raises:
+            ModelError: it cannot be read.
+        """
+        return EmbeddingFile(self.name, self.path, self.sha256)
+
+
+class EmbeddingCatalogue:
+    """The embeddings of a folder and its subfolders. A file is read once, and again when it has changed.
+
+    Args:
+        folder: it need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[Path, tuple[tuple[int, int, int], InstalledEmbedding]] = {}
+
+    def all(self) -> list[InstalledEmbedding]:
+        """Return every file, by name; those that cannot be used say why."""
+        self._known = dict(self._look())
+        found = [embedding for _, embedding in self._known.values()]
+        return sorted(found, key=lambda each: (each.name.lower(), each.path))
+
+    def vectors(self) -> dict[str, int]:
+        """Return how many vectors stand for each name."""
+        return {_plain(embedding.name): embedding.vectors for embedding in self.all()}
+
+    def named_by(self, requests: Iterable[ResolvedRequest], model: Model) -> dict[str, dict[str, InstalledEmbedding]]:
+        """Return the embeddings that the prompts of some pictures name: prompt -> name -> file.
+
+        A name counts where the model's tokenizer cuts it into the same tokens as a piece of the prompt, the longest
+        name first, as in A1111.
+
+        Args:
+            requests: pictures that differ in the prompt only.
+            model: whose tokenizer reads the prompts.
+
+        Raises:
+            InvalidRequest: an embedding is for another kind of model, cannot be used, or is there twice.
+            ModelError: the tokenizer cannot be read.
+        """
+        installed: dict[str, list[InstalledEmbedding]] = defaultdict(list)
+        for embedding in self.all():
+            installed[_plain(embedding.name)].append(embedding)
+        distinct = {request.prompt: request for request in requests}
+        return {prompt: _named(request, model, installed) for prompt, request in distinct.items()}
+
+    def find(self, name: str, digest: str) -> str | None:
+        """Return the name of the embedding with a hash (its first digits), or with a name where no hash is given."""
+        if digest and len(digest) < _MIN_DIGEST:
+            return None
+        for embedding in self.all():
+            if embedding.layout is not None and (
+                embedding.sha256.startswith(digest.lower()) if digest else _plain(embedding.name) == _plain(name)
+            ):
+                return embedding.name
+        return None
+
+    def _look(self) -> Iterator[tuple[Path, tuple[tuple[int, int, int], InstalledEmbedding]]]:
+        for path in sorted(self.folder.rglob("*")):
+            if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+                continue
+            stat = path.stat()
+            stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            known = self._known.get(path)
+            yield path, known if known is not None and known[0] == stamp else (stamp, _read(path))
+
+
+def _named(
+    request: ResolvedRequest, model: Model, installed: Mapping[str, list[InstalledEmbedding]]
+) -> dict[str, InstalledEmbedding]:
+    named: dict[str, InstalledEmbedding] = {}
+    for field in ("prompt", "negative_prompt"):
+        text: str = getattr(request, field)
+        if not _may_name(text, installed):
+            continue
+        from pipelines.spec.prompt import named_embeddings  # a sixth of a second, and most prompts name none
+        from pipelines.spec.prompt.tokenizing import chunk_rules
+
+        vectors = {name: each[0].vectors for name, each in installed.items()}
+        for name in named_embeddings(
+            text,
+            num_inference_steps=told_steps(request.scheduler, request.num_inference_steps),
+            rules=chunk_rules(model.path / "tokenizer", embeddings=vectors),
+            composable=field == "prompt",
+        ):
+            embedding = _usable(installed[name], model, field=field)
+            named[embedding.name] = embedding
+    return named
+
+
+def _may_name(text: str, names: Collection[str]) -> bool:
+    """Whether a text could name an embedding; a quick answer for the many that do not."""
+    if not _SIGNS.isdisjoint(text):
+        return bool(names)
+    squeezed = _squeezed(text)
+    return any(_squeezed(name) in squeezed for name in names)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(_plain(text).split())
+
+
+def _plain(name: str) -> str:
+    """Return a name as text encoders see it: NFC, in lower case."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def _usable(candidates: list[InstalledEmbedding], model: Model, *, field: str) -> InstalledEmbedding:
+    """Return the one embedding of a name, if the model can use it."""
+    first, *others = candidates
+    if others:
+        paths = " and ".join(str(each.path) for each in candidates)
+        raise InvalidRequest(f"{field} names embedding {first.name!r}, which is {paths}; rename one", field=field)
+    if first.layout is None:
+        raise InvalidRequest(f"{field} names embedding {first.name!r}: {first.problem}", field=field)
+    check_fits(first.name, first.layout, model, field=field)
+    return first
+
+
+def _read(path: Path) -> InstalledEmbedding:
+    name = unicodedata.normalize("NFC", path.stem)
+    try:
+        header = read_header(path)
+        layout = layout_of(header, path)
+    except ModelError as error:
+        return InstalledEmbedding(name, path, None, problem=str(error))
+    note = next((text for key in _NOTES if (text := " ".join(header.metadata.get(key, "").split()))), "")
+    return InstalledEmbedding(name, path, layout, note=note if len(note) <= _MAX_NOTE else f"{note[: _MAX_NOTE - 1]}…")
