@@ -15,12 +15,14 @@ from pipelines.spec.engine import Engine
 from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, SomeFailed, StudioError
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.upscalers import UPSCALERS
+from studio.enlarging import enlarged
 from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
-from studio.store import installed_models
+from studio.store import installed_models, installed_upscalers
 from studio.stream import Stream
 from studio.verification import Verification, verify
 from studio.worker import LocalWork, load_engine, run_job
@@ -134,6 +136,25 @@ class Studio:
     def verify(self, path: Path, *, progress: bool = True) -> Verification:
         """Make a picture again from what it says about itself, and compare; see `studio.verification.verify`."""
         return verify(self, path, progress=progress)
+
+    def hires(self, image: Path | GalleryImage, *, progress: bool = True, **fields: Any) -> GalleryImage:
+        """Paint a finished picture again, larger: its first pass bit for bit, then a second one.
+
+        Args:
+            image: made here by text-to-image.
+            progress: show a progress bar.
+            fields: fields of GenerationRequest that begin with `hires_`; twice as large if no size is given.
+
+        Raises:
+            NotFound: no such file, or one without a record of ours.
+            InvalidRequest, GenerationFailed, Cancelled: as `generate`.
+        """
+        (larger,) = self.generate(self.enlarged(image, **fields), progress=progress)
+        return larger
+
+    def enlarged(self, image: Path | GalleryImage, **fields: Any) -> GenerationRequest:
+        """Return the request that `hires` makes; see `studio.enlarging.enlarged`."""
+        return enlarged(image.path if isinstance(image, GalleryImage) else image, fields)
 
     def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
         """Build a request from a prompt (another request, a mapping) and fields; images given as such are stored first.
@@ -274,6 +295,10 @@ class Studio:
     def models(self) -> list[Model]:
         """Return the installed models."""
         return installed_models(self.settings.models_dir)
+
+    def upscalers(self) -> list[str]:
+        """Return what can enlarge a picture: the names of the table, and those of the model files."""
+        return [*UPSCALERS, *installed_upscalers(self.settings.upscalers_dir)]
 
     def live_workers(self) -> list[str]:
         """Return the devices that have a living worker."""

@@ -13,7 +13,7 @@ from pipelines.spec.errors import InvalidRequest
 from studio import naming
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_FOLDERS = ("home", "outputs", "models")
+_FOLDERS = ("home", "outputs", "models", "upscalers")
 
 
 def default_home() -> Path:
@@ -29,6 +29,7 @@ class Settings(BaseModel):
     home: Path = Field(default_factory=default_home, description="Folder that holds outputs, models and loras.")
     outputs: Path | None = Field(default=None, description="Folder of images, thumbnails, inputs and the database.")
     models: Path | None = Field(default=None, description="Folder of diffusers models, one folder each.")
+    upscalers: Path | None = Field(default=None, description="Folder of upscale models, one safetensors file each.")
     database: str | None = Field(default=None, description="SQLAlchemy URL; a SQLite file in outputs by default.")
     host: str = Field(default="127.0.0.1", description="Address the server listens on.")
     port: int = Field(default=7860, ge=1, le=65535, description="Port the server listens on.")
@@ -90,6 +91,11 @@ class Settings(BaseModel):
     def models_dir(self) -> Path:
         """The user's models: one diffusers folder each."""
         return self.models or self.home / "models"
+
+    @property
+    def upscalers_dir(self) -> Path:
+        """The user's upscale models."""
+        return self.upscalers or self.home / "upscalers"
 
     @property
     def database_url(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pipelines.spec.engine import Inputs
@@ -10,13 +11,14 @@ from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import check_prompts, resolve
+from pipelines.spec.upscalers import UPSCALERS
 from studio import metadata
 from studio.database import Database
 from studio.files import InputStore, ProcessLock
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
-from studio.store import find_model
+from studio.store import find_model, find_upscaler
 
 if TYPE_CHECKING:
     from studio.prompts import Templates
@@ -63,7 +65,9 @@ class Storage:
         with _naming("mask_image"):
             if request.mask_image is not None:
                 self.inputs.path(request.mask_image)
-        resolved = resolve(request, model, input_size=input_size)
+        hires_model = self._hires_model(request)
+        self._upscaler(request)
+        resolved = resolve(request, model, input_size=input_size, hires_model=hires_model)
         if request.is_template:
             resolved = self._expand_template(request.prompt, resolved)
         for distinct in {one.prompt: one for one in resolved}.values():
@@ -78,7 +82,8 @@ class Storage:
             InvalidRequest: naming the field.
         """
         _, (first, *_) = self.expand(request.with_seeds())
-        prompts = {"prompt": first.prompt, "negative_prompt": first.negative_prompt}
+        fields = ("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt")
+        prompts: dict[str, str] = {field: text for field in fields if (text := getattr(first, field))}
         with_signs = {field: text for field, text in prompts.items() if any(sign in text for sign in "()[]<>:#")}
         if not with_signs:
             return []
@@ -87,7 +92,12 @@ class Storage:
         return [
             f"{field}: {note.message}"
             for field, text in with_signs.items()
-            for note in lint(text, num_inference_steps=first.num_inference_steps, composable=field == "prompt")
+            for note in lint(
+                text,
+                num_inference_steps=first.num_inference_steps,
+                hires_steps=first.hires_steps,
+                composable=not field.endswith("negative_prompt"),
+            )
             if note.is_warning
         ]
 
@@ -110,7 +120,7 @@ class Storage:
         )
 
     def open_inputs(self, request: GenerationRequest, model: Model) -> Inputs:
-        """Open the images that a request names."""
+        """Open the images that a request names, and find what its second pass needs."""
         init_image, mask_image = (
             None if name is None else self.inputs.open(name) for name in (request.init_image, request.mask_image)
         )
@@ -118,7 +128,21 @@ class Storage:
             model,
             init_image=None if init_image is None else init_image.convert("RGB"),
             mask_image=None if mask_image is None else mask_image.convert("L"),
+            hires_model=self._hires_model(request),
+            upscaler=self._upscaler(request),
         )
+
+    def _hires_model(self, request: GenerationRequest) -> Model | None:
+        if request.hires_model in {None, request.model}:
+            return None
+        with _naming("hires_model"):
+            return find_model(request.hires_model, self.settings.models_dir)
+
+    def _upscaler(self, request: GenerationRequest) -> Path | None:
+        if request.hires_upscaler is None or request.hires_upscaler in UPSCALERS:
+            return None
+        with _naming("hires_upscaler"):
+            return find_upscaler(request.hires_upscaler, self.settings.upscalers_dir)
 
 
 @contextmanager

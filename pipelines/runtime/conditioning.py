@@ -49,34 +49,48 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """Encodes prompts, and remembers the latest: further pictures of the same prompt make no encoder call."""
+    """Encodes prompts, and remembers the latest: further pictures of the same prompt make no encoder call.
+
+    A request that is a second pass is given with the steps of the first, which its prompts count too.
+    """
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Components, OrderedDict[_Key, Conditioning]] = WeakKeyDictionary()
 
-    def encode(self, request: ResolvedRequest, *, components: Components) -> EncodedPrompt:
+    def encode(
+        self, request: ResolvedRequest, *, components: Components, first_steps: int | None = None
+    ) -> EncodedPrompt:
         """Return the encoded prompt of a request."""
         prompt = parse(request.prompt)
         return EncodedPrompt(
             tuple(
-                Branch(branch.weight, self._schedule(branch.text, request, components=components))
+                Branch(branch.weight, self._schedule(branch.text, request, components, first_steps))
                 for branch in prompt.branches
             )
         )
 
-    def encode_negative(self, request: ResolvedRequest, *, components: Components) -> EncodedPrompt:
+    def encode_negative(
+        self, request: ResolvedRequest, *, components: Components, first_steps: int | None = None
+    ) -> EncodedPrompt:
         """Return the encoded negative prompt of a request: one branch, in which AND is a word like any other."""
         (branch,) = parse(request.negative_prompt, composable=False).branches
-        scheduled = self._schedule(branch.text, request, components=components, is_negative=True)
+        scheduled = self._schedule(branch.text, request, components, first_steps, is_negative=True)
         return EncodedPrompt((Branch(1.0, scheduled),))
 
     def _schedule(
-        self, text: str, request: ResolvedRequest, *, components: Components, is_negative: bool = False
+        self,
+        text: str,
+        request: ResolvedRequest,
+        components: Components,
+        first_steps: int | None,
+        *,
+        is_negative: bool = False,
     ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
         scheduled = []
-        steps = SCHEDULERS[request.scheduler].steps(request.num_inference_steps) or request.num_inference_steps
-        for part in schedule(text, num_inference_steps=steps):
+        steps = told_steps(request)
+        clock = (steps, None) if first_steps is None else (first_steps, steps)
+        for part in schedule(text, num_inference_steps=clock[0], hires_steps=clock[1]):
             as_zeros = is_negative and not text and components.zero_empty_negative
             device = str(components.text_encoders[0].device)
             key = _Key(part.text, request.emphasis, request.clip_skip, as_zeros, device)
@@ -87,6 +101,11 @@ class PromptEncoder:
         while len(known) > CACHED_TEXTS:
             known.popitem(last=False)
         return tuple(scheduled)
+
+
+def told_steps(request: ResolvedRequest) -> int:
+    """Return how many steps a pass is said to have: what prompts and progress count."""
+    return SCHEDULERS[request.scheduler].steps(request.num_inference_steps) or request.num_inference_steps
 
 
 @dataclass(frozen=True)

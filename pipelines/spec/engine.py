@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
@@ -19,6 +20,10 @@ class Inputs:
     """RGB, any size."""
     mask_image: Image.Image | None = None
     """L, any size; 255 is repainted, 0 is kept."""
+    hires_model: Model | None = None
+    """What paints the second pass; None is the same model."""
+    upscaler: Path | None = None
+    """The model file that `hires_upscaler` names, if it names one."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Step:
     step: int
     """Steps done, from 1; 0 says that loading is done and denoising starts."""
     num_steps: int
+    """Of both passes together."""
     preview: Callable[[], Image.Image] | None = field(default=None, compare=False)
     """Draws the picture as it stands (small, RGB); costs nothing until called."""
     images_at_once: int = 1
@@ -44,7 +50,7 @@ class GeneratedImage:
     """Which of the requests it answers, from 0."""
     request: ResolvedRequest
     image: Image.Image
-    """RGB, width × height of the request; of the input's size where only its masked region was painted."""
+    """RGB, `final_size` of the request; of the input's size where only its masked region was painted."""
     provenance: Mapping[str, str | int | float | bool]
     """What the request does not say but the pixels depend on: device, dtype, library versions, retries."""
 

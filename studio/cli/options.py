@@ -17,19 +17,24 @@ SETTINGS_EPILOG = (
 _TYPES: Mapping[str, type] = {"boolean": bool, "integer": int, "number": float, "string": str}
 
 
-def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) -> Callable[..., None]:
+def with_request(
+    function: Callable[..., None], *, metavars: Mapping[str, str], prefix: str = ""
+) -> Callable[..., None]:
     """Give a command every field of a request but the prompt as an option; it receives those given as `fields`.
 
     Args:
         function: the command; has a parameter `fields`.
         metavars: what the help calls the value of a field that needs a word of its own.
+        prefix: only the fields that begin so; the options do without it.
     """
     options = [
-        _option(name, schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name))
+        _option(name.removeprefix(prefix), schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name))
         for name, schema in field_rules(GenerationRequest).items()
-        if name != "prompt"
+        if name != "prompt" and name.startswith(prefix)
     ]
-    return _extended(function, "fields", options, dict)
+    return _extended(
+        function, "fields", options, lambda given: {f"{prefix}{name}": value for name, value in given.items()}
+    )
 
 
 def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Callable[..., None]:
