@@ -1,7 +1,7 @@
 """Pictures of random requests, made again from their files: `python -m benchmarks.verification`.
 
-All tasks, second passes, all schedulers and noise schedules, prompts with syntax, batches of 1 to 8, masks and variations, on the
-pocket model. Each picture is made within its batch, and again alone; every pixel must be the same.
+All tasks, second passes, all schedulers and noise schedules, prompts with syntax, batches of 1 to 8, masks and
+variations, on the pocket model. Each picture is made within its batch, and again alone; every pixel must be the same.
 """
 
 import argparse

@@ -1,6 +1,5 @@
 """A second pass through the studio: a finished picture again and larger, upscale models by name, the record."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,9 @@ import pytest
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.request import GenerationRequest
-from studio import Settings, Studio, metadata
+from studio import Settings, Studio
 from studio.metadata import a1111, import_request, read_texts
-from tests.studio.cli.conftest import Run
 from tests.studio.conftest import write_model
-
-pytest_plugins = ["tests.studio.cli.conftest"]
 
 
 def test_a_picture_becomes_twice_as_large_and_the_request_stays(studio: Studio) -> None:
@@ -49,18 +45,6 @@ def test_only_a_picture_of_ours_and_only_text_to_image(studio: Studio, tmp_path:
         studio.hires(tmp_path / "none.png")
     with pytest.raises(InvalidRequest, match="hires_scale is for text-to-image"):
         studio.hires(repainted, progress=False)
-
-
-def test_the_command_prints_the_path_of_the_larger_picture(run: Run, studio: Studio) -> None:
-    (small,) = studio.generate("a boat", progress=False)
-
-    done = run("hires", str(small.path), "--scale", "1.5", "--upscaler", "Lanczos", "--steps", "3", "--json")
-    copied = run("hires", str(small.path), "--output", str(studio.settings.home / "large.webp"))
-
-    request = json.loads(done.out)["request"]
-    assert (request["hires_scale"], request["hires_upscaler"], request["hires_steps"]) == (1.5, "lanczos", 3)
-    assert copied.out.strip().endswith("large.webp")
-    assert metadata.read(studio.settings.home / "large.webp").request.hires_scale == 2.0
 
 
 # Upscale models
@@ -169,7 +153,8 @@ def test_a1111_reads_what_differs_from_the_first_pass(
     ],
 )
 def test_the_same_schedule_means_what_it_means_in_a1111(pairs: str, noise_schedule: str | None) -> None:
-    text = f"a boat\nSteps: 20, {pairs}, Seed: 1, Size: 512x512, Hires upscale: 2, Hires upscaler: Latent, Version: v1.10.1"
+    rest = "Seed: 1, Size: 512x512, Hires upscale: 2, Hires upscaler: Latent, Version: v1.10.1"
+    text = f"a boat\nSteps: 20, {pairs}, {rest}"
 
     fields = import_request({a1111.KEY: text}).request_fields
 
