@@ -1,7 +1,7 @@
 """Pictures of random requests, made again from their files: `python -m benchmarks.verification`.
 
-All tasks, all schedulers and noise schedules, prompts with syntax, batches of 1 to 8, masks and variations, on the
-pocket model. Each picture is made within its batch, and again alone; every pixel must be the same.
+All tasks, second passes, all schedulers and noise schedules, prompts with syntax, batches of 1 to 8, masks and
+variations, on the pocket model. Each picture is made within its batch, and again alone; every pixel must be the same.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from benchmarks.table import print_table
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.upscalers import UPSCALERS
 from studio import Settings, Studio
 
 PROMPTS = (
@@ -52,6 +53,8 @@ def random_request(random: Random, *, photo: Image.Image, mask: Image.Image) -> 
         fields |= {"variation_strength": 0.3, "variation_seed": random.randrange(2**40)}
     if random.random() < 0.2:
         fields |= {"seed_resize_width": 192, "seed_resize_height": 128}
+    if task == "text" and random.random() < 0.3:
+        fields |= hires_fields(random)
     if task != "text":
         fields |= {
             "init_image": photo,
@@ -68,6 +71,21 @@ def random_request(random: Random, *, photo: Image.Image, mask: Image.Image) -> 
             "mask_blur_x": random.choice((0.0, 4.0)),
         }
     return fields
+
+
+def hires_fields(random: Random) -> dict[str, Any]:
+    """Return the fields of a second pass."""
+    scheduler = random.choice([None, *(name for name in SCHEDULERS if name != "dpm_adaptive")])
+    size = random.choice(({"hires_scale": 1.5}, {"hires_width": 256}, {"hires_width": 256, "hires_height": 224}))
+    return {
+        **size,
+        "hires_upscaler": random.choice([None, *UPSCALERS]),
+        "hires_steps": random.choice((None, 3, 5)),
+        "hires_strength": random.choice((None, 0.4, 1.0)),
+        "hires_scheduler": scheduler,
+        "hires_guidance_scale": random.choice((None, 2.0)),
+        "hires_prompt": random.choice((None, "a [blue|pink] car in the [city:forest:1.5]")),
+    }
 
 
 def main() -> None:

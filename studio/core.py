@@ -16,13 +16,15 @@ from pipelines.spec.engine import Engine
 from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, SomeFailed, StudioError
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.upscalers import UPSCALERS
+from studio.enlarging import enlarged
 from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
 from studio.metadata import FoundLora, Imported, import_request, read_texts
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
-from studio.store import InstalledEmbedding, InstalledLora, installed_models, model_finder
+from studio.store import InstalledEmbedding, InstalledLora, installed_models, installed_upscalers, model_finder
 from studio.stream import Stream, by_likeness
 from studio.verification import Verification, verify
 from studio.worker import LocalWork, load_engine, run_job
@@ -153,6 +155,25 @@ class Studio:
             find_lora=self.find_lora,
             find_embedding=self._storage.embeddings.find,
         )
+
+    def hires(self, image: Path | GalleryImage, *, progress: bool = True, **fields: Any) -> GalleryImage:
+        """Paint a finished picture again, larger: its first pass bit for bit, then a second one.
+
+        Args:
+            image: made here by text-to-image.
+            progress: show a progress bar.
+            fields: fields of GenerationRequest that begin with `hires_`; twice as large if no size is given.
+
+        Raises:
+            NotFound: no such file, or one without a record of ours.
+            InvalidRequest, GenerationFailed, Cancelled: as `generate`.
+        """
+        (larger,) = self.generate(self.enlarged(image, **fields), progress=progress)
+        return larger
+
+    def enlarged(self, image: Path | GalleryImage, **fields: Any) -> GenerationRequest:
+        """Return the request that `hires` makes; see `studio.enlarging.enlarged`."""
+        return enlarged(image.path if isinstance(image, GalleryImage) else image, fields)
 
     def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
         """Build a request from a prompt (another request, a mapping) and fields; images given as such are stored first.
@@ -337,6 +358,10 @@ class Studio:
         """Return the LoRA that a picture of another program, or of another machine, was made with."""
         found = self._storage.loras.find_by_hash(name, digest)
         return None if found is None else FoundLora(*found)
+
+    def upscalers(self) -> list[str]:
+        """Return what can enlarge a picture: the names of the table, and those of the model files."""
+        return [*UPSCALERS, *installed_upscalers(self.settings.upscalers_dir)]
 
     def live_workers(self) -> list[str]:
         """Return the devices that have a living worker."""

@@ -13,7 +13,7 @@ from pipelines.spec.errors import InvalidRequest
 from studio import naming
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_FOLDERS = ("home", "outputs", "models", "embeddings")
+_FOLDERS = ("home", "outputs", "models", "embeddings", "upscalers")
 _FOLDER_LISTS = ("lora_dirs",)
 
 
@@ -40,6 +40,7 @@ class Settings(BaseModel):
         default=(), description="Further folders of LoRAs beside home/loras, such as A1111's models/Lora."
     )
     embeddings: Path | None = Field(default=None, description="Folder of embeddings (textual inversion).")
+    upscalers: Path | None = Field(default=None, description="Folder of upscale models, one safetensors file each.")
     database: str | None = Field(default=None, description="SQLAlchemy URL; a SQLite file in outputs by default.")
     host: str = Field(default="127.0.0.1", description="Address the server listens on.")
     port: int = Field(default=7860, ge=1, le=65535, description="Port the server listens on.")
@@ -112,6 +113,11 @@ class Settings(BaseModel):
     def embeddings_dir(self) -> Path:
         """Embeddings (textual inversion): a file's name is a word in prompts."""
         return self.embeddings or self.home / "embeddings"
+
+    @property
+    def upscalers_dir(self) -> Path:
+        """The user's upscale models."""
+        return self.upscalers or self.home / "upscalers"
 
     @property
     def database_url(self) -> str:

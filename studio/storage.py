@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pipelines.spec.choosing import choose_loras
@@ -14,13 +15,14 @@ from pipelines.spec.loras import LoraSpec
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import check_prompts, resolve
+from pipelines.spec.upscalers import UPSCALERS
 from studio import metadata
 from studio.database import Database
 from studio.files import InputStore, ProcessLock
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
-from studio.store import EmbeddingCatalogue, FileHashes, LoraCatalogue, find_model
+from studio.store import EmbeddingCatalogue, FileHashes, LoraCatalogue, find_model, find_upscaler
 
 if TYPE_CHECKING:
     from pipelines.spec.prompt import ChunkRules, TokenCount
@@ -78,7 +80,9 @@ class Storage:
         with _naming("mask_image"):
             if request.mask_image is not None:
                 self.inputs.path(request.mask_image)
-        resolved = resolve(request, model, input_size=input_size)
+        hires_model = self._hires_model(request)
+        self._upscaler(request)
+        resolved = resolve(request, model, input_size=input_size, hires_model=hires_model)
         if request.is_template:
             resolved = self._expand_template(request.prompt, resolved)
         resolved = self._choose_loras(request.loras, resolved, model)
@@ -102,11 +106,12 @@ class Storage:
         """
         model, (first, *_) = self.expand(request.with_seeds())
         counts = model.family.pools_first_chunk
-        prompts = {"prompt": first.prompt, "negative_prompt": first.negative_prompt}
-        worth_it = {
+        fields = ("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt")
+        worth_it: dict[str, str] = {
             field: text
-            for field, text in prompts.items()
-            if any(sign in text for sign in "()[]<>:#") or (counts and len(text.encode()) > CHUNK_LENGTH)
+            for field in fields
+            if (text := getattr(first, field))
+            and (any(sign in text for sign in "()[]<>:#") or (counts and len(text.encode()) > CHUNK_LENGTH))
         }
         if not worth_it:
             return []
@@ -119,9 +124,10 @@ class Storage:
             for note in lint(
                 text,
                 num_inference_steps=first.num_inference_steps,
+                hires_steps=first.hires_steps,
                 rules=rules,
                 pools_first_chunk=counts,
-                composable=field == "prompt",
+                composable=not field.endswith("negative_prompt"),
             )
             if note.is_warning
         ]
@@ -195,12 +201,26 @@ class Storage:
             mask_image=None if mask_image is None else mask_image.convert("L"),
             loras={digest: self.loras.find(name).file() for digest, name in names.items()},
             embeddings=self._embedding_files(resolved),
+            hires_model=self._hires_model(request),
+            upscaler=self._upscaler(request),
         )
 
     def _embedding_files(self, resolved: tuple[ResolvedRequest, ...]) -> dict[str, EmbeddingFile]:
         wanted = {pair for one in resolved for pair in one.embeddings.items()}
         installed = self.embeddings.all() if wanted else []
         return {each.name: each.file() for each in installed if each.name in dict(wanted)}
+
+    def _hires_model(self, request: GenerationRequest) -> Model | None:
+        if request.hires_model in {None, request.model}:
+            return None
+        with _naming("hires_model"):
+            return find_model(request.hires_model, self.settings.models_dir)
+
+    def _upscaler(self, request: GenerationRequest) -> Path | None:
+        if request.hires_upscaler is None or request.hires_upscaler in UPSCALERS:
+            return None
+        with _naming("hires_upscaler"):
+            return find_upscaler(request.hires_upscaler, self.settings.upscalers_dir)
 
 
 @contextmanager

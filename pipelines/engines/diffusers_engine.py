@@ -1,6 +1,7 @@
 """The engine that paints: diffusers' models under the studio's own denoising loop and samplers."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -16,40 +17,73 @@ from pipelines.runtime.batching import BatchTrials
 from pipelines.runtime.conditioning import PromptEncoder
 from pipelines.runtime.denoiser import Guidance
 from pipelines.runtime.device import DeviceInfo, describe_device
+from pipelines.runtime.hires import stretch_latents, stretch_pictures
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.runtime.recovery import Attempts
 from pipelines.runtime.sampling import Denoised, denoise
+from pipelines.runtime.upscaling import Upscalers
 from pipelines.spec.canvas import Canvas, prepare_canvas
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
+from pipelines.spec.hires import Enlargement, second_pass
+from pipelines.spec.model import Model
 from pipelines.spec.request import ResolvedRequest
-from pipelines.spec.schedulers import SCHEDULERS
+from pipelines.spec.schedulers import SCHEDULERS, told_steps
+from pipelines.spec.upscalers import UPSCALERS, LatentUpscaler
 
 BATCH_SIZE = 8
 """Pictures that may share a call of the U-Net."""
 
 OWN_FIELDS = frozenset(
     {
-        "prompt",
-        "negative_prompt",
-        "embeddings",
-        "guidance_scale",
-        "seed",
-        "variation_seed",
-        "variation_strength",
-        "output_format",
+        *("prompt", "negative_prompt", "embeddings", "guidance_scale", "seed", "variation_seed", "variation_strength"),
+        *("hires_prompt", "hires_negative_prompt", "hires_guidance_scale", "output_format"),
     }
 )
 """Fields in which the pictures of one batch may differ."""
 
 Provenance = dict[str, str | int | float | bool]
 
+_Preview = Callable[[], Image.Image] | None
 
-_Report = Callable[[int, int, int, Callable[[], Image.Image] | None], None]
+_Report = Callable[[int, int, int, _Preview], None]
 """Called with how many pictures a batch has, and then what `sampling.Progress` is called with."""
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What all pictures of a call of `generate` share."""
+
+    inputs: Inputs
+    first: Attempts
+    """Runs the first pass."""
+    last: Attempts
+    """Runs the second pass if there is one, and decodes: the same as `first` where that is one model."""
+    on_step: Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over some pictures."""
+
+    inputs: Inputs
+    canvas: Canvas
+    report: _Report
+    begun: torch.Tensor | None = None
+    """(batch, channels, height, width): what a second pass starts from."""
+    first_steps: int | None = None
+    """Steps of the first pass, for a second one."""
+
+
+@dataclass(frozen=True)
+class _Painted:
+    """Pictures that are to be decoded, (batch, channels, height, width), and what made them."""
+
+    latents: torch.Tensor
+    provenance: Provenance
+
+
 class DiffusersEngine:
-    """Runs Stable Diffusion 1.x and XL: text-to-image, image-to-image, inpaint.
+    """Runs Stable Diffusion 1.x and XL: text-to-image, also painted again at a larger size, image-to-image, inpaint.
 
     Pictures that differ in prompts, guidance and seeds only are denoised together. Each draws its noise from its own
     generators, and as many share a batch as can without a bit of any changing: the same request gives the same pixels
@@ -79,6 +113,7 @@ class DiffusersEngine:
         self._prompts = PromptEncoder()
         self._wardrobe = Wardrobe()
         self._trials = BatchTrials()
+        self._upscalers = Upscalers(self._device.device)
         self._batch_size = batch_size
 
     @property
@@ -90,53 +125,95 @@ class DiffusersEngine:
         self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
     ) -> Iterator[GeneratedImage]:
         """Yield one picture per request; see `pipelines.spec.engine.Engine.generate`."""
-        attempts = Attempts(self._models, inputs.model, device=str(self._device.device))
+        first = last = self._attempts(inputs.model)
+        if inputs.hires_model is not None:
+            last = self._attempts(inputs.hires_model)
+        job = _Job(inputs, first, last, on_step)
         done = 0
         for _, group in groupby(requests, _shared_fields):
             alike = tuple(group)
             canvas = prepare_canvas(alike[0], inputs)
-            while alike:
-                # 1. Denoise as many as fit: NaN or lack of memory may cost a second attempt.
-                most = 1 if attempts.reduced_memory else min(len(alike), self._batch_size)
-                work = partial(
-                    self._denoise, alike, inputs=inputs, canvas=canvas, report=_reporter(on_step, first=done)
-                )
-                denoised = attempts.run(work, at_once=most)
-                # 2. Decode one by one: the same, without denoising again.
-                for latents, request in zip(torch.split(denoised.latents, 1), alike, strict=False):
-                    picture, provenance = attempts.run(partial(self._develop, latents, denoised))
-                    if len(denoised.latents) > 1:
-                        provenance["images_at_once"] = len(denoised.latents)
-                    if canvas.is_mask_blank:
-                        provenance["blank_mask"] = True
-                    if attempts.reduced_memory:
-                        provenance["reduced_memory"] = True
-                    # 3. Put back, bit for bit, what the mask keeps.
-                    yield GeneratedImage(done, request, canvas.finish(picture), provenance)
-                    done += 1
-                alike = alike[len(denoised.latents) :]
+            end = done + len(alike)
+            while done < end:
+                # 1. Denoise as many as fit, and again if they are to be larger.
+                for painted in self._paint(alike[done - end :], canvas, job, index=done):
+                    # 2. Decode one by one: NaN or lack of memory costs a second attempt, but no denoising again.
+                    for latents in torch.split(painted.latents, 1):
+                        picture, provenance = last.run(partial(self._develop, latents))
+                        provenance |= painted.provenance
+                        if canvas.is_mask_blank:
+                            provenance["blank_mask"] = True
+                        if first.reduced_memory or last.reduced_memory:
+                            provenance["reduced_memory"] = True
+                        # 3. Put back, bit for bit, what the mask keeps.
+                        yield GeneratedImage(done, alike[done - end], canvas.finish(picture), provenance)
+                        done += 1
 
-    def _denoise(
-        self,
-        requests: Sequence[ResolvedRequest],
-        components: Components,
-        at_once: int,
-        *,
-        inputs: Inputs,
-        canvas: Canvas,
-        report: _Report,
+    def _attempts(self, model: Model) -> Attempts:
+        return Attempts(self._models, model, device=str(self._device.device))
+
+    def _paint(
+        self, requests: Sequence[ResolvedRequest], canvas: Canvas, job: _Job, *, index: int
+    ) -> Iterator[_Painted]:
+        """Yield the first of some pictures that differ in their own fields only: as many as fit into one first pass.
+
+        Args:
+            requests: at least one.
+            canvas: the prepared input images.
+            job: the models.
+            index: of the first picture within the job.
+        """
+        size = requests[0].enlargement
+        larger = [second_pass(request) for request in requests] if size is not None else []
+        more_steps = _steps(larger[0]) if larger else 0
+        first_report = _first_reporter(job.on_step, index=index, more_steps=more_steps)
+        first = self._denoise(requests, _Pass(job.inputs, canvas, first_report), job.first)
+        if size is None:
+            yield _Painted(first.latents, _of_passes(first))
+            return
+        begun, of_upscaler = self._enlarge(first.latents, requests[0], size, job)
+        done, number = 0, len(first.latents)
+        while done < number:
+            report = _second_reporter(job.on_step, index=index, first=first, more_steps=more_steps, done=done)
+            one_pass = _Pass(job.inputs, Canvas(), report, begun[done:], _steps(requests[0]))
+            second = self._denoise(larger[done:number], one_pass, job.last)
+            yield _Painted(second.latents, {**_of_passes(first, second), **of_upscaler})
+            done += len(second.latents)
+
+    def _enlarge(
+        self, latents: torch.Tensor, request: ResolvedRequest, size: Enlargement, job: _Job
+    ) -> tuple[torch.Tensor, Provenance]:
+        """Return what the second pass starts from, and what that depends on beside the request."""
+        name = str(request.hires_upscaler)
+        row = UPSCALERS.get(name)
+        if isinstance(row, LatentUpscaler):
+            factor = request.height // latents.shape[2]
+            job.first.rest()
+            return stretch_latents(latents, row, size, pixels_per_latent=factor), {}
+        upscaler = self._upscalers.of(name, job.inputs.upscaler)
+        return stretch_pictures(latents, upscaler, size, first=job.first, last=job.last), upscaler.provenance
+
+    def _denoise(self, requests: Sequence[ResolvedRequest], one_pass: _Pass, attempts: Attempts) -> Denoised:
+        """Denoise the first of some pictures: as many as memory allows, and no batch changes a bit of."""
+        most = 1 if attempts.reduced_memory else min(len(requests), self._batch_size)
+        return attempts.run(partial(self._denoise_at_once, requests, one_pass), at_once=most)
+
+    def _denoise_at_once(
+        self, requests: Sequence[ResolvedRequest], one_pass: _Pass, components: Components, at_once: int
     ) -> Denoised:
-        """Denoise the first of some pictures that differ in their own fields only: `at_once`, or fewer."""
+        """Denoise `at_once` of some pictures, or fewer."""
+        inputs = one_pass.inputs
         with self._wardrobe.wear(components, requests[0].loras, inputs.loras) as loras:
-            known: dict[str, Any] = {
+            told: dict[str, Any] = {
                 "components": components,
                 "embeddings": inputs.embeddings,
                 "loras": loras.on_text_encoders,
+                "first_steps": one_pass.first_steps,
             }
             guidance = [
                 Guidance(
-                    prompt=self._prompts.encode(request, **known),
-                    negative_prompt=self._prompts.encode_negative(request, **known),
+                    prompt=self._prompts.encode(request, **told),
+                    negative_prompt=self._prompts.encode_negative(request, **told),
                     scale=request.guidance_scale,
                 )
                 for request in requests[:at_once]
@@ -149,34 +226,85 @@ class DiffusersEngine:
             return denoise(
                 requests[:number],
                 components=components,
-                canvas=canvas,
+                canvas=one_pass.canvas,
                 guidance=guidance[:number],
                 loras=loras,
-                progress=partial(report, number),
+                progress=partial(one_pass.report, number),
+                begun=None if one_pass.begun is None else one_pass.begun[:number],
             )
 
-    def _develop(
-        self, latents: torch.Tensor, denoised: Denoised, components: Components, _: int
-    ) -> tuple[Image.Image, Provenance]:
+    def _develop(self, latents: torch.Tensor, components: Components, _: int) -> tuple[Image.Image, Provenance]:
         pixels = autoencoding.decode(latents, components=components)
-        return autoencoding.to_image(pixels), self._provenance(components, denoised)
+        return autoencoding.to_image(pixels), self._provenance(components)
 
-    def _provenance(self, components: Components, denoised: Denoised) -> Provenance:
-        """Return what the pixels depend on beside the request."""
+    def _provenance(self, components: Components) -> Provenance:
+        """Return what the pixels depend on beside the request, but for the passes."""
         precision = components.precision
         return {
             "engine": "diffusers",
             "device": self._device.name,
             "dtype": str(precision.dtype).removeprefix("torch."),
-            "model_fingerprint": components.fingerprint,
-            "evaluations": denoised.evaluations,
-            **{f"lora {name}": audit for name, audit in denoised.loras.items()},
             "torch": str(torch.__version__),
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
             **_processor(self._device),
             **({"vae_upcast": True} if precision.vae_upcast else {}),
         }
+
+
+def _first_reporter(on_step: Callable[[Step], None], *, index: int, more_steps: int) -> _Report:
+    """Return what tells the caller about the steps of a first pass.
+
+    Args:
+        on_step: the caller.
+        index: of the batch's first picture.
+        more_steps: those of the second pass.
+    """
+
+    def report(number: int, step: int, num_steps: int, preview: _Preview) -> None:
+        on_step(Step(index, step, num_steps + more_steps, preview, images_at_once=number))
+
+    return report
+
+
+def _second_reporter(
+    on_step: Callable[[Step], None], *, index: int, first: Denoised, more_steps: int, done: int
+) -> _Report:
+    """Return what tells the caller about the steps of a second pass.
+
+    They are counted after those of the first, and for all pictures of its batch: a step of some of them counts for
+    their share, so that the count never falls.
+
+    Args:
+        on_step: the caller.
+        index: of the batch's first picture.
+        first: the first pass.
+        more_steps: those of the second pass.
+        done: how many pictures of the batch have had theirs.
+    """
+    batch = len(first.latents)
+
+    def report(number: int, step: int, num_steps: int, preview: _Preview) -> None:
+        told = int(more_steps * (done + number * step / num_steps) / batch)
+        on_step(Step(index, first.num_steps + told, first.num_steps + more_steps, preview, images_at_once=batch))
+
+    return report
+
+
+def _steps(request: ResolvedRequest) -> int:
+    return told_steps(request.scheduler, request.num_inference_steps)
+
+
+def _of_passes(first: Denoised, second: Denoised | None = None) -> Provenance:
+    last = second or first
+    made: Provenance = {"model_fingerprint": first.model_fingerprint, "evaluations": first.evaluations}
+    if second is not None:
+        made["evaluations"] = first.evaluations + second.evaluations
+    if last.model_fingerprint != first.model_fingerprint:
+        made["hires_model_fingerprint"] = last.model_fingerprint
+    if len(last.latents) > 1:
+        made["images_at_once"] = len(last.latents)
+    return {**made, **{f"lora {name}": audit for name, audit in first.loras.items()}}
 
 
 def _processor(device: DeviceInfo) -> Provenance:
@@ -188,12 +316,3 @@ def _processor(device: DeviceInfo) -> Provenance:
 
 def _shared_fields(request: ResolvedRequest) -> dict[str, object]:
     return request.model_dump(exclude=set(OWN_FIELDS))
-
-
-def _reporter(on_step: Callable[[Step], None], *, first: int) -> _Report:
-    """Return what tells the caller about the steps of a batch whose first picture has this index."""
-
-    def report(number: int, step: int, num_steps: int, preview: Callable[[], Image.Image] | None) -> None:
-        on_step(Step(first, step, num_steps, preview, images_at_once=number))
-
-    return report

@@ -28,10 +28,11 @@ class FakeEngine:
         for index, request in enumerate(requests):
             _check_loras(request, inputs)
             image = _draw(request)
-            for step in range(request.num_inference_steps + 1):
+            num_steps = request.num_inference_steps + (request.hires_steps or 0)
+            for step in range(num_steps + 1):
                 if step:
                     time.sleep(self._step_seconds)
-                on_step(Step(index, step, request.num_inference_steps, preview=lambda image=image: image))  # type: ignore[misc]
+                on_step(Step(index, step, num_steps, preview=lambda image=image: image))  # type: ignore[misc]
             yield GeneratedImage(index, request, image, {"engine": "fake"})
 
 
@@ -47,4 +48,4 @@ def _draw(request: ResolvedRequest) -> Image.Image:
     """Return an 8×8 pattern from the hash of the request, enlarged to its size."""
     seen = request.model_dump_json(exclude={"template": True, "loras": {"__all__": {"name"}}})  # names paint nothing
     pattern = hashlib.shake_256(seen.encode()).digest(8 * 8 * 3)
-    return Image.frombytes("RGB", (8, 8), pattern).resize((request.width, request.height), Image.Resampling.BICUBIC)
+    return Image.frombytes("RGB", (8, 8), pattern).resize(request.final_size, Image.Resampling.BICUBIC)

@@ -58,7 +58,10 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """Encodes prompts, and remembers the latest: further pictures of the same prompt make no encoder call."""
+    """Encodes prompts, and remembers the latest: further pictures of the same prompt make no encoder call.
+
+    A request that is a second pass is given with the steps of the first, which its prompts count too.
+    """
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Components, OrderedDict[_Key, Conditioning]] = WeakKeyDictionary()
@@ -70,6 +73,7 @@ class PromptEncoder:
         components: Components,
         embeddings: Mapping[str, EmbeddingFile] = _NONE,
         loras: Worn = (),
+        first_steps: int | None = None,
     ) -> EncodedPrompt:
         """Return the encoded prompt of a request.
 
@@ -78,6 +82,7 @@ class PromptEncoder:
             components: the loaded model; it is left as it was.
             embeddings: the files of those embeddings, by name.
             loras: those that the text encoders wear.
+            first_steps: for a second pass, the steps of the first, from which prompts count on.
 
         Raises:
             ModelError: an embedding's file is not the one the request was resolved with, or cannot be used.
@@ -85,7 +90,10 @@ class PromptEncoder:
         prompt = parse(request.prompt)
         return EncodedPrompt(
             tuple(
-                Branch(branch.weight, self._schedule(branch.text, request, components, embeddings, loras=loras))
+                Branch(
+                    branch.weight,
+                    self._schedule(branch.text, request, components, embeddings, loras=loras, first_steps=first_steps),
+                )
                 for branch in prompt.branches
             )
         )
@@ -97,13 +105,16 @@ class PromptEncoder:
         components: Components,
         embeddings: Mapping[str, EmbeddingFile] = _NONE,
         loras: Worn = (),
+        first_steps: int | None = None,
     ) -> EncodedPrompt:
         """Return the encoded negative prompt of a request: one branch, in which AND is a word like any other.
 
         Arguments and errors are those of `encode`.
         """
         (branch,) = parse(request.negative_prompt, composable=False).branches
-        scheduled = self._schedule(branch.text, request, components, embeddings, loras=loras, is_negative=True)
+        scheduled = self._schedule(
+            branch.text, request, components, embeddings, loras=loras, first_steps=first_steps, is_negative=True
+        )
         return EncodedPrompt((Branch(1.0, scheduled),))
 
     def _schedule(
@@ -114,13 +125,15 @@ class PromptEncoder:
         embeddings: Mapping[str, EmbeddingFile],
         *,
         loras: Worn,
+        first_steps: int | None,
         is_negative: bool = False,
     ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
         named = tuple(sorted(request.embeddings.items()))
         scheduled = []
         steps = told_steps(request.scheduler, request.num_inference_steps)
-        for part in schedule(text, num_inference_steps=steps):
+        clock = (steps, None) if first_steps is None else (first_steps, steps)
+        for part in schedule(text, num_inference_steps=clock[0], hires_steps=clock[1]):
             as_zeros = is_negative and not text and components.zero_empty_negative
             device = str(components.text_encoders[0].device)
             key = _Key(part.text, named, request.emphasis, request.clip_skip, as_zeros, device, loras)

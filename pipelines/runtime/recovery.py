@@ -65,6 +65,10 @@ class Attempts:
             else:
                 self._reduce_memory(trouble)
 
+    def rest(self) -> None:
+        """Let go of the model, so that the cache may drop it for another."""
+        self._components = None
+
     def _memory_mode(self, components: Components) -> AbstractContextManager[None]:
         return _reduced_memory(components) if self.reduced_memory else nullcontext()
 

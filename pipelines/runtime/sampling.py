@@ -34,6 +34,9 @@ class Denoised:
     """(batch, channels, height, width), float32."""
     evaluations: int
     """How often the denoiser ran for each picture."""
+    num_steps: int
+    """How many steps were told of."""
+    model_fingerprint: str
     loras: Mapping[str, str]
     """Name of each LoRA that was applied -> its audit."""
 
@@ -47,6 +50,7 @@ def denoise(
     guidance: Sequence[Guidance],
     loras: AppliedLoras,
     progress: Progress,
+    begun: torch.Tensor | None = None,
 ) -> Denoised:
     """Return the latents of pictures that differ in prompts, guidance and seeds only.
 
@@ -59,6 +63,7 @@ def denoise(
         guidance: one per request.
         loras: what is applied to the model; told how many of the steps are done.
         progress: called before the first and after every step; what it raises ends the work.
+        begun: (batch, channels, height, width): for a second pass, the enlarged latents of the first.
 
     Raises:
         NotFinite: the U-Net produced NaN or infinity.
@@ -68,7 +73,7 @@ def denoise(
     # 1. Noise levels: the whole schedule, and its tail that is run.
     schedule = _schedule(request, components)
     sigmas = schedule
-    if canvas.init_image is not None and request.strength is not None:
+    if request.strength is not None:
         steps = steps_to_run(request.num_inference_steps, request.strength, request.step_rule)
         sigmas = schedule[-(steps + 1) :]
     # 2. What to start from, with each picture's own noise.
@@ -80,6 +85,7 @@ def denoise(
         noises=noises,
         sigma=float(sigmas[0]),
         starts_at_unit_variance=spec.starts_at_unit_variance,
+        begun=begun,
     )
     denoiser = Denoiser(
         components,
@@ -109,7 +115,9 @@ def denoise(
     )
     if start.keep is not None:
         latents = start.keep.apply(latents)
-    return Denoised(check_finite(latents, Stage.UNET), denoiser.evaluations, loras.audits)
+    return Denoised(
+        check_finite(latents, Stage.UNET), denoiser.evaluations, num_steps, components.fingerprint, loras.audits
+    )
 
 
 def _schedule(request: ResolvedRequest, components: Components) -> torch.Tensor:

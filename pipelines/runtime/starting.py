@@ -35,6 +35,7 @@ def start_denoising(
     noises: Sequence[ImageNoise],
     sigma: float,
     starts_at_unit_variance: bool,
+    begun: torch.Tensor | None = None,
 ) -> Start:
     """Return the start of a batch of pictures.
 
@@ -45,10 +46,13 @@ def start_denoising(
         noises: one per picture.
         sigma: the first noise level.
         starts_at_unit_variance: whether pure noise starts at sqrt(1 + sigma²) instead of sigma.
+        begun: latents to start from, one per picture, where a second pass goes on from a first.
     """
     factor = components.vae_scale_factor
     shape = (1, components.vae.config.latent_channels, request.height // factor, request.width // factor)
     noise = torch.cat([each.initial(shape) for each in noises])
+    if begun is not None:
+        return Start(begun + noise * sigma)
     if canvas.init_image is None:
         return Start(noise * ((1 + sigma**2) ** 0.5 if starts_at_unit_variance else sigma))
 
@@ -61,12 +65,12 @@ def start_denoising(
     extra_channels = None
     if components.sees_mask:
         extra_channels = _seen_mask(canvas.init_image, canvas.mask_image, components=components)
-    begun = original
+    content = original
     if request.masked_content == "latent_noise":
-        begun = original * (1 - repaint) + noise * repaint
+        content = original * (1 - repaint) + noise * repaint
     elif request.masked_content == "latent_nothing":
-        begun = original * (1 - repaint)
-    return Start(begun + noise * sigma, Keep(begun, repaint), extra_channels)
+        content = original * (1 - repaint)
+    return Start(content + noise * sigma, Keep(content, repaint), extra_channels)
 
 
 def _encode_image(image: Image.Image, request: ResolvedRequest, *, components: Components) -> torch.Tensor:

@@ -56,7 +56,8 @@ def choose_loras(
     Raises:
         InvalidRequest: a LoRA that is not there, does not fit or is asked for twice; a tag that means nothing.
     """
-    _refuse_tags_in(request.negative_prompt)
+    for field in ("negative_prompt", "hires_prompt", "hires_negative_prompt"):
+        _refuse_tags(field, getattr(request, field) or "")
     prompt, tagged = _tags(request.prompt)
     if not asked and not tagged:
         return request
@@ -74,18 +75,20 @@ def choose_loras(
     return request.model_copy(update={"prompt": prompt, "loras": applied})
 
 
-def _refuse_tags_in(negative_prompt: str) -> None:
-    if "<" not in negative_prompt:
+def _refuse_tags(field: str, text: str) -> None:
+    """Refuse tags anywhere but in the prompt: what they name acts on the whole picture, in both of its passes."""
+    if "<" not in text:
         return
     from pipelines.spec.prompt import parse  # a sixth of a second, and most prompts have no such sign
 
-    for tag in parse(negative_prompt, composable=False).extra_networks:
+    for tag in parse(text, composable=False).extra_networks:
         shown = f"<{tag.kind}:{tag.name}>"
-        way_out = "give a negative weight in the prompt instead" if tag.kind == "lora" else "take the tag out"
+        way_out = "take the tag out"
+        if tag.kind == "lora":
+            way_out = "give a negative weight in the prompt instead" if field == "negative_prompt" else "put it there"
         raise InvalidRequest(
-            f"negative_prompt names {shown}, which acts on the whole picture and so stands in the prompt only; "
-            f"{way_out}",
-            field="negative_prompt",
+            f"{field} names {shown}, which acts on the whole picture and so stands in the prompt only; {way_out}",
+            field=field,
         )
 
 

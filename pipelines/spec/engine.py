@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
@@ -25,6 +26,10 @@ class Inputs:
     """Every LoRA that the requests name, by its `sha256`."""
     embeddings: Mapping[str, EmbeddingFile] = field(default_factory=dict)
     """Those that the requests name in `ResolvedRequest.embeddings`."""
+    hires_model: Model | None = None
+    """What paints the second pass; None is the same model."""
+    upscaler: Path | None = None
+    """The model file that `hires_upscaler` names, if it names one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Step:
     step: int
     """Steps done, from 1; 0 says that loading is done and denoising starts."""
     num_steps: int
+    """Of both passes together."""
     preview: Callable[[], Image.Image] | None = field(default=None, compare=False)
     """Draws the picture as it stands (small, RGB); costs nothing until called."""
     images_at_once: int = 1
@@ -50,7 +56,7 @@ class GeneratedImage:
     """Which of the requests it answers, from 0."""
     request: ResolvedRequest
     image: Image.Image
-    """RGB, width × height of the request; of the input's size where only its masked region was painted."""
+    """RGB, `final_size` of the request; of the input's size where only its masked region was painted."""
     provenance: Mapping[str, str | int | float | bool]
     """What the request does not say but the pixels depend on: device, dtype, library versions, retries."""
 

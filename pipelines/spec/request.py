@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
 from pipelines.spec.fields import explained, field_rules
+from pipelines.spec.hires import DEFAULT_STRENGTH, Enlargement
 from pipelines.spec.lora_tags import parse_lora
 from pipelines.spec.loras import LoraSpec, ResolvedLora
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
+from pipelines.spec.upscalers import DEFAULT_UPSCALER, UPSCALERS, canonical_upscaler
 
 MAX_IMAGES = 100
 MAX_SEED = 2**63 - 1
@@ -55,11 +57,19 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "count": "num_images",
         "batch_size": "num_images",
         "format": "output_format",
+        "hr_scale": "hires_scale",
+        "hr_resize_x": "hires_width",
+        "hr_resize_y": "hires_height",
+        "hr_upscaler": "hires_upscaler",
+        "hr_second_pass_steps": "hires_steps",
+        "upscaler": "hires_upscaler",
     }
 )
 """What other programs call a field: never accepted, but told to who tries it."""
 
 InputId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
 _TEMPLATE = re.compile(r"\{[^{}]*\}|__\S+?__")
 OutputFormat = Literal["png", "jpeg", "webp", "avif"]
 Emphasis = Literal["a1111", "no_norm", "comfy"]
@@ -231,6 +241,49 @@ class GenerationRequest(_Frozen):
     eta_noise_seed_delta: int = Field(
         default=0, ge=0, le=2**31 - 1, description="Added to the seed for the noise within steps (ENSD in A1111)."
     )
+    hires_scale: float | None = Field(
+        default=None,
+        ge=1,
+        le=16,
+        description="Enlarge the picture so many times and paint it again (hires fix), in multiples of 8 pixels.",
+    )
+    hires_width: Side | None = Field(
+        default=None, description="Instead of hires_scale: the width. Alone keeps the shape."
+    )
+    hires_height: Side | None = Field(
+        default=None, description="The height. With hires_width what overhangs is cropped."
+    )
+    hires_upscaler: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description=f"What enlarges it: {', '.join(UPSCALERS)}, or a file of upscalers/. Empty: {DEFAULT_UPSCALER}.",
+    )
+    hires_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_STEPS,
+        description="Steps of the second pass; all of them run. Empty: as in the first.",
+    )
+    hires_strength: float | None = Field(
+        default=None, gt=0, le=1, description=f"How much of it is repainted then. Empty: {DEFAULT_STRENGTH}."
+    )
+    hires_scheduler: str | None = Field(default=None, description="The sampler then. Empty: the same.")
+    hires_noise_schedule: str | None = Field(
+        default=None, description="The noise schedule then. Empty: the same, if that sampler knows it."
+    )
+    hires_guidance_scale: float | None = Field(
+        default=None, ge=1, le=50, description="How strictly the prompt is followed then. Empty: the same."
+    )
+    hires_prompt: Text | None = Field(
+        default=None, description="What the picture shows then, as it stands (no templates). Empty: the same."
+    )
+    hires_negative_prompt: Text | None = Field(
+        default=None, description="What it should not show then, as it stands. Empty: the same."
+    )
+    hires_model: str | None = Field(
+        default=None, min_length=1, max_length=256, description="The installed model that paints then. Empty: the same."
+    )
     num_images: int = Field(
         default=1,
         ge=1,
@@ -245,7 +298,7 @@ class GenerationRequest(_Frozen):
         "it {a|b} and __wildcards__ are expanded.",
     )
 
-    @field_validator("prompt", "negative_prompt", "template")
+    @field_validator("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt", "template")
     @classmethod
     def _text_holds_no_nul(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None and "\0" in text:
@@ -260,15 +313,25 @@ class GenerationRequest(_Frozen):
             return loras
         return tuple(_lora_in_words(lora) if isinstance(lora, str) else lora for lora in loras)
 
-    @field_validator("scheduler")
+    @field_validator("scheduler", "hires_scheduler")
     @classmethod
     def _known_scheduler(cls, name: str | None) -> str | None:
         return None if name is None else canonical_scheduler(name)
 
-    @field_validator("noise_schedule")
+    @field_validator("noise_schedule", "hires_noise_schedule")
     @classmethod
     def _known_noise_schedule(cls, name: str | None) -> str | None:
         return None if name is None else canonical_noise_schedule(name)
+
+    @field_validator("hires_prompt", "hires_negative_prompt")
+    @classmethod
+    def _empty_is_the_same(cls, text: str | None) -> str | None:
+        return text or None
+
+    @field_validator("hires_upscaler")
+    @classmethod
+    def _upscaler_by_one_name(cls, name: str | None) -> str | None:
+        return None if name is None else canonical_upscaler(name)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -298,7 +361,8 @@ class ResolvedRequest(_Frozen):
     """One picture, exactly as it will run: nothing is left to a default.
 
     What is None here is not used: images and strength by the task, a variation, another size of the seed, a limit, the
-    template where the prompt came from none.
+    template where the prompt came from none, and all of the second pass unless a size asks for it. Where there is one,
+    prompts and model that are None are the first pass's.
     """
 
     prompt: str
@@ -339,10 +403,36 @@ class ResolvedRequest(_Frozen):
     seed_resize_height: int | None
     noise_source: NoiseSource
     eta_noise_seed_delta: int
+    hires_scale: float | None
+    hires_width: int | None
+    hires_height: int | None
+    hires_upscaler: str | None
+    hires_steps: int | None
+    hires_strength: float | None
+    hires_scheduler: str | None
+    hires_noise_schedule: str | None
+    hires_guidance_scale: float | None
+    hires_prompt: str | None
+    hires_negative_prompt: str | None
+    hires_model: str | None
     output_format: OutputFormat
     template: str | None = None
     embeddings: Mapping[str, str] = Field(default_factory=dict)
     """The embeddings that the prompts name, and the SHA-256 of their files."""
+
+    @property
+    def enlargement(self) -> Enlargement | None:
+        """The sizes of the second pass, if there is one."""
+        scale, width, height = self.hires_scale, self.hires_width, self.hires_height
+        if scale is None and width is None and height is None:
+            return None
+        return Enlargement.of(self.width, self.height, scale=scale, to_width=width, to_height=height)
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the last pass."""
+        size = self.enlargement
+        return (self.width, self.height) if size is None else (size.width, size.height)
 
     def asked(self) -> GenerationRequest:
         """Return the request that makes exactly this picture again.

@@ -1,9 +1,11 @@
 """Asked -> what will run: fill every default from the model, and refuse what cannot work before anything loads."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.hires import DEFAULT_STRENGTH, HIRES_FIELDS, SIZE_FIELDS, Enlargement
 from pipelines.spec.model import Model
 from pipelines.spec.request import (
     MAX_SEED,
@@ -16,10 +18,15 @@ from pipelines.spec.request import (
 )
 from pipelines.spec.schedulers import NOISE_SCHEDULES, RHO, SCHEDULERS, SPANNED
 from pipelines.spec.steps import MAX_SCHEDULED_STEPS
+from pipelines.spec.upscalers import DEFAULT_UPSCALER, UPSCALERS, LatentUpscaler
 
 
 def resolve(
-    request: GenerationRequest, model: Model, *, input_size: tuple[int, int] | None = None
+    request: GenerationRequest,
+    model: Model,
+    *,
+    input_size: tuple[int, int] | None = None,
+    hires_model: Model | None = None,
 ) -> tuple[ResolvedRequest, ...]:
     """Expand a request into one resolved request per image; image i has seed + i. LoRAs: `choosing.choose_loras`.
 
@@ -27,6 +34,7 @@ def resolve(
         request: what is asked. A request without a seed is given one.
         model: the installed model it runs on.
         input_size: width and height of `init_image` in pixels, when there is one.
+        hires_model: the installed model of the second pass, when the request names one.
 
     Raises:
         InvalidRequest: naming the field that cannot work with this model.
@@ -52,6 +60,8 @@ def resolve(
         "clip_skip": _or_default(request, model, "clip_skip"),
         "embeddings": {},  # found in the prompts once these are expanded
     }
+    if any(getattr(request, field) is not None for field in HIRES_FIELDS):
+        decided |= _hires(request, model, hires_model or model, first=decided)
     as_asked = {name: getattr(request, name) for name in ResolvedRequest.model_fields.keys() - decided.keys()}
     _check_clip_skip(decided["clip_skip"], model)
     _check_levels(request, noise_schedule)
@@ -65,18 +75,24 @@ def check_prompts(request: ResolvedRequest) -> None:
     Raises:
         InvalidRequest: the prompt changes with steps that nobody can count.
     """
-    if SCHEDULERS[request.scheduler].steps(10) is not None:
+    schedulers = [name for name in (request.scheduler, request.hires_scheduler) if name is not None]
+    uncounted = next((name for name in schedulers if SCHEDULERS[name].steps(10) is None), None)
+    if uncounted is None:
         return
-    for field in ("prompt", "negative_prompt"):
-        text: str = getattr(request, field)
+    for field in ("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt"):
+        text: str = getattr(request, field) or ""
         if "[" not in text:
             continue
         from pipelines.spec.prompt import parse, schedule  # a sixth of a second, and most prompts have no such sign
 
-        branches = parse(text, composable=field == "prompt").branches
-        if any(len(schedule(branch.text, num_inference_steps=10)) > 1 for branch in branches):
+        branches = parse(text, composable=not field.endswith("negative_prompt")).branches
+        if any(
+            len(schedule(branch.text, num_inference_steps=10, hires_steps=hires_steps)) > 1
+            for branch in branches
+            for hires_steps in (None, 10)[: len(schedulers)]
+        ):
             raise InvalidRequest(
-                f"{field} changes with the steps, and scheduler {request.scheduler} has no fixed number of them; "
+                f"{field} changes with the steps, and scheduler {uncounted} has no fixed number of them; "
                 "choose another scheduler",
                 field=field,
             )
@@ -98,6 +114,73 @@ def _seeds(request: GenerationRequest) -> list[dict[str, int | None]]:
 def _or_default(request: GenerationRequest, model: Model, field: str) -> Any:
     value = getattr(request, field)
     return model.default(field) if value is None else value
+
+
+def _hires(request: GenerationRequest, model: Model, hires_model: Model, *, first: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the second pass leaves to defaults, most of which are the first pass's."""
+    _check_enlargement(request, width=first["width"], height=first["height"])
+    scheduler = request.hires_scheduler or first["scheduler"]
+    spec = SCHEDULERS[scheduler]
+    noise_schedule = request.hires_noise_schedule
+    if noise_schedule is None:
+        # A1111's "Automatic" is the own schedule of either sampler.
+        is_same = request.noise_schedule is not None or scheduler == first["scheduler"]
+        inherited = first["noise_schedule"] if is_same else spec.noise_schedule
+        noise_schedule = inherited if inherited in spec.noise_schedules else spec.noise_schedule
+    _check_noise_schedule(noise_schedule, scheduler, field="hires_noise_schedule")
+    upscaler = request.hires_upscaler or DEFAULT_UPSCALER
+    _check_hires_model(model, hires_model, upscaler=upscaler, clip_skip=first["clip_skip"])
+    steps, strength = request.hires_steps or first["num_inference_steps"], request.hires_strength or DEFAULT_STRENGTH
+    _check_steps(steps, strength, "exact", scheduler, fields=("hires_steps", "hires_strength"))
+    return {
+        "hires_upscaler": upscaler,
+        "hires_steps": steps,
+        "hires_strength": strength,
+        "hires_scheduler": scheduler,
+        "hires_noise_schedule": noise_schedule,
+        "hires_guidance_scale": request.hires_guidance_scale or first["guidance_scale"],
+        "hires_model": None if hires_model.name == model.name else hires_model.name,
+    }
+
+
+def _check_enlargement(request: GenerationRequest, *, width: int, height: int) -> None:
+    sizes = [field for field in SIZE_FIELDS if getattr(request, field) is not None]
+    if not sizes:
+        field = next(field for field in HIRES_FIELDS if getattr(request, field) is not None)
+        raise InvalidRequest(
+            f"{field} {getattr(request, field)!r:.60} needs a second pass: give hires_scale, or hires_width and "
+            "hires_height",
+            field=field,
+        )
+    field = sizes[0]
+    if request.task is not Task.TEXT_TO_IMAGE:
+        raise InvalidRequest(f"{field} is for text-to-image; take it out, or init_image", field=field)
+    if field == "hires_scale" and len(sizes) > 1:
+        raise InvalidRequest(f"hires_scale and {sizes[1]} both say how large; give only one of them", field=sizes[1])
+    size = Enlargement.of(
+        width, height, scale=request.hires_scale, to_width=request.hires_width, to_height=request.hires_height
+    )
+    becomes = f"{field} {getattr(request, field):g} makes {width}×{height} into {size.width}×{size.height}"
+    if size.width < width or size.height < height:
+        raise InvalidRequest(f"{becomes}, which is smaller; the second pass enlarges", field=field)
+    if max(size.stretched_width, size.stretched_height) > MAX_SIDE:
+        raise InvalidRequest(
+            f"{becomes}, stretched to {size.stretched_width}×{size.stretched_height}, and {MAX_SIDE} is the most; "
+            "choose less",
+            field=field,
+        )
+
+
+def _check_hires_model(model: Model, hires_model: Model, *, upscaler: str, clip_skip: int) -> None:
+    if hires_model.unet_in_channels == 9:
+        raise InvalidRequest(f"hires_model {hires_model.name} is made for inpaint; choose another", field="hires_model")
+    if isinstance(UPSCALERS.get(upscaler), LatentUpscaler) and hires_model.family is not model.family:
+        raise InvalidRequest(
+            f"hires_upscaler {upscaler} stretches latents, and those of {model.name} ({model.family.label}) mean "
+            f"nothing to {hires_model.name} ({hires_model.family.label}); choose lanczos or a model file",
+            field="hires_upscaler",
+        )
+    _check_clip_skip(clip_skip, hires_model)
 
 
 def _check_task(request: GenerationRequest, model: Model) -> None:
@@ -164,23 +247,31 @@ def _check_variation(request: GenerationRequest) -> None:
         raise InvalidRequest(f"{missing[0]} is missing: the size of a seed has a width and a height", field=missing[0])
 
 
-def _check_steps(steps: int, strength: float | None, rule: StepRule, scheduler: str) -> None:
+def _check_steps(
+    steps: int,
+    strength: float | None,
+    rule: StepRule,
+    scheduler: str,
+    *,
+    fields: tuple[str, str] = ("num_inference_steps", "strength"),
+) -> None:
     spec = SCHEDULERS[scheduler]
+    steps_field, strength_field = fields
     if steps < spec.min_steps or (spec.max_steps is not None and steps > spec.max_steps):
         bound = f"at least {spec.min_steps}" if steps < spec.min_steps else f"at most {spec.max_steps}"
         raise InvalidRequest(
-            f"num_inference_steps must be {bound} for scheduler {scheduler}, got {steps}; "
+            f"{steps_field} must be {bound} for scheduler {scheduler}, got {steps}; "
             "take another number or another scheduler",
-            field="num_inference_steps",
+            field=steps_field,
         )
     most_levels = MAX_SCHEDULED_STEPS // spec.timestep_stride - spec.discards_next_to_last
     if strength is not None and rule == "exact" and steps > most_levels * strength:
         most = int(most_levels * strength)
         enough = next(each / 1000 for each in range(1, 1001) if steps <= most_levels * each / 1000)
         raise InvalidRequest(
-            f"strength {strength} with {steps} exact steps would divide the noise into more than {most_levels} levels; "
-            f"try strength {enough}" + (f" or num_inference_steps {most}" if most else ""),
-            field="strength",
+            f"{strength_field} {strength} with {steps} exact steps would divide the noise into more than {most_levels} "
+            f"levels; try {strength_field} {enough}" + (f" or {steps_field} {most}" if most else ""),
+            field=strength_field,
         )
 
 
@@ -209,10 +300,14 @@ def _sampling(request: GenerationRequest, model: Model) -> tuple[str, str]:
     if request.noise_schedule is None:
         preferred = model.defaults.get("noise_schedule", spec.noise_schedule)
         return scheduler, preferred if preferred in spec.noise_schedules else spec.noise_schedule
-    if request.noise_schedule not in spec.noise_schedules:
+    _check_noise_schedule(request.noise_schedule, scheduler, field="noise_schedule")
+    return scheduler, request.noise_schedule
+
+
+def _check_noise_schedule(noise_schedule: str, scheduler: str, *, field: str) -> None:
+    spec = SCHEDULERS[scheduler]
+    if noise_schedule not in spec.noise_schedules:
         way_out = "leave it empty" if spec.ignores_schedule else f"choose one of {', '.join(spec.noise_schedules)}"
         raise InvalidRequest(
-            f"noise_schedule {request.noise_schedule} does not exist for scheduler {scheduler}; {way_out}",
-            field="noise_schedule",
+            f"{field} {noise_schedule} does not exist for scheduler {scheduler}; {way_out}", field=field
         )
-    return scheduler, request.noise_schedule

@@ -194,7 +194,7 @@ def _lora(lora: dict[str, Any]) -> str:
 
 def _row(image: "GalleryImage") -> tuple[object, ...]:
     made = datetime.fromtimestamp(image.created_at).astimezone()
-    size = f"{image.request.width}×{image.request.height}"
+    size = "{}×{}".format(*image.request.final_size)
     return image.id, f"{made:%Y-%m-%d %H:%M}", size, image.request.seed, shown_prompt(image.request.prompt)
 
 

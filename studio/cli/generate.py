@@ -27,6 +27,15 @@ IMAGE_FIELDS = tuple(
     name for name, field in GenerationRequest.model_fields.items() if InputId in get_args(field.annotation)
 )
 
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also copy the picture here and print that path: a file if the name ends in .png, .jpg, .jpeg, "
+        ".webp or .avif (several pictures are numbered, and the ending chooses the format), else a folder."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let --output replace files.")]
+
 
 def install(app: typer.Typer) -> None:
     """Add the command, with every field of a request as an option."""
@@ -37,14 +46,8 @@ def install(app: typer.Typer) -> None:
 def generate(
     prompt: Annotated[str, typer.Argument(help="What the picture shows; - reads it from standard input.")],
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also copy the picture here and print that path: a file if the name ends in .png, .jpg, .jpeg, "
-            ".webp or .avif (several pictures are numbered, and the ending chooses the format), else a folder."
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --output replace files.")] = False,
+    output: Output = None,
+    overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture instead.")] = False,
     fields: dict[str, Any],
     settings: Settings,
@@ -62,19 +65,30 @@ def generate(
         fields = copies.with_format(fields)
     with Studio(settings) as studio:
         keep_log(settings)
-        request = studio.request(_read(prompt), **fields)
-        if copies is not None:
-            copies.check(request.num_images)
-        for note in studio.notes(request):
-            typer.echo(printable(f"note: {note}"), err=True)
-        job = _run(studio, request)
-        for image in studio.gallery.of_job(job.id):  # those made before a failure too
-            path = image.path if copies is None else copies.put(image, num_images=request.num_images)
-            if as_json:
-                print_json(described(image, path))
-            else:
-                typer.echo(str(path))
-        studio.result(job)
+        make(studio, studio.request(_read(prompt), **fields), copies=copies, as_json=as_json)
+
+
+def make(studio: "Studio", request: GenerationRequest, *, copies: Copies | None, as_json: bool) -> None:
+    """Make the pictures of a request and print their paths, one a line.
+
+    Args:
+        studio: makes them.
+        request: what is asked.
+        copies: where copies go, whose paths are printed then.
+        as_json: print one JSON object per picture instead.
+    """
+    if copies is not None:
+        copies.check(request.num_images)
+    for note in studio.notes(request):
+        typer.echo(printable(f"note: {note}"), err=True)
+    job = _run(studio, request)
+    for image in studio.gallery.of_job(job.id):  # those made before a failure too
+        path = image.path if copies is None else copies.put(image, num_images=request.num_images)
+        if as_json:
+            print_json(described(image, path))
+        else:
+            typer.echo(str(path))
+    studio.result(job)
 
 
 def keep_log(settings: Settings) -> None:

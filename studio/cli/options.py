@@ -20,26 +20,27 @@ _ONE_OF_MANY: Mapping[str, tuple[str, str]] = {"loras": ("--lora", "NAME[:WEIGHT
 """Field that holds several values -> the option that gives one of them and may be repeated, and its value in a word."""
 
 
-def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) -> Callable[..., None]:
+def with_request(
+    function: Callable[..., None], *, metavars: Mapping[str, str], prefix: str = ""
+) -> Callable[..., None]:
     """Give a command every field of a request but the prompt as an option; it receives those given as `fields`.
 
     Args:
         function: the command; has a parameter `fields`.
         metavars: what the help calls the value of a field that needs a word of its own.
+        prefix: only the fields that begin so; the options do without it.
     """
     options = [
-        _option(name, schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name))
+        _option(name.removeprefix(prefix), schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name))
         for name, schema in field_rules(GenerationRequest).items()
-        if name != "prompt"
+        if name != "prompt" and name.startswith(prefix)
     ]
     return _extended(
-        function, "fields", options, lambda given: {name: value for name, value in given.items() if value != []}
+        function,
+        "fields",
+        options,
+        lambda given: {f"{prefix}{name}": value for name, value in given.items() if value != []},
     )
-
-
-def _without_empty_lists(given: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what may be repeated and was not given once: the list of a line in a batch file counts then."""
-    return {name: value for name, value in given.items() if value != []}
 
 
 def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Callable[..., None]:

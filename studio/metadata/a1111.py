@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pipelines.spec.lora_tags import writable_name, write_lora
 from pipelines.spec.request import Emphasis, MaskedContent, NoiseSource, ResolvedRequest, Task
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.upscalers import upscaler_label
 from studio import __version__
 from studio.metadata.foreign import Foreign, json_object
 from studio.metadata.record import Record
@@ -73,6 +74,7 @@ def write(record: Record) -> str:
         *_sampling(request),
         *_inpaint(request),
         *_options(request),
+        *_hires(request),
         ("Lora hashes", _lora_hashes(request)),
         ("Version", f"Open Weights Studio {__version__}"),
     ]
@@ -98,6 +100,7 @@ def name_in_hashes(name: str) -> str:
 
 
 def _sampling(request: ResolvedRequest) -> list[_Pair]:
+    strength = request.hires_strength if request.strength is None else request.strength
     has_variation, has_other_size = request.variation_seed is not None, request.seed_resize_width is not None
     return [
         ("Steps", request.num_inference_steps),
@@ -110,7 +113,7 @@ def _sampling(request: ResolvedRequest) -> list[_Pair]:
         ("Variation seed", request.variation_seed),
         ("Variation seed strength", _number(request.variation_strength) if has_variation else None),
         ("Seed resize from", f"{request.seed_resize_width}x{request.seed_resize_height}" if has_other_size else None),
-        ("Denoising strength", None if request.strength is None else _number(request.strength)),
+        ("Denoising strength", None if strength is None else _number(strength)),
         ("Clip skip", request.clip_skip),
         ("ENSD", request.eta_noise_seed_delta or None),
         ("RNG", _RNG[request.noise_source]),
@@ -146,6 +149,28 @@ def _options(request: ResolvedRequest) -> list[_Pair]:
         ("Sigma tmax", None if request.s_tmax is None else _number(request.s_tmax)),
         ("Sigma noise", _number(request.s_noise) if request.s_noise != 1 else None),
         ("TI hashes", _hashes(request.embeddings)),
+    ]
+
+
+def _hires(request: ResolvedRequest) -> list[_Pair]:
+    """What the second pass has in common with the first is left out; its strength is the one "Denoising strength"."""
+    if request.enlargement is None or request.hires_guidance_scale is None:
+        return []
+    guidance_scale, scheduler = request.hires_guidance_scale, str(request.hires_scheduler)
+    noise_schedule = str(request.hires_noise_schedule)
+    scale, is_other = request.hires_scale, request.hires_prompt not in {None, request.prompt}
+    is_other_negative = request.hires_negative_prompt not in {None, request.negative_prompt}
+    return [
+        ("Hires upscale", None if scale is None else _number(scale)),
+        ("Hires resize", f"{request.hires_width or 0}x{request.hires_height or 0}" if scale is None else None),
+        ("Hires steps", None if request.hires_steps == request.num_inference_steps else request.hires_steps),
+        ("Hires upscaler", upscaler_label(str(request.hires_upscaler))),
+        ("Hires sampler", None if scheduler == request.scheduler else SCHEDULERS[scheduler].label),
+        ("Hires schedule type", None if noise_schedule == request.noise_schedule else NOISE_SCHEDULES[noise_schedule]),
+        ("Hires CFG Scale", None if guidance_scale == request.guidance_scale else _number(guidance_scale)),
+        ("Hires prompt", request.hires_prompt if is_other else None),
+        ("Hires negative prompt", request.hires_negative_prompt if is_other_negative else None),
+        ("Hires checkpoint", request.hires_model),
     ]
 
 

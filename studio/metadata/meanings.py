@@ -13,7 +13,8 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, NamedTuple
 
-from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.schedulers import AUTOMATIC, NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.upscalers import UPSCALERS, canonical_upscaler
 from studio.metadata import a1111, vocabulary
 from studio.metadata.foreign import Foreign, stem
 
@@ -158,6 +159,20 @@ def _noise_schedule(text: str, source: Source, *, sampler: str) -> Reading | Non
     return Reading(value)
 
 
+def _hires_noise_schedule(text: str, source: Source) -> Reading | None:
+    """Read the schedule type of the hires pass: where it is the same and Automatic, another sampler takes its own."""
+    has_sampler = source.foreign.get("Hires sampler") not in {"", "Use same sampler"}
+    if has_sampler and text in {"", "Use same scheduler"}:
+        said = source.foreign.get("Schedule type")
+        text = said if said.lower() in AUTOMATIC else text
+    return _noise_schedule(text, source, sampler="Hires sampler" if has_sampler else "Sampler")
+
+
+def _upscaler(text: str, _: Source) -> Reading | None:
+    name = canonical_upscaler(text)
+    return Reading(name, why="" if name in UPSCALERS else f"needs the model file {_short(name)} in upscalers/")
+
+
 def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
     """A1111 keeps the strength of the hires pass under the key of image-to-image."""
     foreign = source.foreign
@@ -288,12 +303,12 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("hires_scale", partial(_number, none=0), a1111="Hires upscale"),
     Meaning("hires_width", _ZERO_IS_NONE, a1111="Hires resize-1"),
     Meaning("hires_height", _ZERO_IS_NONE, a1111="Hires resize-2"),
-    Meaning("hires_upscaler", _text, a1111="Hires upscaler"),
+    Meaning("hires_upscaler", _upscaler, a1111="Hires upscaler"),
     Meaning("hires_steps", _ZERO_IS_NONE, a1111="Hires steps"),
     Meaning("hires_strength", partial(_strength, hires=True), a1111="Denoising strength"),
     Meaning("hires_strength", _number, a1111="Hires strength"),
     Meaning("hires_scheduler", _scheduler, a1111="Hires sampler"),
-    Meaning("hires_noise_schedule", _SCHEDULE, a1111="Hires schedule type"),
+    Meaning("hires_noise_schedule", _hires_noise_schedule, a1111="Hires schedule type"),
     Meaning("hires_guidance_scale", partial(_number, none=0), a1111="Hires CFG Scale"),
     Meaning("hires_prompt", _text, a1111="Hires prompt"),
     Meaning("hires_negative_prompt", _text, a1111="Hires negative prompt"),

@@ -1,10 +1,11 @@
-"""Models and LoRAs on disk. Reads configuration files and headers only; no torch."""
+"""Models, LoRAs, embeddings and upscale models on disk. Reads configuration files and headers only; no torch."""
 
 from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding
 from studio.store.hashes import FileHashes, Hashes
 from studio.store.installed import POCKET, find_model, installed_models, model_finder
 from studio.store.lora_header import LoraHeader
 from studio.store.loras import InstalledLora, LoraCatalogue, described_lora
+from studio.store.upscalers import find_upscaler, installed_upscalers
 
 __all__ = [
     "POCKET",
@@ -17,6 +18,8 @@ __all__ = [
     "LoraHeader",
     "described_lora",
     "find_model",
+    "find_upscaler",
     "installed_models",
+    "installed_upscalers",
     "model_finder",
 ]

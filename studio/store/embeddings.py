@@ -144,8 +144,8 @@ def _named(
     request: ResolvedRequest, model: Model, installed: Mapping[str, list[InstalledEmbedding]]
 ) -> dict[str, InstalledEmbedding]:
     named: dict[str, InstalledEmbedding] = {}
-    for field in ("prompt", "negative_prompt"):
-        text: str = getattr(request, field)
+    for field in ("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt"):
+        text: str = getattr(request, field) or ""
         if not _may_name(text, installed):
             continue
         from pipelines.spec.prompt import named_embeddings  # a sixth of a second, and most prompts name none
@@ -156,7 +156,8 @@ def _named(
             text,
             num_inference_steps=told_steps(request.scheduler, request.num_inference_steps),
             rules=chunk_rules(model.path / "tokenizer", embeddings=vectors),
-            composable=field == "prompt",
+            hires_steps=request.hires_steps,
+            composable=not field.endswith("negative_prompt"),
         ):
             embedding = _usable(installed[name], model, field=field)
             named[embedding.name] = embedding

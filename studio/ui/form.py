@@ -12,10 +12,12 @@ from gradio.components import Component
 from PIL import Image
 
 from pipelines.spec.errors import NotFound
+from pipelines.spec.hires import DEFAULT_STRENGTH
 from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, bounds, field_names
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.upscalers import DEFAULT_UPSCALER, upscaler_label
 from studio.core import Studio
 from studio.files import INPUT_FORMATS
 from studio.ui.widgets import Updates
@@ -59,6 +61,18 @@ LABELS: Mapping[str, str] = {
     "seed_resize_height": "Seed's height",
     "noise_source": "Noise",
     "eta_noise_seed_delta": "Seed delta (ENSD)",
+    "hires_scale": "Times larger",
+    "hires_width": "To width",
+    "hires_height": "To height",
+    "hires_upscaler": "Enlarge with",
+    "hires_steps": "Steps, second pass",
+    "hires_strength": "Strength, second pass",
+    "hires_scheduler": "Scheduler, second pass",
+    "hires_noise_schedule": "Noise schedule, second pass",
+    "hires_guidance_scale": "Guidance, second pass",
+    "hires_prompt": "Prompt, second pass",
+    "hires_negative_prompt": "Negative prompt, second pass",
+    "hires_model": "Model, second pass",
     "num_images": "Images",
     "output_format": "Format",
     "template": "Template",
@@ -85,7 +99,9 @@ CHOICE_LABELS: Mapping[str, Mapping[str, str]] = {
 _NUMBERS = tuple(name for name in field_names() if bounds(name)["type"] in {"integer", "number"})
 _SWITCHES = tuple(name for name in field_names() if bounds(name)["type"] == "boolean")
 _ENUMS = tuple(name for name in field_names() if "enum" in bounds(name))
-_CHOICES = ("scheduler", "noise_schedule", "model", *_ENUMS)
+_SAME = ("hires_scheduler", "hires_noise_schedule", "hires_model")
+"""Choices that are, by default, those of the first pass."""
+_CHOICES = ("scheduler", "noise_schedule", "model", "hires_upscaler", *_SAME, *_ENUMS)
 _IMAGES = ("init_image", "mask_image")
 
 
@@ -100,6 +116,14 @@ _ALWAYS: Mapping[str, str] = {
     "s_tmax": "no limit",
     "seed_resize_width": "as the picture",
     "seed_resize_height": "as the picture",
+    "hires_scale": "no second pass",
+    "hires_width": "",
+    "hires_height": "",
+    "hires_steps": "the same",
+    "hires_strength": f"{DEFAULT_STRENGTH:g}",
+    "hires_guidance_scale": "the same",
+    "hires_prompt": "the same",
+    "hires_negative_prompt": "the same",
     "template": "",
 }
 """What an empty widget means, or might hold, with every model."""
@@ -212,10 +236,24 @@ class RequestForm:
         choices: Callable[[], list[tuple[str, str]]] = {
             "scheduler": lambda: _schedulers(model),
             "noise_schedule": lambda: _noise_schedules(model, scheduler=None),
-            "model": lambda: [(known.name, known.name) for known in self._studio.models()],
+            "model": self._models,
+            "hires_upscaler": self._upscalers,
+            "hires_scheduler": lambda: [("The same", ""), *((row.label, name) for name, row in SCHEDULERS.items())],
+            "hires_noise_schedule": lambda: [
+                ("The same", ""),
+                *((each, name) for name, each in NOISE_SCHEDULES.items()),
+            ],
+            "hires_model": lambda: [("The same", ""), *self._models()],
         }.get(name, lambda: [(CHOICE_LABELS[name].get(kind, kind.upper()), kind) for kind in bounds(name)["enum"]])
         value = {"model": model.name if model else None, **{each: bounds(each)["default"] for each in _ENUMS}}
         return gr.Dropdown(choices(), value=value.get(name, ""), min_width=120, **common)
+
+    def _models(self) -> list[tuple[str, str]]:
+        return [(known.name, known.name) for known in self._studio.models()]
+
+    def _upscalers(self) -> list[tuple[str, str]]:
+        default = f"Default ({upscaler_label(DEFAULT_UPSCALER)})"
+        return [(default, ""), *((upscaler_label(name), name) for name in self._studio.upscalers())]
 
     def _to_field(self, name: str, value: Any) -> Any:
         if name in _IMAGES:

@@ -6,6 +6,7 @@ from html import escape
 from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.request import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.upscalers import upscaler_label
 from studio.gallery import GalleryImage
 from studio.metadata import Imported, Outcome
 from studio.verification import Verification
@@ -27,7 +28,7 @@ def picture(image: GalleryImage) -> str:
     return (
         f'<button type="button" class="picture" data-image="{image.id}">'
         f'<img src="{_API}/images/{image.id}/file" alt="{escape(_title(image))}" '
-        f'width="{image.request.width}" height="{image.request.height}"></button>'
+        f"{_sides(image)}></button>"
     )
 
 
@@ -37,7 +38,7 @@ def full_picture(image: GalleryImage) -> str:
     return (
         f'<a class="full" href="{address}" target="_blank" rel="noopener" title="Open in full size">'
         f'<img src="{address}" alt="{escape(_title(image))}" '
-        f'width="{image.request.width}" height="{image.request.height}"></a>'
+        f"{_sides(image)}></a>"
     )
 
 
@@ -57,7 +58,7 @@ def grid(images: Iterable[GalleryImage], *, label: str) -> str:
 def caption(image: GalleryImage) -> str:
     """One line under a result."""
     request = image.request
-    facts = (f"Seed {request.seed}", f"{request.width} × {request.height}", request.model)
+    facts = (f"Seed {request.seed}", "{} × {}".format(*request.final_size), request.model)
     return " · ".join(map(escape, facts))
 
 
@@ -79,6 +80,8 @@ def settings(image: GalleryImage) -> str:
     ]
     if request.strength is not None:
         rows.append(("Strength", f"{request.strength:g}"))
+    if request.enlargement is not None:
+        rows.append(("Second pass", _second_pass(request)))
     rows += [("Format", request.output_format), ("File", image.path.name)]
     body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{body}</dl>{_inputs(request)}'
@@ -138,3 +141,14 @@ def _inputs(request: ResolvedRequest) -> str:
 
 def _title(image: GalleryImage) -> str:
     return image.request.prompt[:200] or f"Picture {image.id}"
+
+
+def _sides(image: GalleryImage) -> str:
+    width, height = image.request.final_size
+    return f'width="{width}" height="{height}"'
+
+
+def _second_pass(request: ResolvedRequest) -> str:
+    width, height = request.final_size
+    upscaler = upscaler_label(str(request.hires_upscaler))
+    return f"{width} × {height}, {upscaler}, {request.hires_steps} steps, strength {request.hires_strength:g}"

@@ -25,26 +25,36 @@ def count_prompt(prompt: str, *, num_inference_steps: int, rules: ChunkRules, co
 
 
 def named_embeddings(
-    prompt: str, *, num_inference_steps: int, rules: ChunkRules, composable: bool = True
+    prompt: str,
+    *,
+    num_inference_steps: int,
+    rules: ChunkRules,
+    hires_steps: int | None = None,
+    composable: bool = True,
 ) -> tuple[str, ...]:
-    """Return the embeddings that a prompt names at any step, each once, in order. The arguments are `count_prompt`'s.
+    """Return the embeddings that a prompt names at any step, each once, in order.
+
+    The arguments are `count_prompt`'s; `hires_steps` are those of a second pass that reads the prompt too.
 
     Raises:
         InvalidRequest: one is longer than a chunk.
     """
     placements = (
         placement.name
-        for text in _texts(prompt, num_inference_steps, composable=composable)
+        for text in _texts(prompt, num_inference_steps, hires_steps=hires_steps, composable=composable)
         for part in chunk(text, rules=rules)
         for placement in part.placements
     )
     return tuple(dict.fromkeys(placements))
 
 
-def _texts(prompt: str, num_inference_steps: int, *, composable: bool) -> Iterator[Runs]:
+def _texts(
+    prompt: str, num_inference_steps: int, *, hires_steps: int | None = None, composable: bool
+) -> Iterator[Runs]:
     texts = dict.fromkeys(
         part.text
         for branch in parse(prompt, composable=composable).branches
-        for part in schedule(branch.text, num_inference_steps=num_inference_steps)
+        for steps in dict.fromkeys((None, hires_steps))
+        for part in schedule(branch.text, num_inference_steps=num_inference_steps, hires_steps=steps)
     )
     return map(weigh, texts)

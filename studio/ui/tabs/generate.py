@@ -149,6 +149,16 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
                 ("masked_content", "invert_mask"),
                 ("mask_blur_x", "mask_blur_y"),
             )
+    with gr.Accordion("Paint again, larger (hires fix)", open=False, elem_id="hires"):
+        _place_rows(
+            form,
+            ("hires_scale", "hires_width", "hires_height"),
+            ("hires_upscaler", "hires_strength"),
+            ("hires_steps", "hires_guidance_scale"),
+            ("hires_scheduler", "hires_noise_schedule"),
+            ("hires_prompt", "hires_negative_prompt"),
+            ("hires_model",),
+        )
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
         _place_rows(form, ("scheduler", "noise_schedule"), ("clip_skip", "emphasis"), ("output_format", "template"))
         with gr.Accordion("Seed and noise", open=False, elem_id="noise"):

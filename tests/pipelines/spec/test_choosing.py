@@ -110,6 +110,11 @@ def test_what_a_prompt_names(prompt: str, left: str, names: list[str], model: Mo
         ({"prompt": "<hypernet:x:1>"}, "prompt", "prompt names <hypernet:x:1>, and hypernet is not supported"),
         ({"negative_prompt": "<lora:ink:1>"}, "negative_prompt", "give a negative weight in the prompt instead"),
         ({"negative_prompt": "<hypernet:x>"}, "negative_prompt", "negative_prompt names <hypernet:x>"),
+        (
+            {"hires_scale": 2.0, "hires_prompt": "<lora:ink>"},
+            "hires_prompt",
+            "so stands in the prompt only; put it there",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_refused(fields: dict[str, Any], field: str, message: str, model: Model) -> None:

@@ -20,6 +20,7 @@ from pipelines.spec.request import (
     field_names,
 )
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.upscalers import UPSCALERS
 
 INPUT_ID = "0123456789abcdef" * 4
 
@@ -173,8 +174,28 @@ def mostly_possible(**fields: Any) -> GenerationRequest:
         fields["resize_mode"] = "fill"
     if fields["noise_schedule"] not in SCHEDULERS[fields["scheduler"] or "dpmpp_2m"].noise_schedules:
         fields["noise_schedule"] = None
-    return GenerationRequest(**fields)
+    hires = {} if fields["init_image"] else fields["hires"]
+    if hires.get("hires_scale") is not None:
+        hires = {name: value for name, value in hires.items() if name not in {"hires_width", "hires_height"}}
+    return GenerationRequest(**{name: value for name, value in fields.items() if name != "hires"}, **hires)
 
+
+HIRES = st.fixed_dictionaries(
+    {},
+    optional={
+        "hires_scale": st.none() | st.floats(1, 4),
+        "hires_width": SIDES,
+        "hires_height": SIDES,
+        "hires_upscaler": st.sampled_from([*UPSCALERS, "Latent (antialiased)", "4x-UltraSharp"]),
+        "hires_steps": st.integers(1, 200),
+        "hires_strength": st.floats(0, 1, exclude_min=True),
+        "hires_scheduler": st.sampled_from(sorted(SCHEDULERS)),
+        "hires_noise_schedule": st.sampled_from(sorted(NOISE_SCHEDULES)),
+        "hires_guidance_scale": st.floats(1, 50),
+        "hires_prompt": TEXTS,
+        "hires_negative_prompt": TEXTS,
+    },
+)
 
 REQUESTS = st.builds(
     mostly_possible,
@@ -201,6 +222,7 @@ REQUESTS = st.builds(
     masked_content=st.sampled_from(["original", "fill", "latent_noise", "latent_nothing"]),
     inpaint_area=st.sampled_from(["whole_picture", "only_masked"]),
     mask_padding=st.integers(0, 256),
+    hires=st.just({}) | HIRES,
     eta=st.none() | st.floats(0, 1),
     s_churn=st.floats(0, 100),
     s_tmin=st.floats(0, 1000),

@@ -50,7 +50,7 @@ def test_a_family_has_a_default_for_every_field_that_may_be_left_empty(family: A
     may_be_empty = {
         name
         for name, field in GenerationRequest.model_fields.items()
-        if field.default is None and not name.startswith("seed_resize")
+        if field.default is None and not name.startswith(("seed_resize", "hires_"))
     }
     assert set(family.defaults) == may_be_empty - by_the_scheduler - by_the_model - not_used
     assert GenerationRequest.parse(family.defaults).model_dump(exclude_unset=True) == dict(family.defaults)

@@ -14,6 +14,7 @@ from pipelines.spec.request import GenerationRequest, field_names
 from studio import JobState, Settings, Studio
 from studio.supervisor import Supervisor
 from tests.studio.cli.conftest import Run, Start
+from tests.studio.conftest import write_model
 
 SECONDS = 60
 
@@ -92,7 +93,42 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
     assert described["request"].items() >= asked.items()
     assert described["request"]["init_image"] == described["request"]["mask_image"] is not None
     assert described.keys() == {"id", "path", "seed", "request", "provenance"}
-    assert {*asked, "prompt", "loras", "init_image", "mask_image", "num_images"} == set(field_names())
+    assert {
+        *asked,
+        *HIRES,
+        "hires_width",
+        "hires_height",
+        "prompt",
+        "loras",
+        "init_image",
+        "mask_image",
+        "num_images",
+    } == set(field_names())
+
+
+HIRES = {
+    "hires_scale": 1.5,
+    "hires_upscaler": "lanczos",
+    "hires_steps": 3,
+    "hires_strength": 0.4,
+    "hires_scheduler": "euler",
+    "hires_noise_schedule": "simple",
+    "hires_guidance_scale": 2.0,
+    "hires_prompt": "a ship",
+    "hires_negative_prompt": "rain",
+    "hires_model": "other",
+}
+
+
+def test_every_option_of_the_second_pass_reaches_the_request(run: Run, settings: Settings) -> None:
+    write_model(settings.home / "models" / "other")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in HIRES.items()]
+
+    done = run("generate", "a boat", "--json", *options)
+    sized = run("generate", "a boat", "--json", "--hires-width=192", "--hires-height=256")
+
+    assert json.loads(done.out)["request"].items() >= HIRES.items()
+    assert json.loads(sized.out)["request"].items() >= {"hires_width": 192, "hires_height": 256}.items()
 
 
 def test_a_stored_input_is_named_by_its_id(run: Run, studio: Studio) -> None:
