@@ -89,7 +89,8 @@ class DiffusersEngine:
                 work = partial(self._denoise, alike, canvas=canvas, report=_reporter(on_step, first=done))
                 denoised = attempts.run(work, at_once=most)
                 # 2. Decode one by one: the same, without denoising again.
-                for latents, request in zip(torch.split(denoised.latents, 1), alike, strict=False):
+                finished = zip(torch.split(denoised.latents, 1), denoised.changes, alike, strict=False)
+                for latents, change, request in finished:
                     picture, provenance = attempts.run(partial(self._develop, latents, denoised.evaluations))
                     if len(denoised.latents) > 1:
                         provenance["images_at_once"] = len(denoised.latents)
@@ -98,7 +99,7 @@ class DiffusersEngine:
                     if attempts.reduced_memory:
                         provenance["reduced_memory"] = True
                     # 3. Put back, bit for bit, what the mask keeps.
-                    yield GeneratedImage(done, request, canvas.finish(picture), provenance)
+                    yield GeneratedImage(done, request, canvas.finish(picture, change=change), provenance)
                     done += 1
                 alike = alike[len(denoised.latents) :]
 

@@ -14,8 +14,9 @@ from pipelines.runtime.noise import BatchNoise, ImageNoise
 from pipelines.runtime.preview import LatentPreview
 from pipelines.runtime.samplers import SAMPLERS, BrownianNoise, SamplerOptions, StepNoise
 from pipelines.runtime.sigmas import discard_next_to_last, make_sigmas
-from pipelines.runtime.starting import start_denoising
+from pipelines.runtime.starting import Start, start_denoising
 from pipelines.spec.canvas import Canvas
+from pipelines.spec.compositing import changed
 from pipelines.spec.request import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
 from pipelines.spec.steps import scheduled_steps, steps_to_run
@@ -32,6 +33,8 @@ class Denoised:
     """(batch, channels, height, width), float32."""
     evaluations: int
     """How often the denoiser ran for each picture."""
+    changes: Sequence[Image.Image | None]
+    """Where each picture changed (L, of the size of the latents), if a soft mask is to know."""
 
 
 @torch.inference_mode()
@@ -65,6 +68,7 @@ def denoise(
     if canvas.init_image is not None and request.strength is not None:
         steps = steps_to_run(request.num_inference_steps, request.strength, request.step_rule)
         sigmas = schedule[-(steps + 1) :]
+    num_steps = spec.steps(len(sigmas) - 1) or len(sigmas) - 1
     # 2. What to start from, with each picture's own noise.
     noises = [ImageNoise(each, device=components.device) for each in requests]
     start = start_denoising(
@@ -73,6 +77,7 @@ def denoise(
         canvas=canvas,
         noises=noises,
         sigma=float(sigmas[0]),
+        num_steps=num_steps,
         starts_at_unit_variance=spec.starts_at_unit_variance,
     )
     denoiser = Denoiser(
@@ -83,7 +88,6 @@ def denoise(
         extra_channels=start.extra_channels,
     )
     # 3. Walk down.
-    num_steps = spec.steps(len(sigmas) - 1) or len(sigmas) - 1
     preview = components.preview  # alone: whoever holds on to a step must not hold on to the model
     progress(0, num_steps, None)
 
@@ -100,8 +104,16 @@ def denoise(
         on_step=on_step,
     )
     if start.keep is not None:
-        latents = start.keep.apply(latents)
-    return Denoised(check_finite(latents, Stage.UNET), denoiser.evaluations)
+        latents = start.keep.finish(latents)
+    latents = check_finite(latents, Stage.UNET)
+    return Denoised(latents, denoiser.evaluations, [_change(each, start, request) for each in torch.split(latents, 1)])
+
+
+def _change(latents: torch.Tensor, start: Start, request: ResolvedRequest) -> Image.Image | None:
+    if start.compared is None or start.keep is None:
+        return None
+    original, painted, repaint = (each[0].cpu().numpy() for each in (start.compared, latents, start.keep.repaint))
+    return changed(request, original=original, painted=painted, repaint=repaint[0])
 
 
 def _schedule(request: ResolvedRequest, components: Components) -> torch.Tensor:
