@@ -16,6 +16,7 @@ from pipelines.spec.geometry import (
     masked_region,
     paste_back,
     resize,
+    undo_fill,
 )
 from pipelines.spec.request import ResolvedRequest, Task
 
@@ -52,7 +53,8 @@ class Overlay:
         if self.region is None:
             return picture
         whole = on.copy()
-        part = resize(picture, "crop", width=self.region.width, height=self.region.height)
+        size = {"width": self.region.width, "height": self.region.height}
+        part = resize(picture, "crop", **size) if self.margin is None else undo_fill(picture, **size)
         whole.paste(part, self.region.corners)
         return whole
 

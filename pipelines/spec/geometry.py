@@ -57,11 +57,18 @@ def resize(image: Image.Image, mode: ResizeMode, *, width: int, height: int) -> 
         case "crop":
             return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
         case "fill":
-            scale = min(width / image.width, height / image.height)
-            inner = (max(1, round(side * scale)) for side in image.size)
-            return _smear(image.resize((next(inner), next(inner)), Image.Resampling.LANCZOS), width, height)
+            inner = _fitted(image.size, within=(width, height))
+            return _smear(image.resize(inner, Image.Resampling.LANCZOS), width, height)
         case _:
             return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def undo_fill(image: Image.Image, *, width: int, height: int) -> Image.Image:
+    """Return the part of a picture that `resize` with "fill" made of one of width × height, at that size again."""
+    inner = _fitted((width, height), within=image.size)
+    left, top = ((outer - side) // 2 for outer, side in zip(image.size, inner, strict=True))
+    part = image.crop((left, top, left + inner[0], top + inner[1]))
+    return resize(part, "stretch", width=width, height=height)
 
 
 def grey_mask(mask_image: Image.Image, *, size: tuple[int, int], invert: bool) -> Image.Image:
@@ -161,6 +168,11 @@ def fill_masked(image: Image.Image, mask: Image.Image) -> Image.Image:
 def paste_back(image: Image.Image, *, original: Image.Image, mask: Image.Image) -> Image.Image:
     """Return `image` where the mask is 255 and, bit for bit, `original` where it is 0. All have one size."""
     return Image.composite(image, original, mask)
+
+
+def _fitted(size: tuple[int, int], *, within: tuple[int, int]) -> tuple[int, int]:
+    scale = min(within[0] / size[0], within[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _smear(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -53,7 +53,7 @@ def resolve(
     as_asked = {name: getattr(request, name) for name in ResolvedRequest.model_fields.keys() - decided.keys()}
     _check_clip_skip(decided["clip_skip"], model)
     _check_steps(decided["num_inference_steps"], decided["strength"], request.step_rule, scheduler)
-    if request.mask_mode == "differential" and own.steps(10) is None:
+    if request.task is Task.INPAINT and request.mask_mode == "differential" and own.steps(10) is None:
         raise InvalidRequest(
             f"mask_mode differential counts steps, and scheduler {scheduler} has no fixed number of them; "
             "choose another scheduler",
