@@ -21,6 +21,11 @@ FindModel = Callable[[str, str], str | None]
 """(name, hash), either may be empty -> the name of the installed model or LoRA, or None."""
 
 OTHER_NOISE = "other noise: a different picture"
+OTHER_START = (
+    "there this sampler noises the input for one timestep and denoises it from another; here both are the same"
+)
+_BY_TIMESTEPS = frozenset(name for name, spec in SCHEDULERS.items() if spec.starts_at_unit_variance)
+"""ddim, plms and unipc, which A1111 does not run on sigmas."""
 
 
 class Outcome(StrEnum):
@@ -152,7 +157,12 @@ def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
     value = _finite(text)
     second_pass = foreign.format == "a1111" and a1111.is_hires(foreign.pairs)
     whole = foreign.format != "a1111" and value == 1
-    return None if hires is not second_pass or whole else Reading(value)
+    if hires is not second_pass or whole:
+        return None
+    with suppress(ValueError):  # said where the sampler is read
+        if foreign.program in {"A1111", "Forge"} and vocabulary.scheduler_of(foreign.get("Sampler")) in _BY_TIMESTEPS:
+            return Reading(value, Outcome.APPROXIMATED, OTHER_START)
+    return Reading(value)
 
 
 def _generation_strength(text: str, source: Source) -> Reading | None:

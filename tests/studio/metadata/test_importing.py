@@ -84,6 +84,15 @@ OUTCOMES: list[tuple[str, str, Outcome, str]] = [
     ("Size: 513x512", "width", Outcome.IGNORED, "width must be a multiple of 8, got 513; try 512 or 520"),
     ("Size: 513x512", "height", Outcome.USED, ""),
     ("Denoising strength: 0.6", "strength", Outcome.USED, ""),
+    *(
+        (
+            f"Sampler: {name}, Denoising strength: 0.6",
+            "strength",
+            Outcome.APPROXIMATED,
+            "noises the input for one timestep",
+        )
+        for name in ("DDIM", "PLMS", "UniPC")
+    ),
     ("Denoising strength: 0.6", "init_image", Outcome.MISSING, "not in the file"),
     ("Denoising strength: 0.6, Mask blur: 4", "mask_image", Outcome.MISSING, "not in the file"),
     ("Soft inpainting enabled: True", "mask_mode", Outcome.USED, "as soft"),

@@ -145,8 +145,8 @@ INFOTEXTS = [
     ),
     (
         {"init_image": "a" * 64, "strength": 1.0, "mask_mode": "differential", "outpaint_top": 64},
-        f"a boat\n{STEPS.replace('512x512', '512x576')}, Denoising strength: 1, {CLIP}, RNG: CPU, Mask blur: 4, Mask greys: differential, "
-        f"Outpaint top: 64, {VERSION}",
+        f"a boat\n{STEPS.replace('512x512', '512x576')}, Denoising strength: 1, {CLIP}, RNG: CPU, Mask blur: 4, "
+        f"Mask greys: differential, Outpaint top: 64, {VERSION}",
     ),
 ]
 
