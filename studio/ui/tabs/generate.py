@@ -148,7 +148,17 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
                 ("inpaint_area", "mask_padding"),
                 ("masked_content", "invert_mask"),
                 ("mask_blur_x", "mask_blur_y"),
+                ("mask_mode",),
             )
+            with gr.Accordion("Soft mask", open=False, elem_id="soft-mask"):
+                _place_rows(
+                    form,
+                    ("soft_schedule_bias", "soft_preservation"),
+                    ("soft_contrast_boost", "soft_mask_influence"),
+                    ("soft_difference_threshold", "soft_difference_contrast"),
+                )
+        with gr.Accordion("Grow the image (outpaint)", open=False, elem_id="outpaint"):
+            _place_rows(form, ("outpaint_left", "outpaint_right"), ("outpaint_top", "outpaint_bottom"))
     with gr.Accordion("Paint again, larger (hires fix)", open=False, elem_id="hires"):
         _place_rows(
             form,
