@@ -268,6 +268,8 @@ class ProcessLock:
         """Whether a living process (this one included) holds the lock."""
         if self._lock.is_locked:
             return True
+        if not Path(self._lock.lock_file).exists():  # trying would make it
+            return False
         if not self._try():
             return True
         self.release()

@@ -297,13 +297,18 @@ def _watch_parent(stop: threading.Event) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point of a worker process: `python -m studio.worker SETTINGS_JSON DEVICE`.
+    """Entry point of a worker process: `python -m studio.worker DEVICE`.
 
-    It drains and leaves when its standard input closes (the supervisor is gone or asks for it) or on SIGTERM.
+    The first line of its standard input is the settings as JSON: they may hold a password, and everybody can read a
+    command line. It drains and leaves when that input closes (the supervisor is gone or asks for it) or on SIGTERM.
     """
+    return attend(Settings.model_validate_json(sys.stdin.readline()), arguments[0])
+
+
+def attend(settings: Settings, device: str) -> int:
+    """Be the worker process of a device; return the exit code."""
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings, device = Settings.model_validate_json(arguments[0]), arguments[1]
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -181,6 +181,21 @@ def test_a_url_that_names_no_database_is_told_in_a_sentence(url: str) -> None:
         Database(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+magic://anna:s3cret@host/studio",
+        "postgresql+magic://host/studio?password=s3cret",
+        "postgresql//anna:s3cret@host/studio",
+        "postgresql://anna:s3cret@host:port/studio",
+    ],
+)
+def test_a_password_is_never_told(url: str) -> None:
+    with pytest.raises(StorageError) as raised:
+        Database(url)
+    assert "s3cret" not in str(raised.value)
+
+
 def test_a_database_held_by_another_program_is_told_in_a_sentence(path: Path) -> None:
     opened = open_database(path)
     holder = sqlite3.connect(path, isolation_level=None)
