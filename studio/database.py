@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StorageError
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in studio/migrations/versions."""
 
 metadata = sa.MetaData()
@@ -51,6 +51,8 @@ image_table = sa.Table(
     sa.Column("path", sa.Text, nullable=False, unique=True),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("record", sa.JSON, nullable=False),
+    sa.Column("width", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("height", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.UniqueConstraint("job_id", "index"),
     sa.Index("image_by_created_at", "created_at"),

@@ -175,7 +175,7 @@ def _print_pairs(pairs: dict[str, Any]) -> None:
 
 def _row(image: "GalleryImage") -> tuple[object, ...]:
     made = datetime.fromtimestamp(image.created_at).astimezone()
-    size = f"{image.request.width}×{image.request.height}"
+    size = f"{image.width}×{image.height}"
     return image.id, f"{made:%Y-%m-%d %H:%M}", size, image.request.seed, shown_prompt(image.request.prompt)
 
 

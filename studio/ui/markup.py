@@ -26,7 +26,7 @@ def picture(image: GalleryImage) -> str:
     return (
         f'<button type="button" class="picture" data-image="{image.id}">'
         f'<img src="{_API}/images/{image.id}/file" alt="{escape(_title(image))}" '
-        f'width="{image.request.width}" height="{image.request.height}"></button>'
+        f'width="{image.width}" height="{image.height}"></button>'
     )
 
 
@@ -36,7 +36,7 @@ def full_picture(image: GalleryImage) -> str:
     return (
         f'<a class="full" href="{address}" target="_blank" rel="noopener" title="Open in full size">'
         f'<img src="{address}" alt="{escape(_title(image))}" '
-        f'width="{image.request.width}" height="{image.request.height}"></a>'
+        f'width="{image.width}" height="{image.height}"></a>'
     )
 
 
@@ -56,7 +56,7 @@ def grid(images: Iterable[GalleryImage], *, label: str) -> str:
 def caption(image: GalleryImage) -> str:
     """One line under a result."""
     request = image.request
-    facts = (f"Seed {request.seed}", f"{request.width} × {request.height}", request.model)
+    facts = (f"Seed {request.seed}", f"{image.width} × {image.height}", request.model)
     return " · ".join(map(escape, facts))
 
 
@@ -69,7 +69,7 @@ def settings(image: GalleryImage) -> str:
     rows += [
         ("Model", request.model),
         ("Seed", str(request.seed)),
-        ("Size", f"{request.width} × {request.height}"),
+        ("Size", f"{image.width} × {image.height}"),
         ("Steps", str(request.num_inference_steps)),
         ("Guidance", f"{request.guidance_scale:g}"),
         ("Scheduler", _sampling(request)),

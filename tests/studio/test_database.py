@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
@@ -43,6 +45,28 @@ def test_migrations_make_exactly_the_tables_of_the_code(path: Path) -> None:
 
 def test_head_is_the_newest_revision() -> None:
     assert ScriptDirectory(str(Path(database.__file__).parent / "migrations")).get_heads() == [HEAD]
+
+
+def test_a_picture_of_before_its_size_was_kept_gets_the_painted_one(path: Path) -> None:
+    def row(index: int, record: str) -> str:
+        return f"INSERT INTO image VALUES ({index + 1}, 'a', {index}, 'path-{index}', 'sha', '{record}', 1.0)"
+
+    engine, config = sa.create_engine(f"sqlite:///{path}"), Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        for index, record in enumerate(('{"request": {"width": 300, "height": 200}}', "{damaged", "[]")):
+            connection.exec_driver_sql(row(index, record))
+    engine.dispose()
+
+    opened = open_database(path)
+
+    with opened.read() as connection:
+        sizes = connection.exec_driver_sql('SELECT width, height FROM image ORDER BY "index"').all()
+    assert sizes == [(300, 200), (0, 0), (0, 0)]
+    opened.close()
 
 
 def test_opening_again_changes_nothing_and_imports_no_migrations(path: Path) -> None:
