@@ -10,6 +10,7 @@ from gradio.blocks import Block
 from pipelines.spec.errors import StudioError
 from studio.core import Studio
 from studio.ui.form import SHAPES, RequestForm
+from studio.ui.keeping import keep
 from studio.ui.progress import View, observe
 from studio.ui.widgets import QUIET, Updates, advice, complaint, pictures, place
 
@@ -103,6 +104,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
     demo.load(observer.look_anew, None, observer.outputs, **QUIET)
+    keep(form, demo)
     return GenerateTab(form, observer.complaint, start_from, mask, observer.stage, observer.strip)
 
 
