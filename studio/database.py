@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StorageError
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in studio/migrations/versions."""
 
 metadata = sa.MetaData()
@@ -57,6 +57,14 @@ image_table = sa.Table(
     sa.UniqueConstraint("job_id", "index"),
     sa.Index("image_by_created_at", "created_at"),
 )
+
+outputs_table = sa.Table(
+    "outputs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+)
+"""The one outputs folder whose files the rows name."""
 
 
 class Database:

@@ -17,7 +17,7 @@ from typing import Self
 
 from pipelines.spec.engine import Engine, Step
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
-from studio.files import ProcessLock, sweep, temporary_suffix
+from studio.files import ProcessLock, left_behind, sweep, sweep_orphans, temporary_suffix
 from studio.jobs import ClaimLost, Job, JobState
 from studio.preview import encode_preview
 from studio.settings import Settings
@@ -198,6 +198,21 @@ def take_over(storage: Storage, device: str) -> None:
                 lock.release()
 
 
+def tidy(storage: Storage) -> None:
+    """Delete what dead processes left half-written, also those of devices that are no longer configured."""
+    folders = (storage.gallery.images_dir, storage.gallery.thumbnails_dir)
+    for device in set().union(*map(left_behind, folders)):
+        lock = worker_lock(storage.settings, device)
+        if lock.acquire(device=device):
+            try:
+                for folder in folders:
+                    sweep(folder, temporary_suffix(device))
+            finally:
+                lock.release()
+    for folder in (*folders, storage.inputs.folder):
+        sweep_orphans(folder)
+
+
 def _bury(storage: Storage, device: str) -> None:
     """Take back a dead worker's jobs and delete its temporary files. The device's lock must be ours."""
     for job in storage.jobs.bury(device, max_worker_deaths=storage.settings.max_worker_deaths):
@@ -214,6 +229,7 @@ def work(storage: Storage, device: str, *, stop: threading.Event) -> None:
             return
     try:
         take_over(storage, device)
+        tidy(storage)
         engine = cache(partial(load_engine, storage.settings, device))
         _warm_up(engine)
         while not stop.is_set():

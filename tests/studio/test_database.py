@@ -294,3 +294,26 @@ def test_only_a_damaged_database_is_to_be_moved_away(path: Path) -> None:
     with pytest.raises(StorageError, match=r"no such table: gone$"), opened.read() as connection:
         connection.exec_driver_sql("SELECT * FROM gone")
     opened.close()
+
+
+def test_a_database_serves_one_outputs_folder(settings: Settings, tmp_path: Path) -> None:
+    shared = settings.model_copy(update={"database": f"sqlite:///{tmp_path / 'shared.db'}"})
+    with Studio(shared) as first:
+        job = first.submit(GenerationRequest(prompt="a boat"))
+        first._storage.jobs.claim("cpu")
+
+        with pytest.raises(StorageError, match=rf"belongs to another outputs folder .*{shared.outputs_dir}; choose"):
+            Studio(shared.model_copy(update={"outputs": tmp_path / "other"}))
+
+        assert first.job(job.id).state is JobState.RUNNING
+
+    moved = tmp_path / "moved"
+    shared.outputs_dir.rename(moved)
+    with Studio(shared.model_copy(update={"outputs": moved})) as studio:
+        assert studio.job(job.id).id == job.id
+
+
+def test_an_outputs_folder_may_get_a_new_database(settings: Settings, tmp_path: Path) -> None:
+    for name in ("first.db", "second.db", "first.db"):
+        with Studio(settings.model_copy(update={"database": f"sqlite:///{tmp_path / name}"})) as studio:
+            assert studio.gallery.page() == []
