@@ -194,7 +194,7 @@ def _lora(lora: dict[str, Any]) -> str:
 
 def _row(image: "GalleryImage") -> tuple[object, ...]:
     made = datetime.fromtimestamp(image.created_at).astimezone()
-    size = "{}×{}".format(*image.request.final_size)
+    size = f"{image.width}×{image.height}"
     return image.id, f"{made:%Y-%m-%d %H:%M}", size, image.request.seed, shown_prompt(image.request.prompt)
 
 

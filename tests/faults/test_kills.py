@@ -49,10 +49,12 @@ def supervised(settings: Settings) -> Iterator[None]:
 _FORKS = textwrap.dedent("""
     import os, sys
     import pipelines.engines.fake_engine, studio.worker
+    from studio.settings import Settings
 
+    settings = Settings.model_validate_json(sys.argv[1])
     while True:
         if not (worker := os.fork()):
-            os._exit(studio.worker.main(sys.argv[1:]))
+            os._exit(studio.worker.attend(settings, sys.argv[2]))
         if os.waitpid(worker, 0)[1] == 0:
             break
 """)

@@ -11,6 +11,7 @@ from gradio.blocks import Block
 from pipelines.spec.errors import StudioError
 from studio.core import Studio
 from studio.ui.form import SHAPES, RequestForm
+from studio.ui.keeping import keep
 from studio.ui.progress import View, observe
 from studio.ui.widgets import QUIET, Updates, advice, complaint, pictures, place
 
@@ -106,6 +107,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
     demo.load(form.lora_choices, form["model"], form["loras"], **QUIET)
     demo.load(observer.look_anew, None, observer.outputs, **QUIET)
+    keep(form, demo)
     return GenerateTab(form, observer.complaint, start_from, mask, observer.stage, observer.strip)
 
 
