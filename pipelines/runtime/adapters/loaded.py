@@ -1,6 +1,7 @@
 """A LoRA in memory: read, checked against the model key by key, and kept while it fits."""
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -94,7 +95,7 @@ def load(file: LoraFile, *, layers: Layers, model_name: str) -> LoadedLora:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
-    _check_finite(file, tensors)
+    tensors = _finite(file, tensors)
     found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
     if not found.layers:
         raise LoraError(
@@ -123,10 +124,17 @@ def load(file: LoraFile, *, layers: Layers, model_name: str) -> LoadedLora:
     return LoadedLora(file.name, file.sha256, deltas, keys, _num_bytes(deltas))
 
 
-def _check_finite(file: LoraFile, tensors: Mapping[str, Tensor]) -> None:
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
-            raise LoraError(f"LoRA {file.name!r}: {key} holds NaN or infinity: the file is damaged; download it again")
+def _finite(file: LoraFile, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors, numbers in float32, after making sure that they are numbers."""
+    converted = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+    for key, tensor in converted.items():
+        if tensor.is_floating_point() and tensor.numel():
+            least, most = tensor.aminmax()  # one pass; NaN is both
+            if not (math.isfinite(least) and math.isfinite(most)):
+                raise LoraError(
+                    f"LoRA {file.name!r}: {key} holds NaN or infinity: the file is damaged; download it again"
+                )
+    return converted
 
 
 def _num_bytes(deltas: Mapping[Place, tuple[Delta, ...]]) -> int:
