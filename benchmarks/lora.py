@@ -87,6 +87,10 @@ def _measure(pipeline: Any, files: Sequence[LoraFile], *, turns: int) -> dict[st
         with AppliedLoras([(_asked(file), loaded)]).hooked(layers):
             pass
 
+    def merge_and_unmerge() -> None:
+        pipeline.fuse_lora()
+        pipeline.unfuse_lora()
+
     for _ in range(turns):
         loaded = [
             timed("load, hooks", lambda file=file: load(file, layers=layers, model_name="sd15")) for file in files
@@ -98,7 +102,7 @@ def _measure(pipeline: Any, files: Sequence[LoraFile], *, turns: int) -> dict[st
             timed("load, load_lora_weights", partial(pipeline.load_lora_weights, file.path, adapter_name=name))
         for name in "ab":
             timed("switch, set_adapters", partial(pipeline.set_adapters, [name]))
-        timed("switch, fuse_lora and unfuse_lora", lambda: (pipeline.fuse_lora(), pipeline.unfuse_lora()))
+        timed("switch, fuse_lora and unfuse_lora", merge_and_unmerge)
         timed("unload_lora_weights", pipeline.unload_lora_weights)
         base = BaseWeights((unet, encoder))  # merging and unmerging has rounded the weights
     return taken
