@@ -92,9 +92,7 @@ def _measure(pipeline: Any, files: Sequence[LoraFile], *, turns: int) -> dict[st
         pipeline.unfuse_lora()
 
     for _ in range(turns):
-        loaded = [
-            timed("load, hooks", lambda file=file: load(file, layers=layers, model_name="sd15")) for file in files
-        ]
+        loaded = [timed("load, hooks", partial(load, each, layers=layers, model_name="sd15")) for each in files]
         for each, file in zip(loaded, files, strict=True):
             timed("switch, hooks", partial(switch, each, file))
         assert timed("proof that the base is unchanged", base.are_unchanged)
