@@ -13,7 +13,7 @@ import typer.main
 from pipelines.spec.errors import AlreadyRunning, Cancelled, InvalidRequest, NotFound, StudioError
 from pipelines.spec.request import OTHER_NAMES
 from studio import __version__
-from studio.cli import batch, gallery, generate, jobs, models, serve, verify
+from studio.cli import batch, gallery, generate, jobs, models, serve, train, verify
 from studio.cli.output import printable
 
 EXIT_CODES: Mapping[type[StudioError], int] = {
@@ -32,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # plain help, half as slow: rich draws tables and progress only
 )
-for module in (serve, generate, batch, jobs, gallery, verify, models):
+for module in (serve, generate, batch, train, jobs, gallery, verify, models):
     module.install(app)
 
 

@@ -1,10 +1,12 @@
 """Command-line options made from the fields of a pydantic model: name, type, help and bounds stand there, not here."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from pipelines.spec.fields import field_rules
 from pipelines.spec.request import GenerationRequest
@@ -24,10 +26,30 @@ def with_request(function: Callable[..., None], *, metavars: Mapping[str, str]) 
         function: the command; has a parameter `fields`.
         metavars: what the help calls the value of a field that needs a word of its own.
     """
+    return with_fields(function, GenerationRequest, leave_out=("prompt",), metavars=metavars)
+
+
+def with_fields(
+    function: Callable[..., None],
+    model: type[BaseModel],
+    *,
+    leave_out: Collection[str] = (),
+    required: Collection[str] = (),
+    metavars: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[..., None]:
+    """Give a command the fields of a model as options; it receives those given as `fields`.
+
+    Args:
+        function: the command; has a parameter `fields`.
+        model: whose fields they are.
+        leave_out: fields that the command takes in another way.
+        required: fields that must be given.
+        metavars: what the help calls the value of a field that needs a word of its own.
+    """
     options = [
-        _option(name, schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name))
-        for name, schema in field_rules(GenerationRequest).items()
-        if name != "prompt"
+        _option(name, schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name), is_required=name in required)
+        for name, schema in field_rules(model).items()
+        if name not in leave_out
     ]
     return _extended(function, "fields", options, dict)
 
@@ -68,11 +90,18 @@ def _extended(
 
 
 def _option(
-    name: str, schema: Mapping[str, Any], *, kind: type, metavar: str | None, hidden: bool = False
+    name: str,
+    schema: Mapping[str, Any],
+    *,
+    kind: type,
+    metavar: str | None,
+    hidden: bool = False,
+    is_required: bool = False,
 ) -> inspect.Parameter:
     info = typer.Option(help=_help(schema), metavar=metavar, show_default=False, hidden=hidden)
+    default, annotation = (inspect.Parameter.empty, kind) if is_required else (None, kind | None)
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
     )
 
 
