@@ -270,7 +270,7 @@ def _prepare(components: Components, request: TrainingRequest) -> None:
     components.unet.enable_gradient_checkpointing()
     if request.train_text_encoder:
         for encoder in components.text_encoders:
-            encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            encoder.activation_checkpointing_enable()
             encoder.train()  # transformers keeps everything otherwise; these encoders have no dropout
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import typer
 import typer.main
 
+from pipelines.spec import training
 from pipelines.spec.errors import AlreadyRunning, Cancelled, InvalidRequest, NotFound, StudioError
 from pipelines.spec.request import OTHER_NAMES
 from studio import __version__
@@ -78,7 +79,9 @@ def exit_code(error: StudioError) -> int:
 
 def _name_here(error: typer.TyperException) -> str | None:
     """Say what an option of another program is called here."""
-    name = OTHER_NAMES.get(str(getattr(error, "option_name", "")).removeprefix("--").replace("-", "_"))
+    context = getattr(error, "ctx", None)
+    names = training.OTHER_NAMES if context and context.info_name == "train" else OTHER_NAMES
+    name = names.get(str(getattr(error, "option_name", "")).removeprefix("--").replace("-", "_"))
     return name and "say " + " and ".join(f"--{part.replace('_', '-')}" for part in name.split(" and "))
 
 

@@ -67,6 +67,8 @@ def train(
         finally:
             shown.close()
     _print(lora, as_json=as_json)
+    if not lora.is_complete:
+        raise Cancelled(f"stopped after {lora.steps} of {lora.num_steps} steps, which are kept; --resume goes on")
 
 
 def _tell(plan: "TrainingPlan") -> None:
@@ -80,8 +82,6 @@ def _tell(plan: "TrainingPlan") -> None:
 
 
 def _print(lora: "TrainedLora", *, as_json: bool) -> None:
-    if not lora.is_complete:
-        typer.echo(f"stopped after {lora.steps} of {lora.num_steps} steps; --resume goes on", err=True)
     typer.echo(f"loss {lora.final_loss:.4f}; curve and pictures in {lora.folder}", err=True)
     if not as_json:
         typer.echo(str(lora.path))

@@ -151,29 +151,32 @@ def test_the_metadata_tells_the_whole_story(train: Train, data: Path, sd1: Model
     body = raw[8 + int.from_bytes(raw[:8], "little") :]
     assert metadata["sshs_model_hash"] == hashlib.sha256(body).hexdigest()
     assert metadata["modelspec.hash_sha256"] == f"0x{hashlib.sha256(body).hexdigest()}"
-    assert metadata.items() >= {
-        "ss_output_name": "style",
-        "ss_base_model_version": "sd_v1",
-        "ss_sd_model_name": sd1.name,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": "4",
-        "ss_network_alpha": "2.0",
-        "ss_resolution": "(64, 64)",
-        "ss_learning_rate": "0.002",
-        "ss_unet_lr": "0.002",
-        "ss_text_encoder_lr": "0.001",
-        "ss_steps": "3",
-        "ss_num_epochs": "1",
-        "ss_seed": "0",
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.title": "style",
-        "modelspec.trigger_phrase": "sks",
-        "modelspec.license": "CC0-1.0",
-        "modelspec.description": "for tests",
-        "modelspec.prediction_type": "epsilon",
-        "modelspec.resolution": "64x64",
-    }.items()
+    assert (
+        metadata.items()
+        >= {
+            "ss_output_name": "style",
+            "ss_base_model_version": "sd_v1",
+            "ss_sd_model_name": sd1.name,
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": "4",
+            "ss_network_alpha": "2.0",
+            "ss_resolution": "(64, 64)",
+            "ss_learning_rate": "0.002",
+            "ss_unet_lr": "0.002",
+            "ss_text_encoder_lr": "0.001",
+            "ss_steps": "3",
+            "ss_num_epochs": "1",
+            "ss_seed": "0",
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.architecture": "stable-diffusion-v1/lora",
+            "modelspec.title": "style",
+            "modelspec.trigger_phrase": "sks",
+            "modelspec.license": "CC0-1.0",
+            "modelspec.description": "for tests",
+            "modelspec.prediction_type": "epsilon",
+            "modelspec.resolution": "64x64",
+        }.items()
+    )
     unet = next((sd1.path / "unet").glob("*.safetensors")).read_bytes()
     assert metadata["ss_new_sd_model_hash"] == hashlib.sha256(unet).hexdigest()
     assert json.loads(metadata["ss_tag_frequency"])[data.name]["a house"] == 5

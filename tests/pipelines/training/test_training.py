@@ -124,7 +124,8 @@ def test_the_folder_shows_curve_pictures_and_strengths(train: Train) -> None:
         "strengths.png",
         "style.safetensors",
     ]
-    assert Image.open(trained.folder / "strengths.png").width > 6 * 64
+    with Image.open(trained.folder / "strengths.png") as sheet:
+        assert sheet.width > 6 * 64
 
 
 def test_the_sweep_leaves_no_trace_and_ends_in_the_trained_model(train: Train) -> None:
@@ -181,19 +182,19 @@ def test_bfloat16_autocast_trains_on_the_processor(train: Train) -> None:
 
 
 def test_a_loss_that_is_no_number_is_told(train: Train) -> None:
-    with pytest.raises(NotANumber, match="the loss of step .* smaller learning_rate"):
+    with pytest.raises(NotANumber, match=r"the loss of step .* smaller learning_rate"):
         train(steps=60, learning_rate=1.0, max_grad_norm=0.0, weight_decay=0.0, alpha=1024, train_conv=True)
 
 
 def test_a_checkpoint_of_another_training_is_refused(train: Train) -> None:
     train(steps=2)
 
-    with pytest.raises(InvalidRequest, match="learning_rate: the checkpoint .* 0.0001, and 0.01 is asked"):
+    with pytest.raises(InvalidRequest, match=r"learning_rate: the checkpoint .* 0.0001, and 0.01 is asked"):
         train(steps=2, learning_rate=1e-2, resume=True)
 
 
 def test_resuming_without_a_checkpoint_is_refused(train: Train) -> None:
-    with pytest.raises(InvalidRequest, match="there is no checkpoint .* start without --resume"):
+    with pytest.raises(InvalidRequest, match=r"there is no checkpoint .* start without --resume"):
         train(resume=True)
 
 
@@ -247,5 +248,5 @@ def test_a_training_that_cannot_fit_is_refused_with_a_way_out(sd1: Model, data: 
         {"data": str(data), "name": "style", "batch_size": 256, "resolution": 2048, "aspect_buckets": False}
     )
 
-    with pytest.raises(InvalidRequest, match="batch_size 256 at 2048×2048 needs about .* gradient_checkpointing"):
+    with pytest.raises(InvalidRequest, match=r"batch_size 256 at 2048×2048 needs about .* gradient_checkpointing"):
         trainer.plan(request, sd1)
