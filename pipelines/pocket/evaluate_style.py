@@ -71,7 +71,7 @@ def _report(judge: Judge, without: Tensor, styled: Tensor, *, count: int) -> str
         goal, is_met = "", True
         if name == "style":
             goal = f"≤ {MOST_STYLE_WITHOUT:.0%} without, ≥ {REQUIRED_STYLE:.0%} with, judge ≥ {REQUIRED_JUDGE:.0%}"
-            is_met = without[index] <= MOST_STYLE_WITHOUT and bool(styled[index] >= REQUIRED_STYLE)
+            is_met = bool(without[index] <= MOST_STYLE_WITHOUT and styled[index] >= REQUIRED_STYLE)
             is_met = is_met and judge.accuracy[index] >= REQUIRED_JUDGE
         elif name in {"subject", "colour"}:
             goal = f"at most {MOST_LOST:.0%} less than without"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from pipelines.spec.errors import StorageError
 from pipelines.training.files import replace_file
 
 CSV_NAME, CHART_NAME = "loss.csv", "loss.png"
@@ -64,10 +65,13 @@ class LossCurve:
         """Take a step in; the chart is drawn anew now and then."""
         self._points.append(point)
         self._measured.append(point.seconds)
-        with self._csv.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(
-                (point.step, f"{point.loss:.6f}", f"{point.learning_rate:.3e}", f"{point.seconds:.3f}")
-            )
+        try:
+            with self._csv.open("a", encoding="utf-8", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(
+                    (point.step, f"{point.loss:.6f}", f"{point.learning_rate:.3e}", f"{point.seconds:.3f}")
+                )
+        except OSError as error:
+            raise StorageError(f"cannot write {self._csv}: {error.strerror or error}") from error
         if time.monotonic() - self._drawn_at > DRAW_SECONDS:
             self.draw()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
@@ -12,8 +13,6 @@ from pipelines.runtime.guards import Stage, check_finite
 from pipelines.runtime.loading import Components
 from pipelines.spec.buckets import Size
 from pipelines.spec.dataset import Example, open_picture
-
-LATENT_STATISTICS = ("latents_mean", "latents_std")
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ def fit_to_bucket(picture: Image.Image, size: Size) -> tuple[Image.Image, tuple[
     return picture.crop((left, top, left + width, top + height)), (*original, top, left, height, width)
 
 
-def _statistics(config: object) -> tuple[Tensor | float, Tensor | float]:
+def _statistics(config: Any) -> tuple[Tensor | float, Tensor | float]:
     """Return what is taken from latents and what they are multiplied with."""
-    factor: float = getattr(config, "scaling_factor", 1.0)
-    mean, std = (getattr(config, key, None) for key in LATENT_STATISTICS)
+    factor: float = config.scaling_factor
+    mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
         return 0.0, factor
     return torch.tensor(mean).view(-1, 1, 1), factor / torch.tensor(std).view(-1, 1, 1)

@@ -4,7 +4,7 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipelines.runtime.weights import Weights, find_weights, read_json
 from pipelines.spec.buckets import Size
@@ -57,16 +57,16 @@ def _activations(unet: Any, request: TrainingRequest, model: Model, *, size: Siz
             "text_embeds": torch.empty(rows, pooled, device="meta"),
             "time_ids": torch.empty(rows, 6, device="meta"),
         }
-    weights = {id(parameter.untyped_storage()) for parameter in unet.parameters()}
+    weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter) and id(tensor.untyped_storage()) not in weights:
-            kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        storage = tensor.untyped_storage()._cdata
+        if storage not in weights:
+            kept.setdefault(storage, tensor)  # held, so that no other storage can take its place
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         unet(latents, torch.zeros((), device="meta"), encoder_hidden_states=embeds, added_cond_kwargs=added)
-    parameters = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
-    halved = dtype.itemsize / 4
-    return int(sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in parameters) * halved)
+    share = dtype.itemsize / torch.float32.itemsize
+    return int(share * sum(tensor.untyped_storage().nbytes() for tensor in kept.values()))

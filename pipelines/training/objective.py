@@ -11,7 +11,7 @@ from pipelines.spec.buckets import BatchPlan
 from pipelines.spec.dataset import Example
 from pipelines.spec.training import TrainingRequest
 from pipelines.training.captions import CaptionEncoder, vary
-from pipelines.training.latents import LatentCache
+from pipelines.training.latents import EncodedPicture, LatentCache
 from pipelines.training.randomness import generator_at, random_at
 
 
@@ -68,10 +68,10 @@ class Objective:
         )[0]
         return predicted
 
-    def _added(self, sights: Sequence[object], pooled: Tensor | None) -> dict[str, Tensor] | None:
+    def _added(self, sights: Sequence[EncodedPicture], pooled: Tensor | None) -> dict[str, Tensor] | None:
         if pooled is None:
             return None
-        time_ids = torch.tensor([getattr(each, "time_ids", ()) for each in sights], dtype=pooled.dtype)
+        time_ids = torch.tensor([each.time_ids for each in sights], dtype=pooled.dtype)
         return {"text_embeds": pooled, "time_ids": time_ids.to(pooled.device)}
 
 

@@ -21,6 +21,8 @@ from pipelines.training.files import replace_file
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 SHOWN_CAPTIONS = 4
 """How many captions stand in for validation prompts that nobody gave."""
+SWEPT_PROMPTS = 2
+"""How many of the prompts are painted at every strength."""
 _LABEL_HEIGHT = 14
 
 
@@ -67,7 +69,7 @@ def save_row(path: Path, pictures: Sequence[Image.Image]) -> None:
 
 def save_sweep(path: Path, requests: Sequence[ResolvedRequest], *, components: Components, adapter: Adapter) -> None:
     """Write a sheet: one row per prompt, one column per strength."""
-    columns = []
+    requests, columns = requests[:SWEPT_PROMPTS], []
     for strength in STRENGTHS:
         with adapter.at_strength(strength):
             columns.append(paint(requests, components))
