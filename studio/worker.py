@@ -1,4 +1,4 @@
-"""Runs jobs: one process per device, under a supervisor. `load_engine` is the only place that reaches torch."""
+"""Runs jobs: one process per device, under a supervisor. `load_engine` and `load_trainer` alone reach torch."""
 
 import faulthandler
 import logging
@@ -17,6 +17,7 @@ from typing import Self
 
 from pipelines.spec.engine import Engine, Step
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
+from pipelines.spec.trainer import Trainer
 from studio.files import ProcessLock, left_behind, sweep, sweep_orphans, temporary_suffix
 from studio.jobs import ClaimLost, Job, JobState
 from studio.preview import encode_preview
@@ -42,6 +43,12 @@ class Draining(Exception):
 def load_engine(settings: Settings, device: str) -> Engine:
     """Import and make the engine that the settings name."""
     return _ENGINES[settings.engine](settings, device)
+
+
+def load_trainer(device: str) -> Trainer:
+    """Import and make what trains."""
+    trainer: Trainer = import_module("pipelines.training.trainer").LoraTrainer(device=device)
+    return trainer
 
 
 def _diffusers_engine(_: Settings, device: str) -> Engine:

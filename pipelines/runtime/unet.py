@@ -18,8 +18,9 @@ class RowwiseUNet(UNet2DConditionModel):
     """
 
     def get_time_embed(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor | None:
-        """Return (1, channels) for one timestep, which every layer broadcasts."""
-        embedded: torch.Tensor | None = super().get_time_embed(sample[:1], timestep)
+        """Return (1, channels) for one timestep, which every layer broadcasts; one row each for a timestep per row."""
+        is_shared = not isinstance(timestep, torch.Tensor) or timestep.ndim == 0
+        embedded: torch.Tensor | None = super().get_time_embed(sample[:1] if is_shared else sample, timestep)
         return embedded
 
 
