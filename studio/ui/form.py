@@ -176,8 +176,13 @@ class RequestForm:
         return GenerationRequest.parse({name: self._to_field(name, value) for name, value in given.items()})
 
     def write(self, request: GenerationRequest) -> Updates:
-        """Return updates that make the form stand for a request."""
+        """Return updates that make the form stand for a request; models that are not installed are left out."""
+        installed = {model.name for model in self._studio.models()}
         values = {name: self._to_widget(name, getattr(request, name)) for name in self.widgets}
+        if request.model not in installed and (default := self._model(None)) is not None:
+            values["model"] = default.name
+        if request.hires_model not in installed:
+            values["hires_model"] = ""
         hints = self.hints(request.model, scheduler=request.scheduler)
         return {widget: gr.update(value=values[name], **hints.get(widget, {})) for name, widget in self.widgets.items()}
 

@@ -36,10 +36,16 @@ class Sender:
         """Return updates that ask for the picture again."""
         making = self._making
         gone = [name for name in ("init_image", "mask_image") if self._is_gone(getattr(request, name))]
-        warning = f"{' and '.join(gone)}: the image is gone; give it again" if gone else ""
+        warnings = [f"{' and '.join(gone)}: the image is gone; give it again"] if gone else []
+        installed = {model.name for model in self._studio.models()}
+        warnings += [
+            f"{field} {name} is not installed; another is chosen"
+            for field, name in (("model", request.model), ("hires_model", request.hires_model))
+            if name is not None and name not in installed
+        ]
         return {
             self._tabs: gr.Tabs(selected="generate"),
-            making.complaint: complaint(warning),
+            making.complaint: complaint("; ".join(warnings)),
             making.start_from: gr.Accordion(open=request.init_image is not None),
             making.mask: gr.Accordion(open=request.mask_image is not None),
             **making.form.write(request),
