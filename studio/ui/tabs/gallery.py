@@ -123,7 +123,7 @@ class _Panel:
             return self.show_list(page, notice=_GONE)
         neighbours = self._studio.gallery.page(limit=1, offset=position)
         if not neighbours:
-            return {}
+            return {self.page: page}
         return {**self.show_image(neighbours[0].id, page), self.page: position // PAGE_LENGTH}
 
     def delete_image(self, image_id: str | None, page: int) -> Updates:
