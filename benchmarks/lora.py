@@ -1,7 +1,7 @@
 """How long it takes to put LoRAs on and off: `python -m benchmarks.lora`.
 
-A U-Net and a text encoder of Stable Diffusion 1.5's size with random weights, and rank-16 LoRAs in kohya's layout on all
-264 layers that kohya's trainer adapts. Beside it the same files through diffusers' `load_lora_weights` and
+A U-Net and a text encoder of Stable Diffusion 1.5's size with random weights, and rank-16 LoRAs in kohya's layout on
+all 264 layers that kohya's trainer adapts. Beside it the same files through diffusers' `load_lora_weights` and
 `set_adapters`, and merged into the weights and out again (`fuse_lora`, `unfuse_lora`). No picture is made: only what
 changes between two pictures is timed.
 """
@@ -13,6 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,23 @@ _TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 _UNET = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet() -> nn.Module:
     """Return a U-Net of 860 million random weights."""
-    return _randomly(lambda: UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8))
+    return _randomly(UNet2DConditionModel, cross_attention_dim=768, attention_head_dim=8)
 
 
-def build_text_encoder() -> CLIPTextModel:
+def build_text_encoder() -> nn.Module:
     """Return a text encoder of 123 million random weights."""
     config = CLIPTextConfig(
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
     )
-    return _randomly(lambda: CLIPTextModel(config))
+    return _randomly(CLIPTextModel, config)
 
 
-def _randomly(build: Callable[[], Any]) -> Any:
+def _randomly(kind: Any, *arguments: Any, **options: Any) -> nn.Module:
     """Build without the slow initialisation of every layer."""
     with torch.device("meta"):
-        module = build()
+        module: nn.Module = kind(*arguments, **options)
     module = module.to_empty(device="cpu").requires_grad_(False).eval()
     for weight in module.parameters():
         weight.normal_(std=0.02)
@@ -124,12 +125,14 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=6, help="how many LoRAs; the first warms every way up")
     parser.add_argument("--switches", type=int, default=30)
     arguments = parser.parse_args()
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
+    libraries: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging)
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     warnings.simplefilter("ignore")
     unet, text_encoder = build_unet(), build_text_encoder()
     with tempfile.TemporaryDirectory() as folder:
-        parts = {"lora_unet": unet, "lora_te_text_model": text_encoder}
+        parts: dict[str, nn.Module] = {"lora_unet": unet, "lora_te_text_model": text_encoder}
         files = [write_lora(Path(folder) / f"l{n}.safetensors", parts, seed=n) for n in range(arguments.files)]
         rows = [*_studio(unet, text_encoder, files, arguments.switches), *_diffusers(unet, text_encoder, files)]
         size = files[0].path.stat().st_size / 2**20
@@ -168,8 +171,7 @@ def _studio(unet: Any, text_encoder: Any, files: Sequence[LoraFile], switches: i
     loading = milliseconds([lambda file=file: studio.wear(file) for file in others])  # type: ignore[misc]
     turns = [others[number % len(others)] for number in range(switches)]
     switching = milliseconds([lambda file=file: studio.wear(file) for file in turns])  # type: ignore[misc]
-    pairs = zip(turns, turns[1:], strict=False)
-    stacking = milliseconds([lambda pair=pair: studio.wear(*pair) for pair in pairs])  # type: ignore[misc]
+    stacking = milliseconds([lambda pair=pair: studio.wear(*pair) for pair in pairwise(turns)])  # type: ignore[misc]
     return [
         _row("studio: load a new one, on and off", loading, f"≤ {LOAD_TARGET}"),
         _row("studio: switch among resident ones", switching, f"≤ {SWITCH_TARGET}"),
@@ -178,7 +180,8 @@ def _studio(unet: Any, text_encoder: Any, files: Sequence[LoraFile], switches: i
 
 
 def _diffusers(unet: Any, text_encoder: Any, files: Sequence[LoraFile]) -> list[_Row]:
-    pipeline: Any = StableDiffusionPipeline(
+    kind: Any = StableDiffusionPipeline
+    pipeline = kind(
         vae=None,
         text_encoder=text_encoder,
         tokenizer=None,
