@@ -1,9 +1,8 @@
 """Which layers a model has, and every name that LoRA files have for each of them."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -11,8 +10,7 @@ UNET = "unet"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A layer of a model."""
 
     part: str

@@ -235,6 +235,7 @@ WRITES: dict[str, Callable[[nn.Linear], object]] = {
     "written and written back": lambda layer: layer.weight.add_(1).sub_(1),
     "another tensor": lambda layer: setattr(layer, "weight", nn.Parameter(layer.weight.clone())),
     "past torch": lambda layer: layer.weight.data.numpy().__imul__(1.5),
+    "merged by PEFT": lambda layer: layer.weight.data.add_(torch.full((8, 8), 1e-3)),
     "the bias": lambda layer: layer.bias.zero_(),
 }
 

@@ -61,6 +61,10 @@ DIALECTS: dict[str, tuple[Callable[[Weights], dict[str, Tensor]], float]] = {
     "kohya sgm": (lambda weights: lora_files.kohya(weights, sgm=SGM), 0.5),
     "diffusers": (lora_files.dotted, 1.0),
     "diffusers .lora.": (lambda weights: lora_files.dotted(weights, names=("lora.down", "lora.up")), 1.0),
+    "kohya's tensors behind names with dots": (
+        lambda weights: lora_files.dotted(weights, names=("lora_down", "lora_up")),
+        1.0,
+    ),
     "diffusers linear layer": (
         lambda weights: lora_files.dotted(weights, names=("lora_linear_layer.down", "lora_linear_layer.up")),
         1.0,
