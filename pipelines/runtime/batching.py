@@ -32,7 +32,7 @@ class BatchTrials:
         guidance: Sequence[Guidance],
         *,
         size: tuple[int, int],
-        loras: tuple[str, ...] = (),
+        loras: tuple[object, ...] = (),
     ) -> int:
         """Return how many of the pictures may share a call: a power of two, or 1.
 
@@ -40,7 +40,7 @@ class BatchTrials:
             components: the loaded model.
             guidance: of the pictures, in order.
             size: height and width of the latents.
-            loras: hashes of those that the U-Net wears: their work is tried with its own.
+            loras: what the work of those that the U-Net wears depends on: it is tried with its own.
         """
         shapes = [each.shapes() for each in guidance]
         number = next((index for index, each in enumerate(shapes) if each != shapes[0]), len(shapes))

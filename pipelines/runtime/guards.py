@@ -1,9 +1,11 @@
-"""What can go wrong on a device: NaN and lack of memory. Recognises both and frees what a failure leaves behind."""
+"""What goes wrong on a device: NaN, lack of memory, weights written to. Recognises it, and frees what it leaves."""
 
 import gc
 from enum import StrEnum
 
 import torch
+
+from pipelines.spec.errors import LoraError
 
 
 class Stage(StrEnum):
@@ -11,6 +13,10 @@ class Stage(StrEnum):
 
     UNET = "unet"
     VAE = "vae"
+
+
+class BaseChanged(LoraError):
+    """The weights of the model itself are no longer those of its files: it is dropped, and loaded again when used."""
 
 
 class NotFinite(Exception):

@@ -145,6 +145,10 @@ class ModelCache:
         self._forget(model.path)
         return True
 
+    def drop(self, model: Model) -> None:
+        """Drop a model: what uses it next loads it again."""
+        self._forget(model.path)
+
     def keep_only(self, model: Model) -> None:
         """Drop every other model."""
         for path in [path for path in self._loaded if path != model.path]:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 from pipelines.runtime.device import describe_device
-from pipelines.runtime.guards import NotFinite, Stage, is_out_of_memory, release_memory
+from pipelines.runtime.guards import BaseChanged, NotFinite, Stage, is_out_of_memory, release_memory
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.errors import NotANumber, OutOfMemory
 from pipelines.spec.model import Model
@@ -40,6 +40,7 @@ class Attempts:
         Raises:
             NotANumber: NaN or infinity, even in float32.
             OutOfMemory: even in reduced-memory mode.
+            BaseChanged: the weights in memory were written to. They are dropped: the next work loads them again.
         """
         while True:
             trouble: Stage | str
@@ -47,6 +48,10 @@ class Attempts:
                 self._components = self._components or self._models.get(self._model)
                 with self._memory_mode(self._components):
                     return work(self._components, at_once)
+            except BaseChanged:
+                self.rest()
+                self._models.drop(self._model)
+                raise
             except NotFinite as error:
                 trouble = error.stage
             except (RuntimeError, MemoryError) as error:

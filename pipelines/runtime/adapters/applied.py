@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.layers import UNET, Layers, Place
-from pipelines.runtime.adapters.loaded import LoadedLora
+from pipelines.runtime.adapters.loaded import LoadedLora, moved
 from pipelines.spec.loras import ResolvedLora
 
 
@@ -32,7 +32,8 @@ class AppliedLoras:
     """
 
     def __init__(self, loras: Sequence[tuple[ResolvedLora, LoadedLora]] = ()) -> None:
-        self._share = 0.0
+        self._share: float | None = None
+        """Of the steps that are done; None before the first, when all LoRAs hold, whatever their range."""
         self._parts = _by_place(loras)
         self.audits: Mapping[str, str] = {asked.name: loaded.audit for asked, loaded in loras}
         """Name of each LoRA -> how many of its keys were applied, and where."""
@@ -42,7 +43,11 @@ class AppliedLoras:
             if asked.text_encoder_weight and any(place.part != UNET for place in loaded.deltas)
         )
         """What encoded prompts depend on."""
-        self.on_unet = tuple(asked.sha256 for asked, _ in loras if asked.weight)
+        self.on_unet = tuple(
+            (asked.sha256, tuple(sorted((name, bool(factor)) for name, factor in asked.block_weights.items())))
+            for asked, _ in loras
+            if asked.weight
+        )
         """What the shapes of the U-Net's work depend on."""
 
     def at_step(self, step: int, num_steps: int) -> None:
@@ -55,7 +60,10 @@ class AppliedLoras:
         handles: list[RemovableHandle] = []
         try:
             for place, parts in self._parts.items():
-                handles.append(layers[place].register_forward_hook(self._adding(parts)))
+                layer = layers[place]
+                # in reduced-memory mode the text encoders are elsewhere than when the LoRA was loaded
+                near = [replace(part, delta=moved(part.delta, layer.weight.device)) for part in parts]
+                handles.append(layer.register_forward_hook(self._adding(near)))
             yield
         finally:
             for handle in handles:
@@ -67,8 +75,8 @@ class AppliedLoras:
         def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             total = output
             for part in parts:
-                if part.start <= self._share < part.end:
-                    total = total + part.weight * part.delta.change(layer, inputs[0], output)
+                if self._share is None or part.start <= self._share < part.end:
+                    total = total + part.delta.change(layer, inputs[0], output, part.weight)
             return total
 
         return add

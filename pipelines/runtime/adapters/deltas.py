@@ -1,7 +1,7 @@
 """What an adapter adds to a layer: one class per kind, each written as its paper says.
 
-A layer computes y = W x + b. A delta returns what is to be added to y so that the layer acts as W + weight · ΔW, while
-W itself is never changed. Names of tensors are those of the files (kohya, LyCORIS).
+A layer computes y = W x + b. A delta returns what is to be added to y so that the layer acts as W + strength · ΔW,
+while W itself is never changed. Names of tensors are those of the files (kohya, LyCORIS).
 """
 
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ Layer = nn.Linear | nn.Conv2d | nn.GroupNorm | nn.LayerNorm
 
 
 class Delta(Protocol):
-    """A change of one layer, at full strength."""
+    """A change of one layer."""
 
-    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
         """Return what is added to the output.
 
         Args:
             layer: the base layer.
             x: (batch, …) its input.
             y: (batch, …) its output, bias included.
+            strength: 1 is as trained; any number, negative ones too.
         """
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -46,12 +47,13 @@ class LowRank:
     mid: Tensor | None = None
     """(rank, rank, …kernel)."""
 
-    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
+        factor = strength * self.scale  # counts where the numbers are few: between down and up
         if isinstance(layer, nn.Linear):
-            return functional.linear(functional.linear(x, self.down), self.up) * self.scale
+            return functional.linear(functional.linear(x, self.down) * factor, self.up)
         if self.mid is not None:
-            return functional.conv2d(_like(layer, functional.conv2d(x, self.down), self.mid), self.up) * self.scale
-        return functional.conv2d(_like(layer, x, self.down), self.up) * self.scale
+            return functional.conv2d(_like(layer, functional.conv2d(x, self.down), self.mid) * factor, self.up)
+        return functional.conv2d(_like(layer, x, self.down) * factor, self.up)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.down, self.up) if self.mid is None else (self.down, self.up, self.mid)
@@ -130,8 +132,8 @@ class DenseDelta:
 
     dense: Dense
 
-    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
-        weight = self.dense.weight()
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
+        weight = self.dense.weight() * strength
         return functional.linear(x, weight) if isinstance(layer, nn.Linear) else _like(layer, x, weight)
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -144,8 +146,8 @@ class Bias:
 
     diff: Tensor
 
-    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
-        return _along_outputs(layer, self.diff, y).expand_as(y)
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
+        return _along_outputs(layer, self.diff * strength, y).expand_as(y)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.diff,)
@@ -158,10 +160,10 @@ class Norm:
     weight: Tensor
     bias: Tensor | None
 
-    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
         if isinstance(layer, nn.GroupNorm):
-            return functional.group_norm(x, layer.num_groups, self.weight, self.bias, layer.eps)
-        return functional.layer_norm(x, layer.normalized_shape, self.weight, self.bias, layer.eps)
+            return strength * functional.group_norm(x, layer.num_groups, self.weight, self.bias, layer.eps)
+        return strength * functional.layer_norm(x, layer.normalized_shape, self.weight, self.bias, layer.eps)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
@@ -171,7 +173,7 @@ class Norm:
 class Decomposed:
     """DoRA (arXiv:2402.09353): W + ΔW, its columns or rows brought to given lengths.
 
-    At a weight between 0 and 1 it lies between the base layer and that, as in A1111 and ComfyUI.
+    At a strength between 0 and 1 it lies between the base layer and that, as in A1111 and ComfyUI.
     """
 
     inner: Delta
@@ -179,14 +181,14 @@ class Decomposed:
     """Wanted length / length in W + ΔW: (out,) or (in,)."""
     is_on_outputs: bool
 
-    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
         base = _without_bias(layer, y)
         if self.is_on_outputs:
             ratio = _along_outputs(layer, self.ratio, y)
-            return ratio * (base + self.inner.change(layer, x, y)) - base
+            return strength * (ratio * (base + self.inner.change(layer, x, y, 1.0)) - base)
         scaled = x * _along_outputs(layer, self.ratio, x)
         again = type(layer).forward(layer, scaled)
-        return _without_bias(layer, again) + self.inner.change(layer, scaled, again) - base
+        return strength * (_without_bias(layer, again) + self.inner.change(layer, scaled, again, 1.0) - base)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (*self.inner.tensors(), self.ratio)
@@ -200,10 +202,10 @@ class Scaled:
     """(out,) or (in,)."""
     is_on_outputs: bool
 
-    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
         if self.is_on_outputs:
-            return _along_outputs(layer, self.scale, y) * _without_bias(layer, y)
-        scaled = x * _along_outputs(layer, self.scale, x)
+            return _along_outputs(layer, self.scale * strength, y) * _without_bias(layer, y)
+        scaled = x * _along_outputs(layer, self.scale * strength, x)
         return _without_bias(layer, type(layer).forward(layer, scaled))
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -219,7 +221,7 @@ class Rotated:
     rescale: Tensor | None = None
     """(out,): what each output is multiplied with afterwards."""
 
-    def change(self, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
         base = _without_bias(layer, y)
         axis = _output_axis(layer, y)
         blocks = base.movedim(axis, -1)
@@ -229,6 +231,38 @@ class Rotated:
         ).reshape(shape)
         if self.rescale is not None:
             turned = turned * self.rescale
+        return strength * (turned.movedim(-1, axis) - base)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (self.rotations,) if self.rescale is None else (self.rotations, self.rescale)
+
+
+@dataclass(frozen=True)
+class Butterfly:
+    """BOFT (arXiv:2311.06243): outputs turned in stages, in the i-th of which those 2^i · size/2 apart meet.
+
+    As in LyCORIS, strength leads each stage from the identity to its rotations.
+    """
+
+    rotations: Tensor
+    """(stages, blocks, size, size), with blocks · size outputs."""
+    rescale: Tensor | None = None
+    """(out,): what each output is multiplied with afterwards."""
+
+    def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
+        base = _without_bias(layer, y)
+        axis = _output_axis(layer, y)
+        turned = base.movedim(axis, -1)
+        _, blocks, size, _ = self.rotations.shape
+        identity = torch.eye(size, device=y.device, dtype=self.rotations.dtype)
+        for stage, rotation in enumerate(self.rotations):
+            apart = 2**stage * size // 2
+            mixed = turned.reshape(*turned.shape[:-1], -1, 2, apart).transpose(-1, -2)
+            grouped = mixed.reshape(*turned.shape[:-1], blocks, size)
+            grouped = torch.einsum("kmn,...kn->...km", torch.lerp(identity, rotation, strength), grouped)
+            turned = grouped.reshape(mixed.shape).transpose(-1, -2).reshape(turned.shape)
+        if self.rescale is not None:
+            turned = turned * self.rescale
         return turned.movedim(-1, axis) - base
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -236,13 +270,13 @@ class Rotated:
 
 
 def rotations(blocks: Tensor, *, constraint: float) -> Tensor:
-    """Return (blocks, size, size) orthogonal matrices by Cayley's parametrisation: (I + Q)(I - Q)⁻¹, Q = B - Bᵀ.
+    """Return (…, size, size) orthogonal matrices by Cayley's parametrisation: (I + Q)(I - Q)⁻¹, Q = B - Bᵀ.
 
     Args:
-        blocks: (blocks, size, size), any numbers.
+        blocks: (…, size, size), any numbers.
         constraint: the largest norm of all Q together; 0 is no limit.
     """
-    skewed = blocks.float() - blocks.float().transpose(1, 2)
+    skewed = blocks.float() - blocks.float().transpose(-1, -2)
     if constraint > 0:
         norm = skewed.norm()
         skewed = skewed * ((norm.clamp(max=constraint) + 1e-8) / (norm + 1e-8))
@@ -251,21 +285,19 @@ def rotations(blocks: Tensor, *, constraint: float) -> Tensor:
     return turned
 
 
-def dora_ratio(scale: Tensor, *, weight: Tensor, change: Tensor) -> tuple[Tensor, bool]:
-    """Return wanted length / length in W + ΔW, and whether lengths are of outputs.
+def dora_ratio(lengths: Tensor, *, weight: Tensor, change: Tensor, is_on_outputs: bool) -> Tensor:
+    """Return wanted length / length in W + ΔW, (out,) or (in,).
 
     Args:
-        scale: the wanted lengths: (1, in, …) as kohya's and LyCORIS's default, (out, 1, …) with `wd_on_output`, or
-            (out,) as PEFT writes.
+        lengths: the wanted ones, as many as there are outputs or inputs.
         weight: W, (out, in, …kernel).
         change: ΔW in the same shape.
+        is_on_outputs: whether each output has a length, or each input.
     """
     merged = weight.float() + change.float()
-    is_on_outputs = scale.dim() == 1 or (scale.shape[0] == merged.shape[0] and scale.numel() == merged.shape[0])
-    if scale.dim() > 1 and scale.shape[0] == 1 and scale.numel() == merged.shape[1]:
-        is_on_outputs = False
-    lengths = merged.transpose(0, 0 if is_on_outputs else 1).flatten(1).norm(dim=1)
-    return scale.float().flatten() / lengths.clamp(min=torch.finfo(torch.float32).eps), is_on_outputs
+    found = torch.linalg.vector_norm(merged.transpose(0, 0 if is_on_outputs else 1).flatten(1), dim=1)
+    ratio: Tensor = lengths.float().flatten() / found.clamp(min=torch.finfo(torch.float32).eps)
+    return ratio
 
 
 def delta_weight(delta: Delta, layer: Any) -> Tensor:

@@ -4,7 +4,6 @@ kohya and LyCORIS write `lora_unet_mid_block_attentions_0_proj_in.lora_down.weig
 the name of a tensor. diffusers and PEFT write `unet.mid_block.attentions.0.proj_in.lora_A.weight`.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,10 +34,11 @@ _TENSOR_NAMES: Mapping[str, str] = MappingProxyType(
         "lora_linear_layer.up.weight": "lora_up.weight",
         "down.weight": "lora_down.weight",
         "up.weight": "lora_up.weight",
-        "lora_magnitude_vector": "dora_scale",
-        "lora_magnitude_vector.weight": "dora_scale",
-        "lora_magnitude_vector.default.weight": "dora_scale",
-        "alpha": "alpha",
+        "lora_magnitude_vector": "magnitude",
+        "lora_magnitude_vector.weight": "magnitude",
+        "lora_magnitude_vector.default.weight": "magnitude",
+        # kohya's own behind a name with dots, as OneTrainer and others write
+        **{name: name for name in ("lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale")},
     }
 )
 _DOTTED_ENDINGS = sorted(_TENSOR_NAMES, key=len, reverse=True)
@@ -86,13 +86,13 @@ def sort_keys(tensors: Tensors, layers: Layers) -> Sorted:
     return Sorted(found.layers, tuple(found.unknown), tuple(found.embeddings))
 
 
-def build(tensors: Tensors, layer: Any, *, alpha: float | None) -> tuple[Delta, ...]:
+def build(tensors: Tensors, layer: Any, *, scale: Callable[[int], float]) -> tuple[Delta, ...]:
     """Return what the tensors of one layer add to it.
 
     Args:
         tensors: under kohya's names.
         layer: the base layer.
-        alpha: of the whole file, where the layer has none of its own; None is the rank.
+        scale: what a change of a rank is multiplied with where the layer has no alpha of its own.
 
     Raises:
         Unfit: a shape does not fit the layer, a tensor is missing or unknown.
@@ -100,19 +100,8 @@ def build(tensors: Tensors, layer: Any, *, alpha: float | None) -> tuple[Delta, 
     names = frozenset(tensors)
     for builder, required, optional in _KINDS:
         if required <= names <= required | optional:
-            return builder(_Parts(tensors, layer, alpha))
+            return builder(_Parts(tensors, layer, scale))
     raise Unfit(f"has {', '.join(sorted(names))}, which together are no kind that is known")
-
-
-def file_alpha(metadata: Mapping[str, str]) -> float | None:
-    """Return alpha as diffusers writes it beside the tensors (`lora_adapter_metadata`), or None."""
-    try:
-        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
-        return None
-    found = {value for key, value in config.items() if key.rpartition(".")[2] == "lora_alpha"}
-    (alpha,) = found if len(found) == 1 else (None,)
-    return float(alpha) if isinstance(alpha, int | float) else None
 
 
 def _flat(key: str, layers: Layers) -> tuple[Place | None, str]:
@@ -146,7 +135,7 @@ class _Parts:
 
     tensors: Tensors
     layer: Any
-    file_alpha: float | None
+    file_scale: Callable[[int], float]
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -164,8 +153,7 @@ class _Parts:
 
     def scale(self, rank: int) -> float:
         alpha = self.get("alpha")
-        value = float(alpha) if alpha is not None else self.file_alpha
-        return 1.0 if value is None else value / rank
+        return self.file_scale(rank) if alpha is None else float(alpha) / rank
 
     def check(self, name: str, *, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor of the wanted shape, or of one that differs by sides of 1 at the end."""
@@ -257,15 +245,17 @@ def _ia3(parts: _Parts) -> tuple[Delta, ...]:
 
 
 def _oft(parts: _Parts) -> tuple[Delta, ...]:
+    """Blocks (blocks, size, size) of OFT, or (stages, blocks, size, size) of BOFT; alpha limits the turn (COFT)."""
     blocks = parts["oft_blocks" if parts.get("oft_blocks") is not None else "oft_diag"]
     out = parts.shape[0]
-    if blocks.dim() != 3 or blocks.shape[1] != blocks.shape[2] or blocks.shape[0] * blocks.shape[1] != out:
+    *stages, number, size, also_size = blocks.shape if blocks.dim() in {3, 4} else (0, 0, 0)
+    widest = 2 ** stages[0] * size // 2 if stages else size
+    if size != also_size or number * size != out or (stages and size % 2) or widest == 0 or out % widest:
         raise Unfit(f"has oft_blocks of {_by(blocks.shape)}, which do not turn {out} outputs")
     alpha = parts.get("alpha")
-    constraint = 0.0 if alpha is None else float(alpha) * out
-    rescale = parts.get("rescale")
-    turned = deltas.rotations(blocks, constraint=constraint)
-    return (deltas.Rotated(turned, None if rescale is None else rescale.flatten()),)
+    turned = deltas.rotations(blocks, constraint=0.0 if alpha is None else float(alpha) * out)
+    rescale = None if parts.get("rescale") is None else parts.check("rescale", shape=(out,))
+    return (deltas.Butterfly(turned, rescale) if stages else deltas.Rotated(turned, rescale),)
 
 
 def _dense(dense: deltas.Dense) -> deltas.DenseDelta:
@@ -278,24 +268,40 @@ def _dense(dense: deltas.Dense) -> deltas.DenseDelta:
 
 def _decomposed(parts: _Parts, change: Delta) -> tuple[Delta, ...]:
     """Put DoRA's lengths around a change, where the file has them, and a change of the bias beside it."""
-    scale = parts.get("dora_scale")
-    if scale is not None:
+    if not parts.tensors.keys().isdisjoint({"dora_scale", "magnitude"}):
+        lengths, is_on_outputs = _lengths(parts)
         weight = parts.layer.weight
         if tuple(weight.shape) != parts.shape or not weight.is_floating_point():
             raise Unfit("is a DoRA, whose lengths need the whole weight, and this layer is quantized")
-        ratio, is_on_outputs = deltas.dora_ratio(
-            scale, weight=weight, change=deltas.delta_weight(change, parts.layer).to(weight.device)
-        )
-        if ratio.numel() != parts.shape[0 if is_on_outputs else 1]:
-            raise Unfit(f"has dora_scale of {_by(scale.shape)}, for a weight of {_by(parts.shape)}")
+        full = deltas.delta_weight(change, parts.layer).to(weight.device)
+        ratio = deltas.dora_ratio(lengths.to(weight.device), weight=weight, change=full, is_on_outputs=is_on_outputs)
         change = deltas.Decomposed(change, ratio, is_on_outputs)
     return (change, *_bias(parts))
 
 
+def _lengths(parts: _Parts) -> tuple[Tensor, bool]:
+    """Return the lengths that DoRA wants, and whether they are of outputs.
+
+    PEFT has one per output, as (out,) or (1, out, 1, 1). LyCORIS has one per input as (1, in, …), or with
+    `wd_on_output` one per output as (out, 1, …).
+    """
+    out, inside, *kernel = parts.shape
+    ones = (1,) * len(kernel)
+    on_outputs = {"magnitude": {(out,), (1, out, *ones)}, "dora_scale": {(out,), (out, 1, *ones)}}
+    (name,) = on_outputs.keys() & parts.tensors.keys()
+    lengths = parts[name]
+    if tuple(lengths.shape) in on_outputs[name]:
+        return lengths, True
+    if name == "dora_scale" and tuple(lengths.shape) == (1, inside, *ones):
+        return lengths, False
+    raise Unfit(f"has {name} of {_by(lengths.shape)}, for a weight of {_by(parts.shape)}")
+
+
 _Builder = Callable[[_Parts], tuple[Delta, ...]]
 _EXTRAS = frozenset({"alpha", "dora_scale", "diff_b"})
+_LORA_EXTRAS = _EXTRAS | {"lora_mid.weight", "magnitude"}
 _KINDS: tuple[tuple[_Builder, frozenset[str], frozenset[str]], ...] = (
-    (_lora, frozenset({"lora_down.weight", "lora_up.weight"}), _EXTRAS | {"lora_mid.weight"}),
+    (_lora, frozenset({"lora_down.weight", "lora_up.weight"}), _LORA_EXTRAS),
     (_loha, frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}), _EXTRAS | {"hada_t1", "hada_t2"}),
     *(
         (_lokr, frozenset(required), _EXTRAS | {"lokr_t2"})

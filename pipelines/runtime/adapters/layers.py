@@ -1,9 +1,8 @@
 """Which layers a model has, and every name that LoRA files have for each of them."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -11,8 +10,7 @@ UNET = "unet"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A layer of a model."""
 
     part: str
@@ -43,6 +41,8 @@ class Layers:
                     self._flat.setdefault(prefix + name.replace(".", "_"), place)
             for prefix in ("unet.", ""):
                 self._dotted.setdefault(prefix + path, place)
+        self.text_width = int(unet.config.cross_attention_dim)
+        """Of the text that cross-attention reads."""
         for number, encoder in enumerate(text_encoders):
             self._add_text_encoder(number, encoder, is_alone=len(text_encoders) == 1)
 
@@ -60,7 +60,8 @@ class Layers:
     def _add_text_encoder(self, number: int, encoder: Any, *, is_alone: bool) -> None:
         """Add one; files say `text_model.` before most names, whether transformers' class has that level or not."""
         part = TEXT_ENCODERS[number]
-        prefixes = ("lora_te_", "lora_te1_") if is_alone else (f"lora_te{number + 1}_",)
+        prefixes = ("lora_te_", "lora_te1_", "lycoris_") if is_alone else (f"lora_te{number + 1}_",)
+        dotted = (f"{part}.", "") if is_alone else (f"{part}.",)
         for path, module in _adaptable(encoder):
             place = Place(part, path)
             self._modules[place] = module
@@ -69,8 +70,9 @@ class Layers:
             for prefix in prefixes:
                 for name in names:
                     self._flat.setdefault(prefix + name.replace(".", "_"), place)
-            for name in names:
-                self._dotted.setdefault(f"{part}.{name}", place)
+            for prefix in dotted:
+                for name in names:
+                    self._dotted.setdefault(prefix + name, place)
 
 
 def _adaptable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -2,9 +2,13 @@
 
 import hashlib
 import math
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors
@@ -13,14 +17,23 @@ import torch
 from torch import Tensor
 
 from pipelines.runtime.adapters.deltas import Delta
-from pipelines.runtime.adapters.formats import Unfit, build, file_alpha, sort_keys
+from pipelines.runtime.adapters.formats import Sorted, Unfit, build, sort_keys
 from pipelines.runtime.adapters.layers import Layers, Place
-from pipelines.spec.errors import LoraError
+from pipelines.runtime.adapters.scales import read_scales
+from pipelines.spec.errors import LoraError, ModelError
+from pipelines.spec.families.sd1 import SD1
+from pipelines.spec.families.sdxl import SDXL
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.safetensors_header import read_header
 
 MAX_BYTES = 2 * 2**30
 """What loaded LoRAs may hold together."""
+
+_CROSS_ATTENTION = re.compile(r"attn2[._](processor[._])?to_[kv]")
+_INPUT_SIDE = re.compile(r"(down|lora_A(\.\w+)*)\.weight$|hada_w1_b$|diff$")
+_FAMILIES: Mapping[int, str] = MappingProxyType({768: SD1.label, 1024: "Stable Diffusion 2.x", 2048: SDXL.label})
+"""By the width of the text that cross-attention reads."""
+_Stamp = tuple[str, Path, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +43,17 @@ class LoadedLora:
     name: str
     sha256: str
     deltas: Mapping[Place, tuple[Delta, ...]]
-    keys: Mapping[str, int]
-    """How many keys of the file each part of the model took: text_encoder, unet, …"""
+    embeddings: tuple[str, ...]
+    """Textual inversions that the file carries, by name. They are left aside: embeddings have files of their own."""
     num_bytes: int
 
     @property
     def audit(self) -> str:
-        """How many keys were applied: "264/264: text encoder 72, unet 192"."""
-        total = sum(self.keys.values())
-        parts = ", ".join(f"{part.replace('_', ' ')} {count}" for part, count in sorted(self.keys.items()))
-        return f"{total}/{total}: {parts}"
+        """How many layers the file names and how many it changes: "264/264: text encoder 72, unet 192"."""
+        parts = [place.part for place in self.deltas]
+        counts = ", ".join(f"{part.replace('_', ' ')} {parts.count(part)}" for part in sorted(set(parts)))
+        aside = f"; embeddings left aside: {', '.join(self.embeddings)}" if self.embeddings else ""
+        return f"{len(parts)}/{len(parts)}: {counts}{aside}"
 
 
 class LoraCache:
@@ -48,15 +62,18 @@ class LoraCache:
     Args:
         layers: of the model.
         model_name: for messages.
-        family: "Stable Diffusion 1.x", for messages.
+        dtype: what the model computes in, which quantized layers do not say.
         max_bytes: older ones are dropped to stay below; those in use may exceed it.
     """
 
-    def __init__(self, layers: Layers, *, model_name: str, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, layers: Layers, *, model_name: str, dtype: torch.dtype = torch.float32, max_bytes: int = MAX_BYTES
+    ) -> None:
         self.layers = layers
         self._model_name = model_name
+        self._dtype = dtype
         self._max_bytes = max_bytes
-        self._loaded: OrderedDict[str, LoadedLora] = OrderedDict()
+        self._loaded: OrderedDict[_Stamp, LoadedLora] = OrderedDict()
 
     def get(self, file: LoraFile) -> LoadedLora:
         """Return the LoRA, from the file if it is not in memory.
@@ -64,11 +81,17 @@ class LoraCache:
         Raises:
             LoraError: the file is missing, damaged, changed, not finite, or does not fit the model.
         """
-        loaded = self._loaded.get(file.sha256)
+        try:
+            state = file.path.stat()
+        except OSError as error:
+            raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error.strerror}") from error
+        # the hash is of the tensors alone: what they are called stands in the header, and only the stamp tells of that
+        stamp = (file.sha256, file.path, state.st_size, state.st_mtime_ns)
+        loaded = self._loaded.get(stamp)
         if loaded is None:
-            loaded = load(file, layers=self.layers, model_name=self._model_name)
-            self._loaded[file.sha256] = loaded
-        self._loaded.move_to_end(file.sha256)
+            loaded = load(file, layers=self.layers, model_name=self._model_name, dtype=self._dtype)
+            self._loaded[stamp] = loaded
+        self._loaded.move_to_end(stamp)
         return loaded
 
     def shrink(self) -> None:
@@ -77,14 +100,63 @@ class LoraCache:
             self._loaded.popitem(last=False)
 
 
-def load(file: LoraFile, *, layers: Layers, model_name: str) -> LoadedLora:
+def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype = torch.float32) -> LoadedLora:
     """Read a LoRA and find the layer of every key.
 
     Raises:
         LoraError: see `LoraCache.get`.
     """
-    header = read_header(file.path)
-    data = file.path.read_bytes()
+    tensors, metadata = _read(file)
+    _check_finite(file, tensors)
+    found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
+    _check_found(found, tensors, file=file, layers=layers, model_name=model_name)
+    try:
+        scales = read_scales(metadata)
+    except ValueError as error:
+        raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
+    deltas: dict[Place, tuple[Delta, ...]] = {}
+    for place, parts in found.layers.items():
+        layer = layers[place]
+        try:
+            built = build(parts, layer, scale=partial(scales.scale, place))
+        except Unfit as error:
+            sides = _sides(tensors, layers, model_name)
+            raise LoraError(
+                f"LoRA {file.name!r} does not fit model {model_name}: {sides}{place.path} {error}; "
+                "choose another model, or leave the LoRA out"
+            ) from error
+        deltas[place] = tuple(settled(each, layer.weight.device, dtype) for each in built)
+    embeddings = tuple(dict.fromkeys(key.split(".")[1] for key in found.embeddings))
+    return LoadedLora(file.name, file.sha256, deltas, embeddings, _num_bytes(deltas.values()))
+
+
+def settled(delta: Delta, device: torch.device, dtype: torch.dtype) -> Delta:
+    """Return a delta in memory of its own, where a layer computes and in the precision it computes in.
+
+    Tensors lie in a file at any offset, while the order in which kernels add numbers up, and so the last bit of every
+    pixel, follows from the alignment.
+    """
+    own: Delta = _mapped(delta, lambda tensor: tensor.to(device, dtype, copy=True).contiguous())
+    return own
+
+
+def moved(delta: Delta, device: torch.device) -> Delta:
+    """Return a settled delta that is on the device: itself, if it is there."""
+    if delta.tensors()[0].device == device:
+        return delta
+    there: Delta = _mapped(delta, lambda tensor: tensor.to(device))
+    return there
+
+
+def _read(file: LoraFile) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    """Return tensors and metadata of the file, once it proves to be the one that was asked for."""
+    try:
+        header = read_header(file.path)
+        data = file.path.read_bytes()
+    except ModelError as error:
+        raise LoraError(f"LoRA {file.name!r}: {error}") from error
+    except OSError as error:
+        raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(memoryview(data)[header.data_start :]).hexdigest()
     if digest != file.sha256:
         raise LoraError(
@@ -92,61 +164,56 @@ def load(file: LoraFile, *, layers: Layers, model_name: str) -> LoadedLora:
             f"{file.sha256[:12]} was asked for; choose it again"
         )
     try:
-        tensors = safetensors.torch.load(data)
+        return safetensors.torch.load(data), header.metadata
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
-    tensors = _finite(file, tensors)
-    found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
+
+
+def _check_finite(file: LoraFile, tensors: Mapping[str, Tensor]) -> None:
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not _is_finite(tensor.float() if tensor.itemsize == 1 else tensor):
+            raise LoraError(f"LoRA {file.name!r}: {key} holds NaN or infinity: the file is damaged; download it again")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """A finite sum, which costs little, has finite parts; a sum may overflow without them being infinite."""
+    return math.isfinite(tensor.sum(dtype=torch.float32).item()) or bool(torch.isfinite(tensor).all())
+
+
+def _check_found(
+    found: Sorted, tensors: Mapping[str, Tensor], *, file: LoraFile, layers: Layers, model_name: str
+) -> None:
+    """Check that every key has found its layer."""
+    if found.layers and not found.unknown:
+        return
+    sides = _sides(tensors, layers, model_name)
     if not found.layers:
         raise LoraError(
-            f"LoRA {file.name!r} changes no layer of model {model_name}: none of its {len(tensors)} keys, such as "
-            f"{next(iter(tensors), 'none')}, belongs to it; it was made for another kind of model"
+            f"LoRA {file.name!r} changes no layer of model {model_name}: {sides}none of its {len(tensors)} keys, such "
+            f"as {next(iter(tensors), 'none')}, belongs to it; choose another model, or leave the LoRA out"
         )
-    if found.unknown:
-        raise LoraError(
-            f"LoRA {file.name!r} fits model {model_name} in part only: {len(found.unknown)} of its {len(tensors)} keys "
-            f"belong to no layer, first {found.unknown[0]}; it was made for another kind of model"
-        )
-    alpha = file_alpha(header.metadata)
-    deltas: dict[Place, tuple[Delta, ...]] = {}
-    keys: dict[str, int] = {}
-    for place, parts in found.layers.items():
-        layer = layers[place]
-        try:
-            built = build(parts, layer, alpha=alpha)
-        except Unfit as error:
-            raise LoraError(
-                f"LoRA {file.name!r} does not fit model {model_name}: {place.path} {error}; "
-                "it was made for another kind of model"
-            ) from error
-        deltas[place] = tuple(_settled(each, layer) for each in built)
-        keys[place.part] = keys.get(place.part, 0) + len(parts)
-    return LoadedLora(file.name, file.sha256, deltas, keys, _num_bytes(deltas))
+    raise LoraError(
+        f"LoRA {file.name!r} fits model {model_name} in part only: {sides}{len(found.unknown)} of its {len(tensors)} "
+        f"keys belong to no layer, first {found.unknown[0]}; choose another model, or leave the LoRA out"
+    )
 
 
-def _finite(file: LoraFile, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors, numbers in float32, after making sure that they are numbers."""
-    converted = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-    for key, tensor in converted.items():
-        if tensor.is_floating_point() and tensor.numel():
-            least, most = tensor.aminmax()  # one pass; NaN is both
-            if not (math.isfinite(least) and math.isfinite(most)):
-                raise LoraError(
-                    f"LoRA {file.name!r}: {key} holds NaN or infinity: the file is damaged; download it again"
-                )
-    return converted
+def _sides(tensors: Mapping[str, Tensor], layers: Layers, model_name: str) -> str:
+    """Return for what the LoRA was made and what the model is, as far as the text that both read tells them apart."""
+    for key, tensor in tensors.items():
+        if _CROSS_ATTENTION.search(key) and _INPUT_SIDE.search(key) and tensor.dim() > 1:
+            width = tensor.shape[1]
+            if width != layers.text_width:
+                return f"it was made for {_reader(width)}, and model {model_name} is for {_reader(layers.text_width)}; "
+    return ""
 
 
-def _num_bytes(deltas: Mapping[Place, tuple[Delta, ...]]) -> int:
-    return sum(t.nbytes for built in deltas.values() for each in built for t in each.tensors())
+def _reader(width: int) -> str:
+    return f"{_FAMILIES[width]} (text of width {width})" if width in _FAMILIES else f"text of width {width}"
 
 
-def _settled(delta: Delta, layer: Any) -> Delta:
-    """Return a delta whose tensors are where the layer computes, in the precision it computes in."""
-    weight = layer.weight
-    dtype = weight.dtype if weight.is_floating_point() else torch.float32
-    settled: Delta = _mapped(delta, lambda tensor: tensor.to(weight.device, dtype).contiguous())
-    return settled
+def _num_bytes(deltas: Iterable[tuple[Delta, ...]]) -> int:
+    return sum(tensor.nbytes for built in deltas for each in built for tensor in each.tensors())
 
 
 def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -8,8 +8,8 @@ from pipelines.runtime.adapters.applied import AppliedLoras
 from pipelines.runtime.adapters.base_weights import BaseWeights
 from pipelines.runtime.adapters.layers import Layers
 from pipelines.runtime.adapters.loaded import MAX_BYTES, LoraCache
+from pipelines.runtime.guards import BaseChanged
 from pipelines.runtime.loading import Components
-from pipelines.spec.errors import LoraError
 from pipelines.spec.loras import LoraFile, ResolvedLora
 
 
@@ -33,31 +33,37 @@ class Wardrobe:
 
         Args:
             components: the loaded model.
-            loras: what is asked.
+            loras: what is asked; those that count nothing are not loaded.
             files: of all of them, by `ResolvedLora.sha256`.
 
         Raises:
-            LoraError: one cannot be loaded, and none is applied; or something has changed the model's own weights.
+            LoraError: one cannot be loaded, and none is applied.
+            BaseChanged: something has changed the model's own weights, whatever else went wrong.
         """
-        if not loras:
+        counting = [each for each in loras if each.weight or each.text_encoder_weight]
+        if not counting:
             yield AppliedLoras()
             return
         cache = self._cache(components)
-        applied = AppliedLoras([(each, cache.get(files[each.sha256])) for each in loras])
+        base = self._bases[components]
+        applied = AppliedLoras([(each, cache.get(files[each.sha256])) for each in counting])
+        writes = base.writes()
         try:
             with applied.hooked(cache.layers):
                 yield applied
         finally:
             cache.shrink()
-        if not self._bases[components].are_unchanged():
-            raise LoraError(
-                f"the weights of model {components.name} have changed while LoRAs were applied, which must not happen; "
-                "restart the studio to load them again, and report it"
-            )
+            if not base.are_unchanged(since=writes):
+                raise BaseChanged(
+                    f"the weights of model {components.name} have changed while LoRAs were applied, which must not "
+                    "happen; this picture was not kept, and the model is loaded again for the next: please report it"
+                )
 
     def _cache(self, components: Components) -> LoraCache:
         if components not in self._caches:
             layers = Layers(components.unet, components.text_encoders)
-            self._caches[components] = LoraCache(layers, model_name=components.name, max_bytes=self._max_bytes)
+            self._caches[components] = LoraCache(
+                layers, model_name=components.name, dtype=components.precision.dtype, max_bytes=self._max_bytes
+            )
             self._bases[components] = BaseWeights((components.unet, *components.text_encoders))
         return self._caches[components]

@@ -1,9 +1,11 @@
 """LoRAs in the engine: on where asked, exactly; off afterwards, to the last bit, whatever happened."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
+from types import FrameType
 from typing import Any
 
 import diffusers
@@ -13,13 +15,15 @@ import torch
 from PIL import Image
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
+from pipelines.runtime.adapters.deltas import LowRank
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
-from pipelines.spec.errors import Cancelled, LoraError
+from pipelines.spec.errors import Cancelled, LoraError, OutOfMemory
 from pipelines.spec.loras import LoraFile, ResolvedLora
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.safetensors_header import read_header
 from tests.pipelines.runtime.adapters import lora_files
 from tests.pipelines.runtime.adapters.lora_files import asked
 
@@ -103,17 +107,13 @@ def test_a_picture_is_that_of_the_merged_weights(
 def test_what_was_applied_is_told(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
     (made,) = make(engine, sd1, files, request(sd1, asked(files["both"]), asked(files["text"], 0.5)))
 
-    both, text = made.provenance["lora both"], made.provenance["lora text"]
-    assert both == f"{_keys(files['both'])}/{_keys(files['both'])}: text encoder {_keys(files['text'])}, unet " + str(
-        _keys(files["unet"])
-    )
-    assert str(text).endswith(f": text encoder {_keys(files['text'])}")
+    both, text, unet = (_layers(files[name]) for name in ("both", "text", "unet"))
+    assert made.provenance["lora both"] == f"{both}/{both}: text encoder {text}, unet {unet}"
+    assert made.provenance["lora text"] == f"{text}/{text}: text encoder {text}"
 
 
-def _keys(file: LoraFile) -> int:
-    from pipelines.spec.safetensors_header import read_header
-
-    return len(read_header(file.path).tensors)
+def _layers(file: LoraFile) -> int:
+    return len({key.partition(".")[0] for key in read_header(file.path).tensors})
 
 
 def test_weights_of_text_encoder_unet_and_blocks(
@@ -127,6 +127,7 @@ def test_weights_of_text_encoder_unet_and_blocks(
     plain = picture()
     assert picture(asked(both, 0.0, text_encoder_weight=1.0)) == picture(asked(text))
     assert picture(asked(both, 0.0)) == plain
+    assert picture(asked(files["broken"], 0.0)) == plain, "what counts nothing is not even loaded"
     assert picture(asked(unet, block_weights={"down_blocks": 0.0, "mid_block": 0.0, "up_blocks": 0.0})) == plain
     halved = picture(asked(unet, block_weights={"": 1.0, "up_blocks": 0.0, "up_blocks.0.attentions.0": 1.0}))
     assert len({plain, halved, picture(asked(unet))}) == 3
@@ -142,6 +143,29 @@ def test_a_range_of_steps(engine: DiffusersEngine, sd1: Model, files: dict[str, 
     assert len({plain, whole, first, last}) == 4
     assert picture(start=0.5, end=0.51) not in {plain, last}, "the third of four steps begins at 0.5"
     assert picture(start=0.3, end=0.5) == plain, "no step begins within"
+
+
+def test_batches_are_tried_with_all_that_a_step_may_wear(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A LoRA that begins later takes part in the trial, or a batch could differ in the last bit from then on."""
+    seen: list[bool] = []
+    change = LowRank.change
+
+    def spy(self: LowRank, *arguments: Any) -> torch.Tensor:
+        seen.append(_is_trial(sys._getframe(1)))
+        return change(self, *arguments)
+
+    monkeypatch.setattr(LowRank, "change", spy)
+    late = asked(files["unet"], 0.731, start=0.9)
+
+    make(engine, sd1, files, *(request(sd1, late, seed=seed) for seed in range(2)))
+
+    assert any(seen)
+
+
+def _is_trial(frame: FrameType | None) -> bool:
+    return frame is not None and (frame.f_code.co_name == "_is_safe" or _is_trial(frame.f_back))
 
 
 def test_pictures_of_a_batch_wear_their_own(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
@@ -178,50 +202,56 @@ def _out_of_memory(_: Step) -> None:
     raise torch.OutOfMemoryError("injected")
 
 
+def _out_of_memory_once() -> Callable[[Step], None]:
+    failures = [torch.OutOfMemoryError("injected")]
+
+    def fail(step: Step) -> None:
+        if step.step == 1 and failures:
+            raise failures.pop()
+
+    return fail
+
+
 def _cancel(step: Step) -> None:
     if step.step == 1:
         raise Cancelled
 
 
-def _trouble() -> Iterator[Callable[[Step], None]]:
-    """Fail once, then go on."""
-    failed = False
-
-    def once(step: Step) -> None:
-        nonlocal failed
-        if step.step == 1 and not failed:
-            failed = True
-            raise torch.OutOfMemoryError("injected")
-
-    yield once
-
-
-def test_500_random_sequences_leave_no_trace(
-    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], components: Components
-) -> None:
+def test_500_random_sequences_leave_no_trace(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
     """Add, remove, replace, reweight, fail, cancel, run out of memory: the next picture without LoRA is the first."""
     random = Random(0)
     plain = request(sd1, num_inference_steps=1)
     first = pixels(make(engine, sd1, files, plain))
-    events: list[Callable[[Step], None]] = [lambda _: None, _cancel, _out_of_memory]
-    before = {name: value.clone() for name, value in components.unet.state_dict().items()}
+    model = engine._models.get(sd1)
+    modules = (model.unet, *model.text_encoders)
+    before = [{name: value.clone() for name, value in each.state_dict().items()} for each in modules]
+    hooks = [len(layer._forward_hooks) for each in modules for layer in each.modules()]
+    outcomes: Counter[str] = Counter()
 
-    exact = 0
     for _ in range(500):
         names = random.choices(["both", "text", "unet", "broken"], weights=[4, 3, 4, 1], k=random.randint(1, 3))
         loras = [asked(files[name], random.uniform(-2, 2), start=random.choice([0, 0.5])) for name in names]
-        trouble = random.choices([*events, next(_trouble())], weights=[20, 5, 1, 1])[0]
-        with suppress(Cancelled, LoraError, Exception):
-            make(engine, sd1, files, request(sd1, *loras, num_inference_steps=2), on_step=trouble)
-        exact += pixels(make(engine, sd1, files, plain)) == first
+        troubles = [lambda _: None, _cancel, _out_of_memory, _out_of_memory_once()]
+        (trouble,) = random.choices(troubles, weights=[20, 5, 1, 1])
+        try:
+            made = make(engine, sd1, files, request(sd1, *loras, num_inference_steps=2), on_step=trouble)
+            outcomes["in pieces" if "reduced_memory" in made[0].provenance else "made"] += 1
+        except (Cancelled, LoraError, OutOfMemory) as error:
+            outcomes[type(error).__name__] += 1
+        outcomes["exact"] += pixels(make(engine, sd1, files, plain)) == first
 
-    assert exact == 500
-    assert all(torch.equal(value, before[name]) for name, value in components.unet.state_dict().items())
+    assert outcomes["exact"] == 500
+    assert min(outcomes[each] for each in ("made", "in pieces", "Cancelled", "LoraError", "OutOfMemory")) > 5
+    assert engine._models.get(sd1) is model, "it was never loaded again"
+    assert [len(layer._forward_hooks) for each in modules for layer in each.modules()] == hooks
+    for each, weights in zip(modules, before, strict=True):
+        assert all(torch.equal(value, weights[name]) for name, value in each.state_dict().items())
 
 
 def test_changed_base_weights_are_noticed(sd1: Model, files: dict[str, LoraFile]) -> None:
     engine = DiffusersEngine(device="cpu")
-    make(engine, sd1, files, request(sd1, asked(files["both"])))
+    plain = request(sd1)
+    first = pixels(make(engine, sd1, files, plain))
     changed: list[torch.nn.Module] = []
 
     def spoil(step: Step) -> None:
@@ -232,4 +262,19 @@ def test_changed_base_weights_are_noticed(sd1: Model, files: dict[str, LoraFile]
             changed.append(unet)
 
     with pytest.raises(LoraError, match="weights of model sd1 have changed while LoRAs were applied"):
+        make(engine, sd1, files, request(sd1, asked(files["both"])), on_step=spoil)
+
+    assert pixels(make(engine, sd1, files, plain)) == first, "the model was loaded again"
+    assert engine._models.get(sd1).unet is not changed[0]
+
+
+def test_changed_base_weights_are_noticed_whatever_else_fails(sd1: Model, files: dict[str, LoraFile]) -> None:
+    engine = DiffusersEngine(device="cpu")
+
+    def spoil(step: Step) -> None:
+        with torch.no_grad():
+            engine._models.get(sd1).unet.conv_in.bias[0] += 1
+        raise Cancelled
+
+    with pytest.raises(LoraError, match="weights of model sd1 have changed"):
         make(engine, sd1, files, request(sd1, asked(files["both"])), on_step=spoil)

@@ -2,18 +2,20 @@
 
 Run with lycoris-lora (Apache-2.0) installed, which needs torchvision's torch and so an environment of its own:
 `pip install lycoris-lora==4.1.3 einops toml`, then `python tests/pipelines/runtime/adapters/make_reference.py`.
-Each case holds the tensors as a file names them, the base weight, and the weight the layer acts with at strength 1.
+Each case holds the tensors as a file names them, the base weight, and the weight the layer acts with at strength 1
+(for BOFT, which is not linear in it, at each of STRENGTHS).
 """
 
 from pathlib import Path
 
 import torch
-from lycoris.functional import apply_dora_scale, diag_oft, locon, loha, lokr
+from lycoris.functional import apply_dora_scale, boft, diag_oft, locon, loha, lokr
 from safetensors.torch import save_file
 from torch import Tensor
 
 LINEAR, CONV = (12, 20), (8, 6, 3, 3)
 RANK, ALPHA = 4, 2.0
+STRENGTHS = (1.0, 0.4, -1.5)
 GAMMA = ALPHA / RANK
 Case = tuple[dict[str, Tensor], Tensor, Tensor]
 
@@ -97,6 +99,19 @@ def oft(shape: tuple[int, ...], *, rescaled: bool) -> Case:
     return tensors if rescale is None else {**tensors, "rescale": rescale}, base, base + change
 
 
+def butterfly(shape: tuple[int, ...], *, rescaled: bool) -> dict[str, Tensor]:
+    """As it is saved: strength leads each stage to its rotations, so the merged weight stands there for each."""
+    out, *rest = shape
+    blocks, base = randn(3, out // 2, 2, 2), randn(*shape)
+    rescale = 1 + randn(out, *[1] * len(rest)) if rescaled else None
+    merged = {
+        f"merged {strength}": base + boft.diff_weight(base, blocks, rescale, constraint=0.05 * out, scale=strength)
+        for strength in STRENGTHS
+    }
+    tensors = {"oft_blocks": blocks, "alpha": torch.tensor(0.05), "base": base, **merged}
+    return tensors if rescale is None else {**tensors, "rescale": rescale}
+
+
 def main() -> None:
     cases: dict[str, Case] = {}
     for kind, shape in (("linear", LINEAR), ("conv", CONV)):
@@ -114,6 +129,10 @@ def main() -> None:
         alpha = {} if "alpha" in tensors else {"alpha": torch.tensor(ALPHA)}
         saved |= {f"{name}/{key}": value.contiguous() for key, value in {**tensors, **alpha}.items()}
         saved |= {f"{name}/base": base, f"{name}/merged": merged.contiguous()}
+    for kind, shape in (("linear", (16, 20)), ("conv", CONV)):
+        for rescaled in (False, True):
+            name = f"boft {'rescaled ' if rescaled else ''}{kind}"
+            saved |= {f"{name}/{key}": value.contiguous() for key, value in butterfly(shape, rescaled=rescaled).items()}
     save_file(saved, Path(__file__).with_name("lycoris_reference.safetensors"))
 
 

@@ -1,15 +1,18 @@
 """Every kind of adapter acts as LyCORIS's merged weight does, at any strength, without touching the layer."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.runtime.adapters.formats import Unfit, build
-from pipelines.runtime.adapters.loaded import _settled
+from pipelines.runtime.adapters.formats import _TENSOR_NAMES, Unfit, build
+from pipelines.runtime.adapters.loaded import settled
 
 REFERENCE = safetensors.torch.load_file(Path(__file__).with_name("lycoris_reference.safetensors"))
 CASES = sorted({key.partition("/")[0] for key in REFERENCE})
@@ -39,23 +42,28 @@ def input_of(layer: nn.Module) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
+def no_alpha(_rank: int) -> float:
+    return 1.0
+
+
 def adapted(layer: nn.Module, tensors: dict[str, Tensor], x: Tensor, *, weight: float) -> Tensor:
     y = layer(x)
-    changes = [_settled(each, layer).change(layer, x, y) for each in build(tensors, layer, alpha=None)]
-    return y + weight * sum(changes)
+    deltas = [settled(each, y.device, y.dtype) for each in build(tensors, layer, scale=no_alpha)]
+    return y + sum(each.change(layer, x, y, weight) for each in deltas)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.4, -1.5])
 @pytest.mark.parametrize("name", CASES)
 def test_it_acts_as_the_merged_weight(name: str, weight: float) -> None:
     tensors = case(name)
-    base, merged = tensors.pop("base"), tensors.pop("merged")
+    base, merged = tensors.pop("base"), {key: tensors.pop(key) for key in list(tensors) if key.startswith("merged")}
     layer = layer_of(base)
     x = input_of(layer)
 
     result = adapted(layer, tensors, x, weight=weight)
 
-    expected = run(layer, base + weight * (merged - base), x)
+    wanted = base + weight * (merged["merged"] - base) if "merged" in merged else merged[f"merged {weight}"]
+    expected = run(layer, wanted, x)
     torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
     assert (expected - layer(x)).abs().max() > 0.05
     assert torch.equal(layer.weight, base)
@@ -70,14 +78,15 @@ def test_dora_keeps_the_lengths_of_its_axis(kind: str, axis: str) -> None:
     dimension = 1 if axis == "in" else 0
     wanted = 0.5 + torch.rand(base.shape[dimension], generator=torch.Generator().manual_seed(2))
     shape = [-1 if index == dimension else 1 for index in range(base.dim())]
+    key, stored = "dora_scale", wanted.reshape(shape)
+    if axis == "peft":  # (out,) of linear layers, (1, out, 1, 1) of convolutions
+        key, stored = "magnitude", wanted if base.dim() == 2 else wanted.reshape(1, -1, 1, 1)
     lengths = merged.transpose(0, dimension).flatten(1).norm(dim=1)
     decomposed = merged * (wanted / lengths).reshape(shape)
     layer = layer_of(base)
     x = input_of(layer)
 
-    result = adapted(
-        layer, {**tensors, "dora_scale": wanted if axis == "peft" else wanted.reshape(shape)}, x, weight=0.7
-    )
+    result = adapted(layer, {**tensors, key: stored}, x, weight=0.7)
 
     expected = run(layer, base + 0.7 * (decomposed - base), x)
     torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
@@ -129,6 +138,61 @@ def test_ia3_scales_one_side_of_the_weight(kind: str, on_input: bool) -> None:
     torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
+def test_peft_itself_gives_the_same_for_dora() -> None:
+    """A square convolution, whose lengths could be of inputs by their shape."""
+    network = nn.Sequential(nn.Linear(6, 6), nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 6, 3, padding=1))
+    layers: Any = [network[0], network[2]]
+    x = torch.randn(4, 6)
+    config = peft.LoraConfig(r=2, lora_alpha=8, target_modules=["0", "2"], use_dora=True, init_lora_weights=False)
+    theirs = peft.get_peft_model(copy.deepcopy(network), config)
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            if "magnitude" in name:
+                weight.mul_(1 + torch.rand_like(weight))
+    saved = peft.get_peft_model_state_dict(theirs)
+
+    y = x
+    with torch.no_grad():
+        for number, layer in zip("02", layers, strict=True):
+            own = {key.split(f".{number}.")[1]: value for key, value in saved.items() if f".{number}." in key}
+            tensors = {_TENSOR_NAMES[key]: value for key, value in own.items()}
+            (delta,) = build(tensors, layer, scale=lambda rank: 8 / rank)
+            x_of_layer = y if number == "0" else y[..., None, None]
+            out = layer(x_of_layer)
+            y = out + delta.change(layer, x_of_layer, out, 1.0)
+        expected = theirs(x)
+
+    torch.testing.assert_close(y, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+class PackedLinear(nn.Linear):
+    """As layers of 4 bits are: the weight is bytes of another shape, and the layer computes in bfloat16."""
+
+    def __init__(self, inside: int, out: int) -> None:
+        super().__init__(inside, out, bias=False)
+        self.dense = torch.randn(out, inside).bfloat16()
+        self.weight = nn.Parameter(torch.zeros(inside * out // 2, 1, dtype=torch.uint8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.dense)
+
+
+def test_a_quantized_layer_is_adapted_beside_its_weight() -> None:
+    layer = PackedLinear(20, 12)
+    x = torch.randn(3, 20).bfloat16()
+    tensors = {"lora_down.weight": torch.randn(4, 20), "lora_up.weight": torch.randn(12, 4)}
+    (delta,) = build(tensors, layer, scale=no_alpha)
+
+    y = layer(x)
+    change = settled(delta, layer.weight.device, torch.bfloat16).change(layer, x, y, 0.5)
+
+    expected = 0.5 * functional.linear(x.float(), tensors["lora_up.weight"] @ tensors["lora_down.weight"])
+    assert change.dtype == torch.bfloat16
+    torch.testing.assert_close(change.float(), expected, atol=0.15, rtol=0.05)
+    with pytest.raises(Unfit, match="a DoRA, whose lengths need the whole weight"):
+        build({**tensors, "dora_scale": torch.ones(12, 1)}, layer, scale=no_alpha)
+
+
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
@@ -144,6 +208,11 @@ def test_ia3_scales_one_side_of_the_weight(kind: str, on_input: bool) -> None:
         ({"lora_down.weight": (4, 20), "lora_up.weight": (12, 4), "what": (1,)}, "no kind that is known"),
         ({"lokr_w1": (2, 2), "lokr_w2": (6, 11)}, "product does not have the shape"),
         ({"oft_blocks": (5, 2, 2)}, "do not turn 12 outputs"),
+        ({"oft_blocks": (12,)}, "do not turn 12 outputs"),
+        ({"oft_blocks": (5, 6, 2, 2)}, "do not turn 12 outputs"),
+        ({"oft_blocks": (2, 4, 3, 3)}, "do not turn 12 outputs"),
+        ({"lora_down.weight": (4, 20), "lora_up.weight": (12, 4), "dora_scale": (1, 12)}, "dora_scale of 1×12"),
+        ({"lora_down.weight": (4, 20), "lora_up.weight": (12, 4), "magnitude": (20,)}, "magnitude of 20"),
         ({"weight": (7,), "on_input": ()}, "where the model needs"),
     ],
 )
@@ -151,4 +220,4 @@ def test_what_does_not_fit_is_told(tensors: dict[str, tuple[int, ...]], words: s
     layer = nn.Linear(20, 12)
 
     with pytest.raises(Unfit, match=words):
-        build({name: torch.ones(shape) for name, shape in tensors.items()}, layer, alpha=None)
+        build({name: torch.ones(shape) for name, shape in tensors.items()}, layer, scale=no_alpha)

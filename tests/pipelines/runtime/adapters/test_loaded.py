@@ -1,5 +1,6 @@
 """LoRA files of every dialect find their layers, all of them or none."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from pipelines.runtime.adapters.layers import Layers, Place
 from pipelines.runtime.adapters.loaded import LoadedLora, LoraCache, load
 from pipelines.runtime.loading import Components, ModelCache
-from pipelines.spec.errors import LoraError, ModelError
+from pipelines.spec.errors import LoraError
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
 from tests.pipelines.runtime.adapters import lora_files
@@ -60,6 +61,10 @@ DIALECTS: dict[str, tuple[Callable[[Weights], dict[str, Tensor]], float]] = {
     "kohya sgm": (lambda weights: lora_files.kohya(weights, sgm=SGM), 0.5),
     "diffusers": (lora_files.dotted, 1.0),
     "diffusers .lora.": (lambda weights: lora_files.dotted(weights, names=("lora.down", "lora.up")), 1.0),
+    "kohya's tensors behind names with dots": (
+        lambda weights: lora_files.dotted(weights, names=("lora_down", "lora_up")),
+        1.0,
+    ),
     "diffusers linear layer": (
         lambda weights: lora_files.dotted(weights, names=("lora_linear_layer.down", "lora_linear_layer.up")),
         1.0,
@@ -75,7 +80,9 @@ def test_every_dialect_finds_the_same_layers(dialect: str, loaded: dict[str, Com
     lora = read(lora_files.write(tmp_path / "a.safetensors", write(weights)), loaded["sd1"])
 
     assert_same(found(lora), expected(weights, scale=scale))
-    assert lora.keys["text_encoder"] == len(write(weights)) - lora.keys["unet"] > 0
+    on_text = sum(part == "text_encoder" for part, _ in weights)
+    total = len(weights)
+    assert lora.audit == f"{total}/{total}: text encoder {on_text}, unet {total - on_text}"
 
 
 def test_peft_and_old_processors(loaded: dict[str, Components], tmp_path: Path) -> None:
@@ -101,6 +108,67 @@ def test_alpha_of_diffusers_metadata_counts(loaded: dict[str, Components], tmp_p
     assert_same(found(lora), expected(weights, scale=4.0))
 
 
+def test_every_layer_has_the_alpha_that_peft_gave_it(loaded: dict[str, Components], tmp_path: Path) -> None:
+    """By part of the model, by layer, and by the square root of the rank."""
+    weights = lora_files.random_weights(loaded["sd1"])
+    (special, *_) = [path for part, path in weights if part == "unet" and path.endswith("to_k")]
+    config = {
+        "unet.lora_alpha": 8,
+        "unet.alpha_pattern": {special: 6},
+        "text_encoder.lora_alpha": 3,
+        "text_encoder.use_rslora": True,
+    }
+    metadata = {"lora_adapter_metadata": json.dumps(config)}
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", lora_files.dotted(weights), metadata), loaded["sd1"])
+
+    scales = {place.path: delta.scale for place, (delta,) in lora.deltas.items() if place.part == "unet"}
+    assert scales.pop(special) == 3
+    assert set(scales.values()) == {4.0}
+    assert {d.scale for p, (d,) in lora.deltas.items() if p.part == "text_encoder"} == {3 / 2**0.5}
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"unet.lora_alpha": "much"}', '{"unet.lora_alpha": 1e999}', "[" * 9999])
+def test_a_scale_that_makes_no_sense_is_refused(text: str, loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
+    file = lora_files.write(tmp_path / "a.safetensors", lora_files.dotted(weights), {"lora_adapter_metadata": text})
+
+    with pytest.raises(LoraError, match=r"LoRA 'a': .*its lora_adapter_metadata is damaged"):
+        read(file, loaded["sd1"])
+
+
+def test_files_of_peft_for_a_text_encoder_alone(loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sd1"], parts=("text_encoder",))
+    tensors = lora_files.dotted(weights, prefix="base_model.model.")
+    tensors = {key.replace("model.text_encoder.", "model.text_model."): value for key, value in tensors.items()}
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", tensors), loaded["sd1"])
+
+    assert_same(found(lora), expected(weights, scale=1.0))
+
+
+def test_bundled_embeddings_are_told_and_left_aside(loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
+    bundled = {"bundle_emb.my-style.string_to_param.*": torch.zeros(2, 32), "bundle_emb.my-style.emb": torch.zeros(2)}
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", lora_files.kohya(weights) | bundled), loaded["sd1"])
+
+    assert lora.audit == f"{len(weights)}/{len(weights)}: unet {len(weights)}; embeddings left aside: my-style"
+    assert_same(found(lora), expected(weights, scale=0.5))
+
+
+def test_tensors_do_not_lie_in_the_file(loaded: dict[str, Components], tmp_path: Path) -> None:
+    """Where a tensor lies decides in which order its numbers are added up, and a file may put it anywhere."""
+    weights = lora_files.random_weights(loaded["sd1"])
+    file = lora_files.write(tmp_path / "a.safetensors", lora_files.kohya(weights), {"odd": "x" * 37})
+
+    lora = read(file, loaded["sd1"])
+
+    tensors = [tensor for deltas in lora.deltas.values() for delta in deltas for tensor in delta.tensors()]
+    assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
+
+
 def test_sdxl_has_two_text_encoders(loaded: dict[str, Components], tmp_path: Path) -> None:
     weights = lora_files.random_weights(loaded["sdxl"], parts=("unet", "text_encoder", "text_encoder_2"))
     prefixes = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
@@ -112,7 +180,7 @@ def test_sdxl_has_two_text_encoders(loaded: dict[str, Components], tmp_path: Pat
         lora = read(lora_files.write(tmp_path / "a.safetensors", tensors), loaded["sdxl"])
 
         assert_same(found(lora), expected(weights, scale=0.5))
-    assert lora.audit.startswith(f"{len(tensors)}/{len(tensors)}: text encoder ")
+    assert lora.audit.startswith(f"{len(weights)}/{len(weights)}: text encoder ")
     assert ", text encoder 2 " in lora.audit
 
 
@@ -154,15 +222,21 @@ def test_an_encoder_with_one_projection_only(loaded: dict[str, Components], tmp_
     lora = read(lora_files.write(tmp_path / "a.safetensors", lora_files.kohya(only)), loaded["sd1"])
 
     assert_same(found(lora), expected(only, scale=0.5))
-    assert lora.audit == f"{3 * len(only)}/{3 * len(only)}: text encoder {3 * len(only)}"
+    assert lora.audit == f"{len(only)}/{len(only)}: text encoder {len(only)}"
 
 
 def test_what_does_not_fit_is_refused_whole(loaded: dict[str, Components], tmp_path: Path) -> None:
     theirs = lora_files.write(
         tmp_path / "xl.safetensors", lora_files.kohya(lora_files.random_weights(loaded["sdxl"], parts=("unet",)))
     )
-    with pytest.raises(LoraError, match=r"LoRA 'xl' does not fit model sd1: \S+attn2\S+ has lora_down"):
+    sides = "it was made for text of width 64, and model sd1 is for text of width 32"
+    with pytest.raises(LoraError, match=rf"LoRA 'xl' does not fit model sd1: {sides}; \S+attn2\S+ has lora_down"):
         read(theirs, loaded["sd1"])
+    width = {"lora_unet_nowhere_attn2_to_k.lora_down.weight": torch.zeros(2, 2048)}
+    with pytest.raises(
+        LoraError, match=r"made for Stable Diffusion XL \(text of width 2048\), and model sd1 is for text"
+    ):
+        read(lora_files.write(tmp_path / "wide.safetensors", width), loaded["sd1"])
 
     ours = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
     flux = {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": torch.zeros(2, 8)}
@@ -176,19 +250,47 @@ def test_damaged_files_are_refused(loaded: dict[str, Components], tmp_path: Path
     tensors = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
     key = next(iter(tensors))
     for number in (float("nan"), float("inf")):
-        spoiled = {**tensors, key: torch.full_like(tensors[key], number)}
-        with pytest.raises(LoraError, match="holds NaN or infinity"):
-            read(lora_files.write(tmp_path / "nan.safetensors", spoiled), loaded["sd1"])
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2):
+            spoiled = {**tensors, key: torch.full_like(tensors[key], number).to(dtype)}
+            with pytest.raises(LoraError, match=f"{key} holds NaN or infinity"):
+                read(lora_files.write(tmp_path / "nan.safetensors", spoiled), loaded["sd1"])
 
     file = lora_files.write(tmp_path / "a.safetensors", tensors)
     file.path.write_bytes(file.path.read_bytes()[:-10])
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(LoraError, match=r"LoRA 'a': .*cut short"):
         read(file, loaded["sd1"])
+
+    file.path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(LoraError, match=r"LoRA 'a': .*it is a pickle"):
+        read(file, loaded["sd1"])
+    file.path.unlink()
+    with pytest.raises(LoraError, match=r"LoRA 'a': .*No such file"):
+        LoraCache(layers_of(loaded["sd1"]), model_name="sd1").get(file)
 
     file = lora_files.write(tmp_path / "b.safetensors", tensors)
     lora_files.write(tmp_path / "b.safetensors", {name: value * 2 for name, value in tensors.items()})
     with pytest.raises(LoraError, match=r"b.safetensors has changed: its tensors have the hash \w{12}, and"):
         read(file, loaded["sd1"])
+
+
+def test_the_names_of_tensors_count_too(loaded: dict[str, Components], tmp_path: Path) -> None:
+    """They stand in the header, which the hash leaves out."""
+    weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
+    file = lora_files.write(tmp_path / "a.safetensors", lora_files.kohya(weights))
+    cache = LoraCache(layers_of(loaded["sd1"]), model_name="sd1")
+    before = found(cache.get(file))
+    queries, keys = [next(p for _, p in weights if p.endswith(f"attn1.{name}")) for name in ("to_q", "to_k")]
+
+    def exchange(header: dict[str, Any]) -> None:
+        for kind in ("lora_down.weight", "lora_up.weight"):
+            one, other = (f"lora_unet_{path.replace('.', '_')}.{kind}" for path in (queries, keys))
+            header[one], header[other] = header[other], header[one]
+
+    lora_files.edited(file.path, exchange)
+    after = found(cache.get(file))
+
+    assert torch.equal(after["unet", queries], before["unet", keys])
+    assert not torch.equal(after["unet", queries], before["unet", queries])
 
 
 def test_the_cache_keeps_what_was_used_last(loaded: dict[str, Components], tmp_path: Path) -> None:
