@@ -217,6 +217,7 @@ def _cancel(step: Step) -> None:
         raise Cancelled
 
 
+@pytest.mark.slow
 def test_500_random_sequences_leave_no_trace(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
     """Add, remove, replace, reweight, fail, cancel, run out of memory: the next picture without LoRA is the first."""
     random = Random(0)
