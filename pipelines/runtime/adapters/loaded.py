@@ -15,9 +15,10 @@ from torch import Tensor
 from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.formats import Unfit, build, file_alpha, sort_keys
 from pipelines.runtime.adapters.layers import Layers, Place
+from pipelines.spec.embeddings import bundled_layouts
 from pipelines.spec.errors import LoraError
 from pipelines.spec.loras import LoraFile
-from pipelines.spec.safetensors_header import read_header
+from pipelines.spec.safetensors_header import Header, read_header
 
 MAX_BYTES = 2 * 2**30
 """What loaded LoRAs may hold together."""
@@ -31,7 +32,9 @@ class LoadedLora:
     sha256: str
     deltas: Mapping[Place, tuple[Delta, ...]]
     keys: Mapping[str, int]
-    """How many keys of the file each part of the model took: text_encoder, unet, …"""
+    """How many keys of the file each part of the model took: text_encoder, unet, …; embeddings are words."""
+    embeddings: Mapping[str, tuple[Tensor, ...]]
+    """What it brings for words of prompts: name -> vectors for each text encoder, (vectors, width)."""
     num_bytes: int
 
     @property
@@ -121,7 +124,26 @@ def load(file: LoraFile, *, layers: Layers, model_name: str) -> LoadedLora:
             ) from error
         deltas[place] = tuple(_settled(each, layer) for each in built)
         keys[place.part] = keys.get(place.part, 0) + len(parts)
-    return LoadedLora(file.name, file.sha256, deltas, keys, _num_bytes(deltas))
+    embeddings = _embeddings(file, header, tensors, layers=layers, model_name=model_name)
+    if found.embeddings:
+        keys["embeddings"] = len(found.embeddings)
+    num_bytes = _num_bytes(deltas) + sum(each.nbytes for vectors in embeddings.values() for each in vectors)
+    return LoadedLora(file.name, file.sha256, deltas, keys, embeddings, num_bytes)
+
+
+def _embeddings(
+    file: LoraFile, header: Header, tensors: Mapping[str, Tensor], *, layers: Layers, model_name: str
+) -> dict[str, tuple[Tensor, ...]]:
+    """Return the vectors that the file brings for words, for each text encoder: (vectors, width)."""
+    embeddings = {}
+    for name, layout in bundled_layouts(header, file.path).items():
+        if layout.widths != layers.text_widths:
+            raise LoraError(
+                f"LoRA {file.name!r} does not fit model {model_name}: it brings embedding {name!r} for "
+                f"{layout.made_for}, and this model takes {'+'.join(map(str, layers.text_widths))}"
+            )
+        embeddings[name] = tuple(tensors[key].reshape(layout.vectors, -1) for key in layout.keys)
+    return embeddings
 
 
 def _finite(file: LoraFile, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -191,6 +191,24 @@ def test_damaged_files_are_refused(loaded: dict[str, Components], tmp_path: Path
         read(file, loaded["sd1"])
 
 
+@pytest.mark.parametrize(("family", "parts"), [("sd1", ["string_to_param.*"]), ("sdxl", ["clip_g", "clip_l"])])
+def test_embeddings_in_the_same_file_are_counted(
+    family: str, parts: list[str], loaded: dict[str, Components], tmp_path: Path
+) -> None:
+    weights = lora_files.random_weights(loaded[family], parts=("unet",))
+    bundle = {f"bundle_emb.sea.{part}": torch.full((3, 32), float(number)) for number, part in enumerate(parts)}
+    tensors = lora_files.kohya(weights)
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", {**tensors, **bundle}), loaded[family])
+
+    total = len(tensors) + len(parts)
+    assert lora.audit == f"{total}/{total}: embeddings {len(parts)}, unet {len(tensors)}"
+    assert [float(each.mean()) for each in lora.embeddings["sea"]] == ([0.0] if family == "sd1" else [1.0, 0.0])
+    bundle = {f"bundle_emb.sea.{part}": torch.ones(3, 31) for part in parts}
+    with pytest.raises(LoraError, match=r"brings embedding 'sea' for .* of width 31.*, and this model takes 32"):
+        read(lora_files.write(tmp_path / "a.safetensors", {**tensors, **bundle}), loaded[family])
+
+
 def test_the_cache_keeps_what_was_used_last(loaded: dict[str, Components], tmp_path: Path) -> None:
     weights = lora_files.random_weights(loaded["sd1"])
     files = [
