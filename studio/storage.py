@@ -1,7 +1,7 @@
 """Everything that is kept, opened together: settings, inputs, LoRAs, jobs, gallery. And the locks of who is alive."""
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import sqlalchemy as sa
 
-from pipelines.spec.choosing import choose_loras
+from pipelines.spec.choosing import FindLora, choose_loras
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
@@ -25,7 +25,7 @@ from studio.files import InputStore, ProcessLock, publish
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
-from studio.store import EmbeddingCatalogue, FileHashes, LoraCatalogue, find_model, find_upscaler
+from studio.store import EmbeddingCatalogue, FileHashes, LoraCatalogue, brought_by, find_model, find_upscaler
 
 if TYPE_CHECKING:
     from pipelines.spec.prompt import ChunkRules, TokenCount
@@ -93,14 +93,15 @@ class Storage:
         resolved = resolve(request, model, input_size=input_size, hires_model=hires_model)
         if request.is_template:
             resolved = self._expand_template(request.prompt, resolved)
-        resolved = self._choose_loras(request.loras, resolved, model)
+        find_lora = cache(self.loras.find)  # each look at the folders takes milliseconds
+        resolved = _choose_loras(request.loras, resolved, model, find_lora)
         for distinct in {one.prompt: one for one in resolved}.values():
             check_prompts(distinct)
-        named = self.embeddings.named_by(resolved, model)
-        digests = {
-            prompt: {name: embedding.sha256 for name, embedding in each.items()} for prompt, each in named.items()
-        }
-        resolved = tuple(one.model_copy(update={"embeddings": digests[one.prompt]}) for one in resolved)
+        named = self.embeddings.named_by(resolved, model, find_lora=find_lora)
+        resolved = tuple(
+            one.model_copy(update={"embeddings": {name: embedding.sha256 for name, embedding in each.items()}})
+            for one, each in zip(resolved, named, strict=True)
+        )
         for distinct in {one.prompt: one for one in resolved}.values():
             metadata.check_room(distinct)
         return model, resolved
@@ -125,7 +126,8 @@ class Storage:
             return []
         from pipelines.spec.prompt import lint  # a sixth of a second, and most prompts are plain words
 
-        rules = self._chunk_rules(model) if counts else None
+        brought = {each.name.lower(): each.vectors for each in brought_by(first.loras, self.loras.find)}
+        rules = self._chunk_rules(model, brought) if counts else None
         return [
             f"{field}: {note.message}"
             for field, text in worth_it.items()
@@ -155,10 +157,11 @@ class Storage:
             composable=composable,
         )
 
-    def _chunk_rules(self, model: Model) -> "ChunkRules":
+    def _chunk_rules(self, model: Model, brought: Mapping[str, int] | None = None) -> "ChunkRules":
+        """Return how the model's tokenizer reads prompts; LoRAs may bring words of so many vectors."""
         from pipelines.spec.prompt.tokenizing import chunk_rules  # see `notes`
 
-        return chunk_rules(model.path / "tokenizer", embeddings=self.embeddings.vectors())
+        return chunk_rules(model.path / "tokenizer", embeddings={**self.embeddings.vectors(), **(brought or {})})
 
     def templates(self) -> "Templates":
         """Read the word lists of the folder `wildcards`.
@@ -176,20 +179,6 @@ class Storage:
         return tuple(
             one.model_copy(update={"prompt": prompt, "template": template})
             for one, prompt in zip(resolved, prompts, strict=True)
-        )
-
-    def _choose_loras(
-        self, asked: Sequence[LoraSpec], resolved: tuple[ResolvedRequest, ...], model: Model
-    ) -> tuple[ResolvedRequest, ...]:
-        """Give each picture its LoRAs; those of the same prompt have the same."""
-        find = cache(self.loras.find)  # each look at the folders takes milliseconds
-        chosen: dict[str, ResolvedRequest] = {}
-        for one in resolved:
-            if one.prompt not in chosen:
-                chosen[one.prompt] = choose_loras(one, asked, model=model, find=find)
-        return tuple(
-            one.model_copy(update={"prompt": chosen[one.prompt].prompt, "loras": chosen[one.prompt].loras})
-            for one in resolved
         )
 
     def open_inputs(self, request: GenerationRequest, model: Model, resolved: tuple[ResolvedRequest, ...]) -> Inputs:
@@ -214,9 +203,11 @@ class Storage:
         )
 
     def _embedding_files(self, resolved: tuple[ResolvedRequest, ...]) -> dict[str, EmbeddingFile]:
-        wanted = {pair for one in resolved for pair in one.embeddings.items()}
+        """Return the files that the prompts name, by name; what LoRAs bring comes with their files."""
+        brought = {lora.sha256 for one in resolved for lora in one.loras}
+        wanted = {name for one in resolved for name, digest in one.embeddings.items() if digest not in brought}
         installed = self.embeddings.all() if wanted else []
-        return {each.name: each.file() for each in installed if each.name in dict(wanted)}
+        return {each.name: each.file() for each in installed if each.name in wanted}
 
     def _hires_model(self, request: GenerationRequest) -> Model | None:
         if request.hires_model in {None, request.model}:
@@ -229,6 +220,20 @@ class Storage:
             return None
         with _naming("hires_upscaler"):
             return find_upscaler(request.hires_upscaler, self.settings.upscalers_dir)
+
+
+def _choose_loras(
+    asked: Sequence[LoraSpec], resolved: tuple[ResolvedRequest, ...], model: Model, find: FindLora
+) -> tuple[ResolvedRequest, ...]:
+    """Give each picture its LoRAs; those of the same prompt have the same."""
+    chosen: dict[str, ResolvedRequest] = {}
+    for one in resolved:
+        if one.prompt not in chosen:
+            chosen[one.prompt] = choose_loras(one, asked, model=model, find=find)
+    return tuple(
+        one.model_copy(update={"prompt": chosen[one.prompt].prompt, "loras": chosen[one.prompt].loras})
+        for one in resolved
+    )
 
 
 @contextmanager

@@ -209,7 +209,7 @@ class DiffusersEngine:
         with self._wardrobe.wear(components, requests[0].loras, inputs.loras) as loras:
             told: dict[str, Any] = {
                 "components": components,
-                "embeddings": inputs.embeddings,
+                "embeddings": {**inputs.embeddings, **loras.embeddings},
                 "loras": loras.on_text_encoders,
                 "first_steps": one_pass.first_steps,
             }

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from pipelines.runtime.embeddings import Vectors, inserted, load_vectors
+from pipelines.runtime.embeddings import BundledEmbedding, Vectors, inserted, load_vectors
 from pipelines.runtime.loading import Components
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.errors import NotANumber
@@ -17,7 +17,10 @@ from pipelines.spec.prompt import ChunkRules, chunk, parse, schedule, weigh
 from pipelines.spec.request import Emphasis, ResolvedRequest
 from pipelines.spec.schedulers import told_steps
 
-_NONE: Mapping[str, EmbeddingFile] = MappingProxyType({})
+Embeddings = Mapping[str, EmbeddingFile | BundledEmbedding]
+"""By name: files, and what came with LoRAs."""
+
+_NONE: Embeddings = MappingProxyType({})
 
 CACHED_TEXTS = 64
 """Per loaded model. One chunk is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
@@ -71,7 +74,7 @@ class PromptEncoder:
         request: ResolvedRequest,
         *,
         components: Components,
-        embeddings: Mapping[str, EmbeddingFile] = _NONE,
+        embeddings: Embeddings = _NONE,
         loras: Worn = (),
         first_steps: int | None = None,
     ) -> EncodedPrompt:
@@ -80,7 +83,7 @@ class PromptEncoder:
         Args:
             request: what to encode, and which embeddings it names.
             components: the loaded model; it is left as it was.
-            embeddings: the files of those embeddings, by name.
+            embeddings: where those embeddings are.
             loras: those that the text encoders wear.
             first_steps: for a second pass, the steps of the first, from which prompts count on.
 
@@ -103,7 +106,7 @@ class PromptEncoder:
         request: ResolvedRequest,
         *,
         components: Components,
-        embeddings: Mapping[str, EmbeddingFile] = _NONE,
+        embeddings: Embeddings = _NONE,
         loras: Worn = (),
         first_steps: int | None = None,
     ) -> EncodedPrompt:
@@ -122,7 +125,7 @@ class PromptEncoder:
         text: str,
         request: ResolvedRequest,
         components: Components,
-        embeddings: Mapping[str, EmbeddingFile],
+        embeddings: Embeddings,
         *,
         loras: Worn,
         first_steps: int | None,
@@ -162,7 +165,7 @@ class _Key:
 
 
 @torch.inference_mode()
-def _encode(key: _Key, components: Components, embeddings: Mapping[str, EmbeddingFile]) -> Conditioning:
+def _encode(key: _Key, components: Components, embeddings: Embeddings) -> Conditioning:
     """Run every text encoder; SDXL's two lie side by side, and the second gives the pooled projection."""
     vectors = {name: load_vectors(embeddings[name], sha256=sha256) for name, sha256 in key.embeddings}
     parts = [

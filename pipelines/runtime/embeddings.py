@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +18,26 @@ Vectors = Mapping[str, torch.Tensor]
 """Name -> the vectors for one text encoder: (vectors, width), as in the file."""
 
 
-def load_vectors(file: EmbeddingFile, *, sha256: str) -> tuple[torch.Tensor, ...]:
+@dataclass(frozen=True, eq=False)
+class BundledEmbedding:
+    """An embedding that came with a LoRA and is in memory with it."""
+
+    sha256: str
+    """The LoRA's."""
+    vectors: tuple[torch.Tensor, ...]
+    """For each text encoder: (vectors, width), on the CPU."""
+
+
+def load_vectors(file: EmbeddingFile | BundledEmbedding, *, sha256: str) -> tuple[torch.Tensor, ...]:
     """Return the vectors for each text encoder: (vectors, width), on the CPU.
 
     Raises:
         ModelError: the file is gone, is another than was asked for, is no embedding, or holds NaN or infinity.
     """
+    if isinstance(file, BundledEmbedding):
+        if file.sha256 != sha256:
+            raise ModelError("an embedding has moved into a LoRA since the picture was asked for; ask again")
+        return file.vectors
     layout = layout_of(read_header(file.path), file.path)
     try:
         data = file.path.read_bytes()

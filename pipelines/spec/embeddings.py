@@ -1,7 +1,7 @@
 """What an embedding (textual inversion) is: vectors that stand for a name in a prompt. Read from headers, no torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.spec.errors import InvalidRequest, ModelError
@@ -11,6 +11,10 @@ from pipelines.spec.safetensors_header import Header, TensorInfo
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 SDXL_KEYS = ("clip_l", "clip_g")
 """The tensors of an embedding for two text encoders, in the order of the encoders."""
+
+BUNDLED = "bundle_emb."
+"""How the tensors begin that a LoRA file brings for words of prompts: bundle_emb.NAME.string_to_param.*, or .clip_l."""
+_MAX_NAME = 256
 
 _MADE_FOR: Mapping[tuple[int, ...], str] = {
     (768,): "Stable Diffusion 1.x",
@@ -53,19 +57,32 @@ def layout_of(header: Header, path: Path) -> EmbeddingLayout:
     Raises:
         ModelError: the file is no embedding.
     """
-    keys = _keys(header.tensors)
-    shapes = [_shape(header.tensors[key]) for key in keys]
-    types = {header.tensors[key].dtype for key in keys}
-    if not keys:
+    if not _keys(header.tensors):
         raise ModelError(
             f"{path} is no embedding: an embedding has one tensor for each text encoder, and this file holds "
             f"{len(header.tensors)} others; LoRAs and models have folders of their own"
         )
-    if len({vectors for vectors, _ in shapes}) > 1 or not all(map(all, shapes)):
-        raise ModelError(f"{path} is no embedding: it holds no vectors, or not as many for each text encoder")
-    if not types <= FLOATS:
-        raise ModelError(f"{path} is no embedding: it holds {', '.join(types - FLOATS)}, where vectors are floats")
-    return EmbeddingLayout(keys, tuple(width for _, width in shapes), shapes[0][0])
+    return _layout(header.tensors, str(path))
+
+
+def bundled_layouts(header: Header, path: Path) -> Mapping[str, EmbeddingLayout]:
+    """Return where the vectors are of the embeddings that a LoRA file brings, by name; most bring none.
+
+    Raises:
+        ModelError: what the file calls an embedding is none.
+    """
+    bundles: dict[str, dict[str, TensorInfo]] = {}
+    for key, tensor in header.tensors.items():
+        if key.startswith(BUNDLED):
+            name, _, part = key.removeprefix(BUNDLED).partition(".")
+            bundles.setdefault(name, {})[part] = tensor
+    layouts = {}
+    for name, tensors in bundles.items():
+        if not (name.strip() and name.isprintable() and len(name) <= _MAX_NAME):
+            raise ModelError(f"{path} brings an embedding called {name!r:.80}, which no prompt can name")
+        layout = _layout(tensors, f"what {path} brings as {name!r}")
+        layouts[name] = replace(layout, keys=tuple(f"{BUNDLED}{name}.{part}" for part in layout.keys))
+    return layouts
 
 
 def check_fits(name: str, layout: EmbeddingLayout, model: Model, *, field: str) -> None:
@@ -81,6 +98,17 @@ def check_fits(name: str, layout: EmbeddingLayout, model: Model, *, field: str) 
             f"{field}, or choose another model",
             field=field,
         )
+
+
+def _layout(tensors: Mapping[str, TensorInfo], source: str) -> EmbeddingLayout:
+    keys = _keys(tensors)
+    shapes = [_shape(tensors[key]) for key in keys]
+    types = {tensors[key].dtype for key in keys}
+    if not keys or len({vectors for vectors, _ in shapes}) > 1 or not all(map(all, shapes)):
+        raise ModelError(f"{source} is no embedding: it holds no vectors, or not as many for each text encoder")
+    if not types <= FLOATS:
+        raise ModelError(f"{source} is no embedding: it holds {', '.join(types - FLOATS)}, where vectors are floats")
+    return EmbeddingLayout(keys, tuple(width for _, width in shapes), shapes[0][0])
 
 
 def _keys(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:

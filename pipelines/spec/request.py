@@ -474,7 +474,7 @@ class ResolvedRequest(_Frozen):
     output_format: OutputFormat
     template: str | None = None
     embeddings: Mapping[str, str] = Field(default_factory=dict)
-    """The embeddings that the prompts name, and the SHA-256 of their files."""
+    """The embeddings that the prompts name, and the SHA-256 of their files; the LoRA's, where one brings it."""
 
     @property
     def enlargement(self) -> Enlargement | None:

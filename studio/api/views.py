@@ -130,6 +130,7 @@ class LoraView(BaseModel):
     ranks: list[int]
     alpha: float | None
     layers: dict[str, int] = Field(description="How many layers it changes, by the part of the model.")
+    embeddings: dict[str, int] = Field(description="Words that it brings for prompts, and how many tokens each takes.")
     trigger_words: list[str]
     licence: str
     file_sha256: str | None = Field(description="Of the file, once it has been computed.")

@@ -95,6 +95,7 @@ def _shown(lora: "InstalledLora") -> dict[str, Any]:
         "size": _size(lora),
         "ranks": ", ".join(map(str, header.ranks)) if header else "",
         "layers": _layers(lora),
+        "embeddings": ", ".join(header.embeddings) if header else "",
         "trigger_words": ", ".join(header.trigger_words) if header else "",
         "claimed_sha256": f"{header.claimed_sha256}{verdict}" if header and header.claimed_sha256 else "",
         "metadata": "",

@@ -104,6 +104,12 @@ def _lora_hashes(request: ResolvedRequest) -> str | None:
     return ", ".join(hashes) or None
 
 
+def _embedding_hashes(request: ResolvedRequest) -> str | None:
+    """Return the hashes of embeddings; those that LoRAs bring have the hashes of these."""
+    brought = {lora.sha256 for lora in request.loras}
+    return _hashes({name: digest for name, digest in request.embeddings.items() if digest not in brought})
+
+
 def name_in_hashes(name: str) -> str:
     """Return a LoRA's name as A1111 writes it beside its hash."""
     return name.translate(NOT_IN_HASHES)
@@ -167,7 +173,7 @@ def _options(request: ResolvedRequest) -> list[_Pair]:
         ("Sigma tmin", _number(request.s_tmin) if request.s_tmin else None),
         ("Sigma tmax", None if request.s_tmax is None else _number(request.s_tmax)),
         ("Sigma noise", _number(request.s_noise) if request.s_noise != 1 else None),
-        ("TI hashes", _hashes(request.embeddings)),
+        ("TI hashes", _embedding_hashes(request)),
     ]
 
 

@@ -1,6 +1,6 @@
 """Models, LoRAs, embeddings and upscale models on disk. Reads configuration files and headers only; no torch."""
 
-from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding
+from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding, brought_by
 from studio.store.hashes import FileHashes, Hashes
 from studio.store.installed import POCKET, find_model, installed_models, model_finder
 from studio.store.lora_header import LoraHeader
@@ -16,6 +16,7 @@ __all__ = [
     "InstalledLora",
     "LoraCatalogue",
     "LoraHeader",
+    "brought_by",
     "described_lora",
     "find_model",
     "find_upscaler",

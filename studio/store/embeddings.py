@@ -3,7 +3,7 @@
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 
 from pipelines.spec.embeddings import EmbeddingFile, EmbeddingLayout, check_fits, layout_of
 from pipelines.spec.errors import InvalidRequest, ModelError
+from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.model import Model
 from pipelines.spec.request import ResolvedRequest
 from pipelines.spec.safetensors_header import read_header
 from pipelines.spec.schedulers import told_steps
+from studio.store.loras import InstalledLora
 
 SUFFIXES = frozenset({".safetensors", ".sft", ".pt", ".bin"})
 """What is looked at; that a file is called .pt does not make it a pickle, nor .safetensors none."""
@@ -39,14 +41,18 @@ class InstalledEmbedding:
     """Why it cannot be used, in a sentence."""
     note: str = ""
     """What its metadata says about it."""
+    lora_sha256: str = ""
+    """Of the LoRA's tensors, if it comes with a LoRA in one file."""
 
     @cached_property
     def sha256(self) -> str:
-        """Of the whole file.
+        """Of the whole file; of its tensors, where that is a LoRA.
 
         Raises:
             ModelError: it cannot be read.
         """
+        if self.lora_sha256:
+            return self.lora_sha256
         try:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -99,25 +105,33 @@ class EmbeddingCatalogue:
         """Return how many vectors stand for each name."""
         return {_plain(embedding.name): embedding.vectors for embedding in self.all()}
 
-    def named_by(self, requests: Iterable[ResolvedRequest], model: Model) -> dict[str, dict[str, InstalledEmbedding]]:
-        """Return the embeddings that the prompts of some pictures name: prompt -> name -> file.
+    def named_by(
+        self, requests: Iterable[ResolvedRequest], model: Model, *, find_lora: Callable[[str], InstalledLora]
+    ) -> Iterator[dict[str, InstalledEmbedding]]:
+        """Yield the embeddings that the prompts of each picture name: name -> file. Its LoRAs may bring some.
 
         A name counts where the model's tokenizer cuts it into the same tokens as a piece of the prompt, the longest
         name first, as in A1111.
 
         Args:
-            requests: pictures that differ in the prompt only.
+            requests: pictures that differ in the prompt and in LoRAs only.
             model: whose tokenizer reads the prompts.
+            find_lora: finds a LoRA by its name.
 
         Raises:
             InvalidRequest: an embedding is for another kind of model, cannot be used, or is there twice.
             ModelError: the tokenizer cannot be read.
         """
-        installed: dict[str, list[InstalledEmbedding]] = defaultdict(list)
-        for embedding in self.all():
-            installed[_plain(embedding.name)].append(embedding)
-        distinct = {request.prompt: request for request in requests}
-        return {prompt: _named(request, model, installed) for prompt, request in distinct.items()}
+        own = self.all()
+        known: dict[tuple[str, ...], dict[str, InstalledEmbedding]] = {}
+        for request in requests:
+            key = (request.prompt, *(lora.name for lora in request.loras))
+            if key not in known:
+                installed: dict[str, list[InstalledEmbedding]] = defaultdict(list)
+                for embedding in (*own, *brought_by(request.loras, find_lora)):
+                    installed[_plain(embedding.name)].append(embedding)
+                known[key] = _named(request, model, installed)
+            yield known[key]
 
     def find(self, name: str, digest: str) -> str | None:
         """Return the name of the embedding with a hash (its first digits), or with a name where no hash is given."""
@@ -138,6 +152,16 @@ class EmbeddingCatalogue:
             stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
             known = self._known.get(path)
             yield path, known if known is not None and known[0] == stamp else (stamp, _read(path))
+
+
+def brought_by(
+    loras: Iterable[ResolvedLora], find_lora: Callable[[str], InstalledLora]
+) -> Iterator[InstalledEmbedding]:
+    """Yield the embeddings in the files of some LoRAs: words of the prompts of pictures that get these LoRAs."""
+    for lora in loras:
+        file = find_lora(lora.name)
+        for name, layout in file.header.embeddings.items() if file.header else ():
+            yield InstalledEmbedding(name, file.path, layout, lora_sha256=lora.sha256)
 
 
 def _named(
@@ -186,7 +210,9 @@ def _usable(candidates: list[InstalledEmbedding], model: Model, *, field: str) -
     first, *others = candidates
     if others:
         paths = " and ".join(str(each.path) for each in candidates)
-        raise InvalidRequest(f"{field} names embedding {first.name!r}, which is {paths}; rename one", field=field)
+        raise InvalidRequest(
+            f"{field} names embedding {first.name!r}, which is {paths}; rename one, or leave it out", field=field
+        )
     if first.layout is None:
         raise InvalidRequest(f"{field} names embedding {first.name!r}: {first.problem}", field=field)
     check_fits(first.name, first.layout, model, field=field)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.spec.embeddings import BUNDLED, EmbeddingLayout, bundled_layouts
 from pipelines.spec.errors import ModelError
 from pipelines.spec.safetensors_header import Header, TensorInfo, read_header
 
@@ -90,8 +91,6 @@ _KINDS: tuple[tuple[str, str], ...] = (
 )
 """How what a tensor is in its layer begins -> kind."""
 _RANKED = re.compile(r"lora[_.](?:down|A)|lokr_w[12]_b|hada_w1_b")
-_EMBEDDING = "bundle_emb."
-"""Where a LoRA carries textual inversions with it."""
 _PARTS: tuple[tuple[str, str], ...] = (
     ("lora_te1_", "text encoder"),
     ("lora_te2_", "text encoder 2"),
@@ -100,7 +99,7 @@ _PARTS: tuple[tuple[str, str], ...] = (
     ("text_encoder_2.", "text encoder 2"),
     ("text_encoder_3.", "text encoder 3"),
     ("text_encoder.", "text encoder"),
-    (_EMBEDDING, "embedding"),
+    (BUNDLED, "embedding"),
 )
 _CROSS_ATTENTION = re.compile(r"attn2[._](?:processor[._])?to_[kv]$")
 _INPUT_SIDE = re.compile(r"lora[_.](?:down|A)|hada_w[12]_b$|diff$")
@@ -124,6 +123,8 @@ class LoraHeader:
     """How many layers it changes, by the part of the model they are in."""
     cross_attention_dim: int | None
     """The width of the text that its cross-attention reads."""
+    embeddings: Mapping[str, EmbeddingLayout]
+    """What it brings for words of prompts, by word."""
     trigger_words: tuple[str, ...]
     """The phrase that the author names, then the tags that its training pictures have most often."""
     licence: str
@@ -158,6 +159,7 @@ def read_lora_header(path: Path) -> LoraHeader:
         alpha=_alpha(path, header, metadata),
         layers=dict(sorted(Counter(_part(layer, family) for layer in layers).items())),
         cross_attention_dim=width,
+        embeddings=bundled_layouts(header, path),
         trigger_words=tuple(_trigger_words(metadata)),
         licence=_text(metadata, "modelspec.license") or _text(metadata, "license"),
         claimed_sha256=_text(metadata, "sshs_model_hash") or _text(metadata, "modelspec.hash_sha256"),
@@ -168,7 +170,7 @@ def read_lora_header(path: Path) -> LoraHeader:
 
 def _split(name: str) -> tuple[str, str]:
     """Return the layer that a tensor belongs to and what it is there; an unknown name is no such thing."""
-    if name.startswith(_EMBEDDING):
+    if name.startswith(BUNDLED):
         return ".".join(name.split(".")[:2]), "embedding"
     match = _SUFFIX.search(name)
     return (name[: match.start()], match["kind"]) if match else (name, "")

@@ -94,6 +94,12 @@ class InstalledLora:
                 f"LoRA {self.name} is made for {self.family_label}, and model {model.name} is {model.family.label}; "
                 "choose another model, or leave the LoRA out"
             )
+        for name, layout in header.embeddings.items():
+            if layout.widths != model.text_encoder_widths:
+                raise ModelError(
+                    f"LoRA {self.name} brings embedding {name!r} for {layout.made_for}, and model {model.name} takes "
+                    f"{'+'.join(map(str, model.text_encoder_widths))}; choose another model, or leave the LoRA out"
+                )
         width = model.cross_attention_dim
         if None not in {header.cross_attention_dim, width} and header.cross_attention_dim != width:
             raise ModelError(
@@ -116,6 +122,7 @@ def described_lora(lora: InstalledLora) -> dict[str, Any]:
         "ranks": list(header.ranks) if header else [],
         "alpha": header.alpha if header else None,
         "layers": dict(header.layers) if header else {},
+        "embeddings": {word: layout.vectors for word, layout in header.embeddings.items()} if header else {},
         "trigger_words": list(header.trigger_words) if header else [],
         "licence": header.licence if header else "",
         "file_sha256": hashes.file if hashes else None,

@@ -130,6 +130,60 @@ def test_layers_are_counted_by_part(studio: Studio, write: Callable[..., Path]) 
     assert header.layers == {"U-Net": 1, "text encoder": 1, "text encoder 2": 1, "embedding": 1}
 
 
+SEA = {"bundle_emb.sea.string_to_param.*": (2, 128)}
+"""An embedding for the pocket model."""
+BRINGING: dict[str, Shape] = {"lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": (8, 128), **SEA}
+
+
+def test_embeddings_in_its_file_are_words_while_a_lora_is_applied(studio: Studio, write: Callable[..., Path]) -> None:
+    path = write("ship", BRINGING)
+    sha256 = own(studio)["ship"].sha256
+
+    with_it, without = (
+        studio.generate(prompt, model="pocket", seed=1, num_inference_steps=2, progress=False)[0]
+        for prompt in ("a (Sea:1.1) <lora:ship:1>", "a (Sea:1.1)")
+    )
+
+    assert with_it.request.embeddings == {"sea": sha256}
+    assert without.request.embeddings == {}
+    assert read(with_it.path).request.embeddings == {"sea": sha256}
+    assert "TI hashes" not in read_texts(with_it.path)["parameters"], "its hash is the LoRA's, which stands there"
+    assert studio.verify(with_it.path, progress=False).is_exact
+    write("ship", {**BRINGING, "bundle_emb.sea.string_to_param.*": (3, 128)})
+    assert "embeddings" in {each.name for each in studio.verify(with_it.path, progress=False).differences}
+    assert path.exists()
+
+
+def test_a_batch_may_mean_different_things_by_a_word(studio: Studio, write: Callable[..., Path]) -> None:
+    write("ship", BRINGING, value=1.0)
+    write("boat", BRINGING, value=2.0)
+    request = studio.request("sea {<lora:ship:1>|<lora:boat:1>|}", model="pocket", seed=1, num_images=12)
+
+    images = studio.generate(request.model_copy(update={"num_inference_steps": 2}), progress=False)
+
+    digests = {name: each.sha256 for name, each in own(studio).items()}
+    for image in images:
+        assert list(image.request.embeddings.values()) == [digests[lora.name] for lora in image.request.loras]
+    assert {lora.name for image in images for lora in image.request.loras} == {"ship", "boat"}
+
+
+def test_a_bundle_that_cannot_be_used_is_told(studio: Studio, write: Callable[..., Path]) -> None:
+    write("ship", BRINGING)
+    write_lora_file(studio.settings.embeddings_dir / "sea.safetensors", {"emb_params": (2, 128)})
+    with pytest.raises(InvalidRequest, match=r"names embedding 'sea', which is .*sea.* and .*ship.*; rename one, or"):
+        studio.generate("sea <lora:ship:1>", model="pocket", progress=False)
+
+    write("wide", {**BRINGING, "bundle_emb.sea.string_to_param.*": (2, 768)})
+    with pytest.raises(InvalidRequest, match=r"wide brings embedding 'sea' .* 1.x \(768\), and model"):
+        studio.generate("x <lora:wide:1>", model="pocket", progress=False)
+
+    write("odd", {**BRINGING, "bundle_emb.sea.more": (2, 2)})
+    write("nameless", {**BRINGING, "bundle_emb..string_to_param.*": (2, 128)})
+    problems = {name: lora.problem for name, lora in own(studio).items()}
+    assert "brings as 'sea' is no embedding" in problems["odd"]
+    assert "an embedding called '', which no prompt can name" in problems["nameless"]
+
+
 BROKEN: list[tuple[str, bytes, str]] = [
     ("empty", b"", "its header is cut short or missing"),
     ("renamed pickle", b"\x80\x02}q\x00(X\x0b" + bytes(64), "it is a pickle"),

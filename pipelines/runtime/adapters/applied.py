@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.layers import UNET, Layers, Place
 from pipelines.runtime.adapters.loaded import LoadedLora, moved
+from pipelines.runtime.embeddings import BundledEmbedding
 from pipelines.spec.loras import ResolvedLora
 
 
@@ -37,6 +38,12 @@ class AppliedLoras:
         self._parts = _by_place(loras)
         self.audits: Mapping[str, str] = {asked.name: loaded.audit for asked, loaded in loras}
         """Name of each LoRA -> how many of its keys were applied, and where."""
+        self.embeddings: Mapping[str, BundledEmbedding] = {
+            name: BundledEmbedding(asked.sha256, vectors)
+            for asked, loaded in loras
+            for name, vectors in loaded.embeddings.items()
+        }
+        """What they bring for words of prompts."""
         self.on_text_encoders = tuple(
             (asked.sha256, asked.text_encoder_weight)
             for asked, loaded in loras

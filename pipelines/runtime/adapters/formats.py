@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from pipelines.runtime.adapters import deltas
 from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.layers import Layers, Place
+from pipelines.spec.embeddings import BUNDLED
 
 Tensors = Mapping[str, Tensor]
 
 _FLAT_PREFIXES = ("lora_unet_", "lora_te", "lycoris_", "oft_unet_")
-_EMBEDDING = "bundle_emb."
 _TENSOR_NAMES: Mapping[str, str] = MappingProxyType(
     {
         # PEFT and diffusers -> kohya
@@ -75,7 +75,7 @@ def sort_keys(tensors: Tensors, layers: Layers) -> Sorted:
     """Sort the keys of a file by the model's layers."""
     found = _Collected()
     for key, tensor in tensors.items():
-        if key.startswith(_EMBEDDING):
+        if key.startswith(BUNDLED):
             found.embeddings.append(key)
             continue
         place, name = _flat(key, layers) if key.startswith(_FLAT_PREFIXES) else _dotted(key, layers)

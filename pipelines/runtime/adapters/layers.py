@@ -43,6 +43,8 @@ class Layers:
                 self._dotted.setdefault(prefix + path, place)
         self.text_width = int(unet.config.cross_attention_dim)
         """Of the text that cross-attention reads."""
+        self.text_widths = tuple(int(encoder.config.hidden_size) for encoder in text_encoders)
+        """Of the text encoders' vectors, in their order."""
         for number, encoder in enumerate(text_encoders):
             self._add_text_encoder(number, encoder, is_alone=len(text_encoders) == 1)
 

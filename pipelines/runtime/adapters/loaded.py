@@ -3,7 +3,7 @@
 import hashlib
 import math
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
@@ -20,11 +20,12 @@ from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.formats import Sorted, Unfit, build, sort_keys
 from pipelines.runtime.adapters.layers import Layers, Place
 from pipelines.runtime.adapters.scales import read_scales
+from pipelines.spec.embeddings import bundled_layouts
 from pipelines.spec.errors import LoraError, ModelError
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.families.sdxl import SDXL
 from pipelines.spec.loras import LoraFile
-from pipelines.spec.safetensors_header import read_header
+from pipelines.spec.safetensors_header import Header, read_header
 
 MAX_BYTES = 2 * 2**30
 """What loaded LoRAs may hold together."""
@@ -43,17 +44,20 @@ class LoadedLora:
     name: str
     sha256: str
     deltas: Mapping[Place, tuple[Delta, ...]]
-    embeddings: tuple[str, ...]
-    """Textual inversions that the file carries, by name. They are left aside: embeddings have files of their own."""
+    embeddings: Mapping[str, tuple[Tensor, ...]]
+    """What it brings for words of prompts: name -> vectors for each text encoder, (vectors, width)."""
     num_bytes: int
 
     @property
     def audit(self) -> str:
-        """How many layers the file names and how many it changes: "264/264: text encoder 72, unet 192"."""
-        parts = [place.part for place in self.deltas]
-        counts = ", ".join(f"{part.replace('_', ' ')} {parts.count(part)}" for part in sorted(set(parts)))
-        aside = f"; embeddings left aside: {', '.join(self.embeddings)}" if self.embeddings else ""
-        return f"{len(parts)}/{len(parts)}: {counts}{aside}"
+        """How much the file holds and how much of it is applied: "266/266: embeddings 2, text encoder 72, unet 192".
+
+        Counted are layers and, where the file brings words for prompts, those.
+        """
+        counts = Counter(place.part for place in self.deltas) + Counter(embeddings=len(self.embeddings))
+        total = counts.total()
+        parts = ", ".join(f"{part.replace('_', ' ')} {count}" for part, count in sorted(counts.items()))
+        return f"{total}/{total}: {parts}"
 
 
 class LoraCache:
@@ -106,12 +110,12 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
     Raises:
         LoraError: see `LoraCache.get`.
     """
-    tensors, metadata = _read(file)
+    tensors, header = _read(file)
     _check_finite(file, tensors)
     found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
     _check_found(found, tensors, file=file, layers=layers, model_name=model_name)
     try:
-        scales = read_scales(metadata)
+        scales = read_scales(header.metadata)
     except ValueError as error:
         raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
     deltas: dict[Place, tuple[Delta, ...]] = {}
@@ -126,8 +130,9 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
                 "choose another model, or leave the LoRA out"
             ) from error
         deltas[place] = tuple(settled(each, layer.weight.device, dtype) for each in built)
-    embeddings = tuple(dict.fromkeys(key.split(".")[1] for key in found.embeddings))
-    return LoadedLora(file.name, file.sha256, deltas, embeddings, _num_bytes(deltas.values()))
+    embeddings = _embeddings(file, header, tensors, layers=layers, model_name=model_name)
+    num_bytes = _num_bytes(deltas.values()) + sum(each.nbytes for vectors in embeddings.values() for each in vectors)
+    return LoadedLora(file.name, file.sha256, deltas, embeddings, num_bytes)
 
 
 def settled(delta: Delta, device: torch.device, dtype: torch.dtype) -> Delta:
@@ -148,8 +153,8 @@ def moved(delta: Delta, device: torch.device) -> Delta:
     return there
 
 
-def _read(file: LoraFile) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """Return tensors and metadata of the file, once it proves to be the one that was asked for."""
+def _read(file: LoraFile) -> tuple[dict[str, Tensor], Header]:
+    """Return tensors and header of the file, once it proves to be the one that was asked for."""
     try:
         header = read_header(file.path)
         data = file.path.read_bytes()
@@ -164,7 +169,7 @@ def _read(file: LoraFile) -> tuple[dict[str, Tensor], Mapping[str, str]]:
             f"{file.sha256[:12]} was asked for; choose it again"
         )
     try:
-        return safetensors.torch.load(data), header.metadata
+        return safetensors.torch.load(data), header
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
 
@@ -196,6 +201,21 @@ def _check_found(
         f"LoRA {file.name!r} fits model {model_name} in part only: {sides}{len(found.unknown)} of its {len(tensors)} "
         f"keys belong to no layer, first {found.unknown[0]}; choose another model, or leave the LoRA out"
     )
+
+
+def _embeddings(
+    file: LoraFile, header: Header, tensors: Mapping[str, Tensor], *, layers: Layers, model_name: str
+) -> dict[str, tuple[Tensor, ...]]:
+    """Return the vectors that the file brings for words, for each text encoder: (vectors, width)."""
+    embeddings = {}
+    for name, layout in bundled_layouts(header, file.path).items():
+        if layout.widths != layers.text_widths:
+            raise LoraError(
+                f"LoRA {file.name!r} does not fit model {model_name}: it brings embedding {name!r} for "
+                f"{layout.made_for}, and this model takes {'+'.join(map(str, layers.text_widths))}"
+            )
+        embeddings[name] = tuple(tensors[key].reshape(layout.vectors, -1) for key in layout.keys)
+    return embeddings
 
 
 def _sides(tensors: Mapping[str, Tensor], layers: Layers, model_name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
@@ -24,6 +25,7 @@ from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import resolve
 from pipelines.spec.safetensors_header import read_header
+from tests.pipelines.embedding_files import token_vectors
 from tests.pipelines.runtime.adapters import lora_files
 from tests.pipelines.runtime.adapters.lora_files import asked
 
@@ -189,6 +191,27 @@ def test_pictures_of_a_batch_wear_their_own(engine: DiffusersEngine, sd1: Model,
         ["lora text"],
         [],
     ]
+
+
+def test_an_embedding_in_the_same_file_means_its_words(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], tmp_path: Path
+) -> None:
+    """And only where the LoRA is applied."""
+    (vectors,) = token_vectors(sd1, "abc")
+    tensors = {**safetensors.torch.load_file(files["both"].path), "bundle_emb.sea.string_to_param.*": vectors}
+    file = lora_files.write(tmp_path / "bundle.safetensors", tensors)
+    named = {"embeddings": {"sea": file.sha256}}
+
+    by_name, by_words, plain = (
+        pixels(make(engine, sd1, {"bundle": file}, each))[0]
+        for each in (
+            request(sd1, asked(file), prompt="x sea", negative_prompt="sea").model_copy(update=named),
+            request(sd1, asked(file), prompt="x abc", negative_prompt="abc"),
+            request(sd1, asked(file), prompt="x sea", negative_prompt="sea"),
+        )
+    )
+
+    assert by_name == by_words != plain
 
 
 def test_a_lora_that_cannot_be_applied_fails_the_picture(

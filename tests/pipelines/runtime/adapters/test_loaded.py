@@ -147,16 +147,6 @@ def test_files_of_peft_for_a_text_encoder_alone(loaded: dict[str, Components], t
     assert_same(found(lora), expected(weights, scale=1.0))
 
 
-def test_bundled_embeddings_are_told_and_left_aside(loaded: dict[str, Components], tmp_path: Path) -> None:
-    weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
-    bundled = {"bundle_emb.my-style.string_to_param.*": torch.zeros(2, 32), "bundle_emb.my-style.emb": torch.zeros(2)}
-
-    lora = read(lora_files.write(tmp_path / "a.safetensors", lora_files.kohya(weights) | bundled), loaded["sd1"])
-
-    assert lora.audit == f"{len(weights)}/{len(weights)}: unet {len(weights)}; embeddings left aside: my-style"
-    assert_same(found(lora), expected(weights, scale=0.5))
-
-
 def test_tensors_do_not_lie_in_the_file(loaded: dict[str, Components], tmp_path: Path) -> None:
     """Where a tensor lies decides in which order its numbers are added up, and a file may put it anywhere."""
     weights = lora_files.random_weights(loaded["sd1"])
@@ -291,6 +281,23 @@ def test_the_names_of_tensors_count_too(loaded: dict[str, Components], tmp_path:
 
     assert torch.equal(after["unet", queries], before["unet", keys])
     assert not torch.equal(after["unet", queries], before["unet", queries])
+
+
+@pytest.mark.parametrize(("family", "parts"), [("sd1", ["string_to_param.*"]), ("sdxl", ["clip_g", "clip_l"])])
+def test_embeddings_in_the_same_file_are_counted(
+    family: str, parts: list[str], loaded: dict[str, Components], tmp_path: Path
+) -> None:
+    weights = lora_files.random_weights(loaded[family], parts=("unet",))
+    bundle = {f"bundle_emb.sea.{part}": torch.full((3, 32), float(number)) for number, part in enumerate(parts)}
+    tensors = lora_files.kohya(weights)
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", {**tensors, **bundle}), loaded[family])
+
+    assert lora.audit == f"{len(weights) + 1}/{len(weights) + 1}: embeddings 1, unet {len(weights)}"
+    assert [float(each.mean()) for each in lora.embeddings["sea"]] == ([0.0] if family == "sd1" else [1.0, 0.0])
+    bundle = {f"bundle_emb.sea.{part}": torch.ones(3, 31) for part in parts}
+    with pytest.raises(LoraError, match=r"brings embedding 'sea' for .* of width 31.*, and this model takes 32"):
+        read(lora_files.write(tmp_path / "a.safetensors", {**tensors, **bundle}), loaded[family])
 
 
 def test_the_cache_keeps_what_was_used_last(loaded: dict[str, Components], tmp_path: Path) -> None:
