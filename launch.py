@@ -210,6 +210,13 @@ def default_index(platform: str, *, nvidia: bool) -> str | None:
     return CUDA_INDEX if platform == "win32" and nvidia else None
 
 
+def brings_cuda(index: str | None, platform: str) -> bool:
+    """Tell whether torch from an index (None: PyPI) comes with gigabytes of libraries for graphics cards."""
+    if index is None:
+        return platform == "linux"
+    return platform != "darwin" and not index.rstrip("/").endswith("/cpu")
+
+
 def diagnose(output: str) -> str:
     """Return the sentence that belongs to the output of a failed pip or venv."""
     unknown = "The reason is not one that this program knows; the last lines of the log may tell."
@@ -304,9 +311,11 @@ def make_environment(root: Path, *, lock: int) -> None:
     code = "import pip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"
     python = program(root, "python")
     if not python.exists() or subprocess.run([python, "-I", "-c", code], capture_output=True, check=False).returncode:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "venv", "--clear", str(root / VENV)]
-            run_phase("Making the environment .venv", command, log=Path(folder, "venv.log"), lock=lock)
+        descriptor, name = tempfile.mkstemp(prefix="studio-venv-", suffix=".log")  # .venv is cleared meanwhile
+        os.close(descriptor)
+        command = [sys.executable, "-m", "venv", "--clear", str(root / VENV)]
+        run_phase("Making the environment .venv", command, log=Path(name), lock=lock)
+        Path(name).unlink()
     for record in records(root):
         if not (record / "INSTALLER").exists():  # pip writes it after all other files of a package
             shutil.rmtree(record)
@@ -336,7 +345,10 @@ def install(root: Path, *, order: Order, lock: int) -> None:
     else:
         best = order.torch_index or default_index(sys.platform, nvidia=has_nvidia())
         index = best if order.torch_index or (best and is_reachable(best)) else None
-        check_disk(root, SIZE_WITH_CUDA if sys.platform != "darwin" and has_nvidia() else SIZE_WITHOUT_CUDA)
+        size = SIZE_WITH_CUDA if brings_cuda(index, sys.platform) else SIZE_WITHOUT_CUDA
+        if best and not index:
+            say(f"{best} cannot be reached, so torch comes from PyPI: about {size[1]} GB in all.")
+        check_disk(root, size)
         # Only torch itself comes from there; what it needs comes with the studio's own libraries.
         source = (
             ["--index-url", index, "--no-deps", "--force-reinstall"] if index else ["-c", str(root / "constraints.txt")]

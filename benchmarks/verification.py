@@ -69,7 +69,10 @@ def random_request(random: Random, *, photo: Image.Image, mask: Image.Image) -> 
             "masked_content": random.choice(("original", "fill", "latent_noise", "latent_nothing")),
             "inpaint_area": random.choice(("whole_picture", "only_masked")),
             "mask_blur_x": random.choice((0.0, 4.0)),
+            "mask_mode": random.choice(("hard", "soft", "differential")),
         }
+    if task == "inpaint" and random.random() < 0.3:
+        fields |= {"outpaint_left": random.choice((0, 20)), "outpaint_bottom": 16}
     return fields
 
 

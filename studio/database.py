@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StorageError
 
-HEAD = "0003"
+HEAD = "0005"
 """The newest revision in studio/migrations/versions."""
 
 metadata = sa.MetaData()
@@ -51,6 +51,8 @@ image_table = sa.Table(
     sa.Column("path", sa.Text, nullable=False, unique=True),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("record", sa.JSON, nullable=False),
+    sa.Column("width", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("height", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.UniqueConstraint("job_id", "index"),
     sa.Index("image_by_created_at", "created_at"),
@@ -66,33 +68,63 @@ file_hash_table = sa.Table(
     sa.Column("tensors_sha256", sa.String(64), nullable=False),
 )
 
+outputs_table = sa.Table(
+    "outputs",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+)
+"""The one outputs folder whose files the rows name."""
+
 
 class Database:
     """Opens the database, migrates it and hands out transactions.
 
     Args:
         url: a SQLAlchemy URL.
+        is_only_read: make and change nothing, not even tables of an older version.
 
     Raises:
         StorageError: the file is damaged, or its folder cannot be written.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, is_only_read: bool = False) -> None:
         try:
             self._url = sa.make_url(url)
+        except (sa.exc.ArgumentError, ValueError) as error:
+            shown = "(not shown: there may be a password in it)" if "@" in url else url
+            raise StorageError(f"database {shown}: this is no URL; {_SUCH_AS}") from error
+        try:
             self._engine = sa.create_engine(self._url, json_serializer=partial(json.dumps, ensure_ascii=False))
         except (sa.exc.ArgumentError, ImportError) as error:
-            raise StorageError(f"database {url}: {error}; give a URL such as sqlite:///studio.db") from error
-        if self._url.get_backend_name() == "sqlite":
-            sa.event.listen(self._engine, "connect", _configure_sqlite)
+            raise StorageError(f"database {self._shown_url}: {error}; {_SUCH_AS}") from error
+        if self._is_sqlite:
+            sa.event.listen(self._engine, "connect", _look_only if is_only_read else _configure_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         try:
-            if self._url.get_backend_name() == "sqlite":
+            if self._is_sqlite and (self.exists() or not is_only_read):
                 self._check_sqlite()
-            self._migrate()
+            if not is_only_read:
+                self._migrate()
         except StorageError:
             self.close()
             raise
+
+    @property
+    def place(self) -> str:
+        """Where it is, without a password: a file, or a name on a server."""
+        return (self._url.database or "") if self._is_sqlite else self._shown_url
+
+    def exists(self) -> bool:
+        """Whether there is a database: a SQLite file is made by whoever opens it."""
+        return not self._is_sqlite or Path(self._url.database or "").is_file()
+
+    def revision(self) -> str | None:
+        """Return the revision of its tables; None if there are none yet."""
+        with self.read() as connection:
+            if not sa.inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -114,18 +146,16 @@ class Database:
         with self.read() as connection:
             verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if verdict != "ok":
-            raise StorageError(f"database {self._place}: {verdict}; {_DAMAGED}")
+            raise StorageError(f"database {self.place}: {verdict}; {_DAMAGED}")
 
     def _migrate(self) -> None:
         """Bring the schema to HEAD. Alembic is imported only when there is something to do."""
-        with self.read() as connection:
-            is_new = not sa.inspect(connection).has_table("alembic_version")
-            version = None if is_new else connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        version = self.revision()
         if version == HEAD:
             return
         if version is not None and version > HEAD:
             sentence = f"was made by a newer version (revision {version}, this one knows {HEAD}); use that version"
-            raise StorageError(f"database {self._place} {sentence}")
+            raise StorageError(f"database {self.place} {sentence}")
         from alembic import command
         from alembic.config import Config
 
@@ -145,22 +175,28 @@ class Database:
             reason = str(error.orig)
             advice = [advice for sign, advice in _ADVICE.items() if sign in reason][:1]
             sentence = "; ".join([f"{reason}{self._room(reason)}", *advice])
-            raise StorageError(f"database {self._place}: {sentence}") from error
+            raise StorageError(f"database {self.place}: {sentence}") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise StorageError(f"database {self._place}: {error}; {_DAMAGED}") from error
+            raise StorageError(f"database {self.place}: {error}; {_DAMAGED}") from error
 
     def _room(self, reason: str) -> str:
         """Say how much room is left, where that is the reason and can be known: beside a SQLite file."""
-        if _FULL not in reason or self._url.get_backend_name() != "sqlite":
+        if _FULL not in reason or not self._is_sqlite:
             return ""
         free = shutil.disk_usage(Path(self._url.database or ".").absolute().parent).free
         return f" ({free / 2**20:.1f} MiB free)"
 
     @property
-    def _place(self) -> str:
-        return self._url.database or self._url.render_as_string(hide_password=True)
+    def _is_sqlite(self) -> bool:
+        return self._url.get_backend_name() == "sqlite"
+
+    @property
+    def _shown_url(self) -> str:
+        """The URL without a password, which may stand among its options too."""
+        return self._url.set(query={}).render_as_string(hide_password=True)
 
 
+_SUCH_AS = "give a URL such as sqlite:///studio.db"
 _DAMAGED = "it is damaged; move the file away and run `studio gallery rebuild`: every picture carries its own record"
 _FULL = "full"
 _ADVICE = {
@@ -187,6 +223,12 @@ def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute(f"PRAGMA journal_mode = {'WAL' if wal_is_safe(sqlite3.sqlite_version_info) else 'DELETE'}")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _look_only(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA busy_timeout = 30000")
+    connection.execute("PRAGMA query_only = ON")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

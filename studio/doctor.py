@@ -12,9 +12,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +23,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StudioError
 from studio import __version__, environment
-from studio.database import Database, image_table, job_table, wal_is_safe
+from studio.database import HEAD, Database, image_table, job_table, wal_is_safe
 from studio.settings import Settings
 from studio.storage import server_lock, worker_lock
 from studio.store import find_model, installed_models
@@ -133,22 +133,25 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
-    url = sa.make_url(settings.database_url)
-    place = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        yield Finding("database", f"{place}, will be made when first needed")
-        return
     try:
-        database = Database(settings.database_url)
-        with database.read() as connection:
-            jobs, images = (
-                connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
-                for table in (job_table, image_table)
-            )
-        database.close()
-        yield Finding("database", f"{place}, whole: {jobs} jobs, {images} pictures")
+        with closing(Database(settings.database_url, is_only_read=True)) as database:
+            yield Finding("database", f"{database.place}, {_contents(database)}")
     except StudioError as error:
         yield Finding("database", str(error), is_fine=False)
+
+
+def _contents(database: Database) -> str:
+    match database.revision() if database.exists() else None:
+        case None:
+            return "will be made when first needed"
+        case str(older) if older != HEAD:
+            return f"whole; its tables are of an older version ({older}) and will be changed when first needed ({HEAD})"
+    with database.read() as connection:
+        jobs, images = (
+            connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+            for table in (job_table, image_table)
+        )
+    return f"whole: {jobs} jobs, {images} pictures"
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
@@ -177,7 +180,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield Finding("server", "does not run; `studio serve` starts it")
         return
     holder = lock.holder()
-    url = str(holder.get("url", f"http://{settings.host}:{settings.port}"))
+    url = str(holder.get("url", settings.url))
     workers = [device for device in settings.devices if worker_lock(settings, device).is_held()]
     text = f"runs at {url} (process {holder.get('pid', 'unknown')}); workers alive: {', '.join(workers) or 'none'}"
     if _answers(url):
@@ -205,8 +208,7 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
         if is_private
         else "everybody who can reach this machine, without a password; the server refuses, choose --host 127.0.0.1"
     )
-    address = f"{settings.host}:{settings.port}"
-    yield Finding("exposure", f"with these settings a server listens on {address}: {reach}", is_fine=is_private)
+    yield Finding("exposure", f"with these settings a server listens on {settings.address}: {reach}", is_private)
     loud = [f"{name}={os.environ.get(name)}" for name, value in environment.SILENT.items() if _differs(name, value)]
     if loud:
         yield Finding("leaves", f"what is sent is not known, for you have set {', '.join(loud)}; unset them", False)

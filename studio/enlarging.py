@@ -26,7 +26,7 @@ def enlarged(path: Path, fields: Mapping[str, Any]) -> GenerationRequest:
         InvalidRequest: naming the field.
     """
     record = metadata.read(path).request
-    values: dict[str, Any] = {**record.model_dump(), "num_images": 1}
+    values = record.asked().model_dump()
     if any(fields.get(field) is not None for field in SIZE_FIELDS):
         values |= dict.fromkeys(SIZE_FIELDS)
     elif record.enlargement is None:

@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
 from filelock import FileLock, Timeout
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -31,6 +32,7 @@ MAX_INPUT_PIXELS = 64 * 10**6
 MAX_INPUT_SIDE = 16384
 MIN_INPUT_SIDE = 8
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP")
+ORPHAN_SECONDS = 3600
 _WAIT_SECONDS = 0.01
 
 
@@ -42,7 +44,7 @@ class InputStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def put(self, source: bytes | Path | Image.Image, *, field: str = "init_image") -> str:
         """Store an image and return its id; the same bytes give the same id.
@@ -57,7 +59,7 @@ class InputStore:
         data = _read(source, field)
         _check(data, field)
         name = hashlib.sha256(data).hexdigest()
-        path = self._folder / name
+        path = self.folder / name
         if not path.exists():
             publish(path, lambda file: file.write(data), size=len(data))
         return name
@@ -68,7 +70,7 @@ class InputStore:
         Raises:
             NotFound: no such input.
         """
-        if not is_input_id(input_id) or not (path := self._folder / input_id).is_file():
+        if not is_input_id(input_id) or not (path := self.folder / input_id).is_file():
             raise NotFound(f"there is no stored input {input_id[:80]!r}; store the image first")
         return path
 
@@ -268,6 +270,8 @@ class ProcessLock:
         """Whether a living process (this one included) holds the lock."""
         if self._lock.is_locked:
             return True
+        if not Path(self._lock.lock_file).exists():  # trying would make it
+            return False
         if not self._try():
             return True
         self.release()
@@ -291,6 +295,24 @@ class ProcessLock:
         except (OSError, ValueError):
             return {}
         return note
+
+
+def left_behind(folder: Path) -> set[str]:
+    """Return the devices whose workers' temporary files lie in a folder's tree."""
+    found = (re.search(r"\.([a-z]+(?:-\d+)?)\.tmp$", path.name) for path in folder.glob("**/.*.tmp"))
+    return {re.sub(r"-(\d+)$", r":\1", match[1]) for match in found if match}
+
+
+def sweep_orphans(folder: Path) -> None:
+    """Delete the temporary files of processes that are gone, an hour after the last byte went into them.
+
+    The name says whose a file is (see `publish`), but another machine, or a container, counts its processes anew.
+    """
+    for path in folder.glob("**/.*.tmp"):
+        owner = re.search(r"\.(\d+)-\d+\.tmp$", path.name)
+        with suppress(OSError):
+            if owner and not psutil.pid_exists(int(owner[1])) and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
+                path.unlink()
 
 
 def sweep(folder: Path, suffix: str) -> None:

@@ -42,6 +42,9 @@ class GalleryImage:
     index: int
     path: Path
     thumbnail: Path
+    width: int
+    """Of the file in pixels; a part that was repainted by itself was painted in another size."""
+    height: int
     request: ResolvedRequest
     """What ran: `Studio.generate(image.request.asked())` makes the same pixels again."""
     provenance: Mapping[str, str | int | float | bool]
@@ -120,7 +123,7 @@ class Gallery:
         try:
             with self._database.write() as connection:
                 self._jobs.assert_ours(connection, job)
-                row = _row(record, name, data)
+                row = _row(record, name, data, size=generated.image.size)
                 connection.execute(sa.delete(image_table).where(*_same(row)))  # a rebuild may have found the file first
                 return self._image(connection.execute(sa.insert(image_table).values(row).returning(*_COLUMNS)).one())
         except StorageError:
@@ -213,8 +216,9 @@ class Gallery:
             path = self.images_dir / name
             try:
                 record, data = metadata.read(path), path.read_bytes()
-                if not self._thumbnail(name).exists():
-                    with Image.open(path) as image:
+                with Image.open(path) as image:
+                    size = image.size
+                    if not self._thumbnail(name).exists():
                         self._write_thumbnail(image, name)
             except (NotFound, OSError, RuntimeError):  # Pillow's AVIF decoder raises the last
                 unreadable.append(path)
@@ -222,7 +226,7 @@ class Gallery:
             if owners.setdefault((record.job_id, record.index), name) != name:
                 continue  # a copy
             whole.add(name)
-            row = _row(record, name, data)
+            row = _row(record, name, data, size=size)
             if name not in listed or not _agrees(listed[name], row):
                 rows.append(row)
         gone = [row for name, row in listed.items() if name not in whole and self._is_lost(name, names)]
@@ -319,6 +323,8 @@ class Gallery:
             index=index,
             path=self.images_dir / row.path,
             thumbnail=self._thumbnail(row.path),
+            width=row.width,
+            height=row.height,
             request=record.request,
             provenance=record.provenance,
             sha256=row.sha256,
@@ -352,8 +358,8 @@ def _record(row: sa.Row[Any]) -> Record | None:
 def _agrees(listed: sa.Row[Any], row: Mapping[str, Any]) -> bool:
     """Whether a listed row says what its file says; the version that wrote it may differ."""
     said = _record(listed)
-    about = (listed.job_id, listed._mapping["index"], listed.sha256)
-    return about == (row["job_id"], row["index"], row["sha256"]) and said == Record.from_json(row["record"])
+    is_same = all(listed._mapping[name] == row[name] for name in ("job_id", "index", "sha256", "width", "height"))
+    return is_same and said == Record.from_json(row["record"])
 
 
 def _same(row: Mapping[str, Any]) -> tuple[sa.ColumnElement[bool], ...]:
@@ -361,12 +367,15 @@ def _same(row: Mapping[str, Any]) -> tuple[sa.ColumnElement[bool], ...]:
     return image_table.c.job_id == row["job_id"], image_table.c.index == row["index"]
 
 
-def _row(record: Record, name: str, data: bytes) -> dict[str, Any]:
+def _row(record: Record, name: str, data: bytes, *, size: tuple[int, int]) -> dict[str, Any]:
+    width, height = size
     return {
         "job_id": record.job_id,
         "index": record.index,
         "path": name,
         "sha256": hashlib.sha256(data).hexdigest(),
         "record": record.to_json(),
+        "width": width,
+        "height": height,
         "created_at": record.created_at,
     }

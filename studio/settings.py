@@ -94,6 +94,17 @@ class Settings(BaseModel):
             return self.host == "localhost"
 
     @property
+    def address(self) -> str:
+        """Host and port as they stand in a URL: an IPv6 address in brackets."""
+        host = self.host.strip("[]")
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://{self.address}"
+
+    @property
     def outputs_dir(self) -> Path:
         """Images, thumbnails, inputs, locks and the database live here."""
         return self.outputs or self.home / "outputs"

@@ -1,11 +1,14 @@
 """Everything that is kept, opened together: settings, inputs, LoRAs, jobs, gallery. And the locks of who is alive."""
 
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+import sqlalchemy as sa
 
 from pipelines.spec.choosing import choose_loras
 from pipelines.spec.embeddings import EmbeddingFile
@@ -17,8 +20,8 @@ from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.upscalers import UPSCALERS
 from studio import metadata
-from studio.database import Database
-from studio.files import InputStore, ProcessLock
+from studio.database import Database, outputs_table
+from studio.files import InputStore, ProcessLock, publish
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
@@ -48,7 +51,7 @@ class Storage:
         """Open (and make or migrate) everything.
 
         Raises:
-            StorageError: a folder cannot be written, or the database is damaged.
+            StorageError: a folder cannot be written, or the database is damaged or belongs to another folder.
         """
         outputs = settings.outputs_dir
         try:
@@ -56,6 +59,11 @@ class Storage:
         except OSError as error:
             raise StorageError(f"cannot make the folder {outputs}: {error.strerror}") from error
         database = Database(settings.database_url)
+        try:
+            _keep_together(database, outputs)
+        except StorageError:
+            database.close()
+            raise
         jobs = JobStore(database)
         gallery = Gallery(outputs, database, jobs, filename_pattern=settings.filename_pattern)
         loras = LoraCatalogue(settings.lora_folders, FileHashes(database))
@@ -230,6 +238,36 @@ def _naming(field: str) -> Iterator[None]:
         yield
     except NotFound as error:
         raise InvalidRequest(str(error), field=field) from error
+
+
+def _keep_together(database: Database, outputs: Path) -> None:
+    """See that a database serves one outputs folder only, which holds its pictures and the locks of who works on them.
+
+    The folder may move: its id goes along in a file.
+    """
+    own = outputs / "outputs.id"
+    with database.read() as connection:
+        if _owner(connection) == _read(own) is not None:
+            return
+    with database.write() as connection:  # one at a time: the first to come decides
+        if _owner(connection) is None:
+            if _read(own) is None:
+                publish(own, lambda file: file.write(secrets.token_hex(16).encode()))
+            connection.execute(sa.insert(outputs_table).values(id=_read(own), path=str(outputs.absolute())))
+        elif _owner(connection) != _read(own):
+            path = connection.execute(sa.select(outputs_table.c.path)).scalar_one()
+            raise StorageError(
+                f"database {database.place} belongs to another outputs folder than {outputs}: it was made for {path}; "
+                f"choose that one with --outputs (with its file {own.name}, if it has moved), or another --database"
+            )
+
+
+def _owner(connection: sa.Connection) -> str | None:
+    return connection.execute(sa.select(outputs_table.c.id)).scalar()
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
 
 
 def server_lock(settings: Settings) -> ProcessLock:

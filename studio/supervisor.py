@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.spec.errors import AlreadyRunning, StorageError
@@ -49,8 +50,7 @@ class Supervisor:
         Raises:
             AlreadyRunning: another server has the folder.
         """
-        url = f"http://{self._settings.host}:{self._settings.port}"
-        if not self._lock.acquire(url=url):
+        if not self._lock.acquire(url=self._settings.url):
             holder = self._lock.holder()
             raise AlreadyRunning(
                 f"another studio (process {holder.get('pid', 'unknown')}) is serving {self._settings.outputs_dir} "
@@ -88,13 +88,17 @@ class Supervisor:
         with (
             self._open_log(device).open("ab") as log_file,
             subprocess.Popen(
-                [sys.executable, "-P", "-m", "studio.worker", self._settings.model_dump_json(), device],
+                [sys.executable, "-P", "-m", "studio.worker", device],
+                bufsize=0,
                 env=environment.of_child(),
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
             ) as worker,
         ):
+            assert worker.stdin is not None
+            with suppress(BrokenPipeError):  # a worker that died at once is told of below
+                worker.stdin.write(f"{self._settings.model_dump_json()}\n".encode())
             self._watch(worker, device)
         if not self._stopping.is_set():
             code = worker.returncode

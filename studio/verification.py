@@ -88,7 +88,10 @@ def verify(studio: Making, path: Path, *, progress: bool) -> Verification:
         GenerationFailed, Cancelled: it could not be made.
     """
     (made,) = studio.generate(again(studio, path), progress=progress)
-    return compare(path, made, gallery=studio.gallery)
+    try:
+        return compare(path, made)
+    finally:
+        studio.gallery.delete(made.id)
 
 
 def again(studio: Making, path: Path) -> GenerationRequest:
@@ -101,17 +104,14 @@ def again(studio: Making, path: Path) -> GenerationRequest:
     return _asked(studio, metadata.read(path).request)
 
 
-def compare(path: Path, made: GalleryImage, *, gallery: Gallery) -> Verification:
-    """Compare a picture with its second making, which is deleted from the gallery.
+def compare(path: Path, made: GalleryImage) -> Verification:
+    """Compare a picture with its second making.
 
     Raises:
         NotFound: either is gone, or carries no record of ours.
     """
-    try:
-        records = [metadata.read(each) for each in (path, made.path)]
-        before, after = (_pixels(each) for each in (path, made.path))
-    finally:
-        gallery.delete(made.id)
+    records = [metadata.read(each) for each in (path, made.path)]
+    before, after = (_pixels(each) for each in (path, made.path))
     differences = _differences(*records)
     if before.size != after.size:
         return Verification(path, None, 1.0, differences)

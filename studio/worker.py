@@ -1,4 +1,4 @@
-"""Runs jobs: one process per device, under a supervisor. `load_engine` is the only place that reaches torch."""
+"""Runs jobs: one process per device, under a supervisor. `load_engine` and `load_trainer` alone reach torch."""
 
 import faulthandler
 import logging
@@ -17,7 +17,8 @@ from typing import Self
 
 from pipelines.spec.engine import Engine, Step
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
-from studio.files import ProcessLock, sweep, temporary_suffix
+from pipelines.spec.trainer import Trainer
+from studio.files import ProcessLock, left_behind, sweep, sweep_orphans, temporary_suffix
 from studio.jobs import ClaimLost, Job, JobState
 from studio.preview import encode_preview
 from studio.settings import Settings
@@ -42,6 +43,12 @@ class Draining(Exception):
 def load_engine(settings: Settings, device: str) -> Engine:
     """Import and make the engine that the settings name."""
     return _ENGINES[settings.engine](settings, device)
+
+
+def load_trainer(device: str) -> Trainer:
+    """Import and make what trains."""
+    trainer: Trainer = import_module("pipelines.training.trainer").LoraTrainer(device=device)
+    return trainer
 
 
 def _diffusers_engine(_: Settings, device: str) -> Engine:
@@ -198,6 +205,21 @@ def take_over(storage: Storage, device: str) -> None:
                 lock.release()
 
 
+def tidy(storage: Storage) -> None:
+    """Delete what dead processes left half-written, also those of devices that are no longer configured."""
+    folders = (storage.gallery.images_dir, storage.gallery.thumbnails_dir)
+    for device in set().union(*map(left_behind, folders)):
+        lock = worker_lock(storage.settings, device)
+        if lock.acquire(device=device):
+            try:
+                for folder in folders:
+                    sweep(folder, temporary_suffix(device))
+            finally:
+                lock.release()
+    for folder in (*folders, storage.inputs.folder):
+        sweep_orphans(folder)
+
+
 def _bury(storage: Storage, device: str) -> None:
     """Take back a dead worker's jobs and delete its temporary files. The device's lock must be ours."""
     for job in storage.jobs.bury(device, max_worker_deaths=storage.settings.max_worker_deaths):
@@ -214,6 +236,7 @@ def work(storage: Storage, device: str, *, stop: threading.Event) -> None:
             return
     try:
         take_over(storage, device)
+        tidy(storage)
         engine = cache(partial(load_engine, storage.settings, device))
         _warm_up(engine)
         while not stop.is_set():
@@ -297,13 +320,18 @@ def _watch_parent(stop: threading.Event) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point of a worker process: `python -m studio.worker SETTINGS_JSON DEVICE`.
+    """Entry point of a worker process: `python -m studio.worker DEVICE`.
 
-    It drains and leaves when its standard input closes (the supervisor is gone or asks for it) or on SIGTERM.
+    The first line of its standard input is the settings as JSON: they may hold a password, and everybody can read a
+    command line. It drains and leaves when that input closes (the supervisor is gone or asks for it) or on SIGTERM.
     """
+    return attend(Settings.model_validate_json(sys.stdin.readline()), arguments[0])
+
+
+def attend(settings: Settings, device: str) -> int:
+    """Be the worker process of a device; return the exit code."""
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings, device = Settings.model_validate_json(arguments[0]), arguments[1]
     stop = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

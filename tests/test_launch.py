@@ -232,6 +232,36 @@ def test_every_cure_is_tried_above() -> None:
     assert set(launch.CURES.values()) < {launch.diagnose(log) for log, _ in LOGS}
 
 
+@pytest.mark.parametrize(
+    ("index", "platform", "brings"),
+    [
+        (None, "linux", True),
+        (None, "win32", False),
+        (None, "darwin", False),
+        (CPU, "linux", False),
+        (f"{CPU}/", "win32", False),
+        (launch.CUDA_INDEX, "win32", True),
+        ("https://download.pytorch.org/whl/rocm7.1", "linux", True),
+    ],
+)
+def test_the_size_follows_from_what_is_installed(index: str | None, platform: str, brings: bool) -> None:
+    assert launch.brings_cuda(index, platform) is brings
+
+
+def test_the_log_of_a_failed_environment_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho ensurepip is not available\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    with (tmp_path / "lock").open("w") as lock, pytest.raises(launch.Problem, match="lacks its venv") as raised:
+        launch.make_environment(tmp_path, lock=lock.fileno())
+
+    log = Path(str(raised.value).rpartition("The whole log: ")[2])
+    assert log.read_text() == "ensurepip is not available\n"
+
+
 def test_short_disk_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
     launch.check_disk(tmp_path, (0.0, 0.0))
     with pytest.raises(launch.Problem, match=r"has [\d.]+ GB free; the installation needs about \d+\.\d GB"):
@@ -381,7 +411,7 @@ def test_the_first_run_installs_and_hands_over(checkout: Checkout) -> None:
     shutil.rmtree(checkout.root / ".venv", ignore_errors=True)
     done = checkout.run("generate", "a red boat", "--seed", "7")
     assert (done.returncode, done.stdout) == (7, "studio generate a red boat --seed 7\n"), done.stderr
-    assert [line.rpartition(" ... ")[0].strip() for line in done.stderr.splitlines()[1:-1]] == [
+    assert [line.rpartition(" ... ")[0].strip() for line in done.stderr.splitlines() if " ... " in line] == [
         "Making the environment .venv",
         "Installing torch (a large download)",
         "Installing the studio and its libraries",
@@ -426,6 +456,16 @@ def test_what_an_interrupted_pip_left_is_repaired(checkout: Checkout) -> None:
     assert done.returncode == 7, done.stderr
     assert "Making" not in done.stderr
     assert (checkout.torch.parent / "torch" / "__init__.py").exists()
+
+
+def test_a_build_that_cannot_be_had_is_told(checkout: Checkout) -> None:
+    checkout.run("serve")
+    shutil.rmtree(checkout.torch)
+    (checkout.root / launch.STAMP).unlink()
+    done = checkout.run("serve", https_proxy="http://127.0.0.1:9")
+    assert done.returncode == 7, done.stderr
+    if launch.default_index(sys.platform, nvidia=launch.has_nvidia()):
+        assert "cannot be reached, so torch comes from PyPI: about" in done.stderr
 
 
 def test_an_environment_without_pip_is_made_anew(checkout: Checkout) -> None:

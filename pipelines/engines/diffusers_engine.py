@@ -76,9 +76,12 @@ class _Pass:
 
 @dataclass(frozen=True)
 class _Painted:
-    """Pictures that are to be decoded, (batch, channels, height, width), and what made them."""
+    """Pictures that are to be decoded, and what made them."""
 
     latents: torch.Tensor
+    """(batch, channels, height, width)."""
+    changes: Sequence[Image.Image | None]
+    """See `Denoised.changes`."""
     provenance: Provenance
 
 
@@ -138,7 +141,7 @@ class DiffusersEngine:
                 # 1. Denoise as many as fit, and again if they are to be larger.
                 for painted in self._paint(alike[done - end :], canvas, job, index=done):
                     # 2. Decode one by one: NaN or lack of memory costs a second attempt, but no denoising again.
-                    for latents in torch.split(painted.latents, 1):
+                    for latents, change in zip(torch.split(painted.latents, 1), painted.changes, strict=True):
                         picture, provenance = last.run(partial(self._develop, latents))
                         provenance |= painted.provenance
                         if canvas.is_mask_blank:
@@ -146,7 +149,7 @@ class DiffusersEngine:
                         if first.reduced_memory or last.reduced_memory:
                             provenance["reduced_memory"] = True
                         # 3. Put back, bit for bit, what the mask keeps.
-                        yield GeneratedImage(done, alike[done - end], canvas.finish(picture), provenance)
+                        yield GeneratedImage(done, alike[done - end], canvas.finish(picture, change=change), provenance)
                         done += 1
 
     def _attempts(self, model: Model) -> Attempts:
@@ -169,7 +172,7 @@ class DiffusersEngine:
         first_report = _first_reporter(job.on_step, index=index, more_steps=more_steps)
         first = self._denoise(requests, _Pass(job.inputs, canvas, first_report), job.first)
         if size is None:
-            yield _Painted(first.latents, _of_passes(first))
+            yield _Painted(first.latents, first.changes, _of_passes(first))
             return
         begun, of_upscaler = self._enlarge(first.latents, requests[0], size, job)
         done, number = 0, len(first.latents)
@@ -177,7 +180,7 @@ class DiffusersEngine:
             report = _second_reporter(job.on_step, index=index, first=first, more_steps=more_steps, done=done)
             one_pass = _Pass(job.inputs, Canvas(), report, begun[done:], _steps(requests[0]))
             second = self._denoise(larger[done:number], one_pass, job.last)
-            yield _Painted(second.latents, {**_of_passes(first, second), **of_upscaler})
+            yield _Painted(second.latents, second.changes, {**_of_passes(first, second), **of_upscaler})
             done += len(second.latents)
 
     def _enlarge(

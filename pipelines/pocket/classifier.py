@@ -1,5 +1,6 @@
 """The judge: a small network that reads subject, colour, setting and time of day off a picture with one subject."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -31,8 +32,8 @@ _FRESH_SEED = 2_000_000_011
 class Classifier(nn.Module):
     """Looks at half size; pictures come as (batch, 3, height, width) in -1 to 1."""
 
-    def __init__(self) -> None:
-        """Build the untrained network."""
+    def __init__(self, judged: Mapping[str, tuple[str, ...]] = JUDGED) -> None:
+        """Build the untrained network, with one head per attribute."""
         super().__init__()
         widths = (32, 64, 128)
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, stride=2, padding=2)]
@@ -40,7 +41,7 @@ class Classifier(nn.Module):
             layers += [_Residual(before, after, stride=1 if before == after == widths[0] else 2)]
             layers += [_Residual(after, after, stride=1)] if after > widths[0] else []
         self.body = nn.Sequential(*layers)
-        self.heads = nn.ModuleList(nn.Linear(2 * widths[-1], len(values)) for values in JUDGED.values())
+        self.heads = nn.ModuleList(nn.Linear(2 * widths[-1], len(values)) for values in judged.values())
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
         """Return one tensor of scores per judged attribute."""
@@ -96,6 +97,13 @@ def single_scene(random: Random) -> Scene:
             return scene
 
 
+def worn(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Add blur and grain: a judge must not depend on edges sharper than an autoencoder draws."""
+    blurred = functional.avg_pool2d(pixels, 5, stride=1, padding=2, count_include_pad=False)
+    pixels = pixels.lerp(blurred, torch.rand(len(pixels), 1, 1, 1, generator=generator))
+    return pixels + 0.05 * torch.randn(pixels.shape, generator=generator)
+
+
 class _Residual(nn.Module):
     def __init__(self, before: int, after: int, *, stride: int) -> None:
         super().__init__()
@@ -128,10 +136,7 @@ def _loss(classifier: Classifier, *, seed: int) -> tuple[Tensor, float]:
     random, generator = Random(seed), torch.Generator().manual_seed(seed)
     scenes = [single_scene(random) for _ in range(_BATCH_SIZE // 2)]
     pixels, labels = to_pixels([render(scene) for scene in scenes]), labels_of(scenes)
-    # Blur and grain: the judge must not depend on edges sharper than an autoencoder draws.
-    blurred = functional.avg_pool2d(pixels, 5, stride=1, padding=2, count_include_pad=False)
-    pixels = pixels.lerp(blurred, torch.rand(len(scenes), 1, 1, 1, generator=generator))
-    pixels = pixels + 0.05 * torch.randn(pixels.shape, generator=generator)
+    pixels = worn(pixels, generator)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = classifier(pixels.contiguous(memory_format=torch.channels_last))
     losses = [functional.cross_entropy(score.float(), labels[:, index]) for index, score in enumerate(scores)]

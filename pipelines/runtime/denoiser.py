@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pipelines.runtime.conditioning import Conditioning, EncodedPrompt
+from pipelines.runtime.keeping import Keep
 from pipelines.runtime.loading import Components
 
 
@@ -37,20 +38,6 @@ class Guidance:
             (step, tuple(conditioning.prompt_embeds.shape[1] for conditioning, _ in self.rows(step)))
             for step in changes
         )
-
-
-@dataclass(frozen=True)
-class Keep:
-    """The part of a picture that stays (inpaint)."""
-
-    original: torch.Tensor
-    """(1, channels, height, width): the latents of the input."""
-    repaint: torch.Tensor
-    """(1, 1, height, width): 1 is repainted, 0 is kept."""
-
-    def apply(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return latents whose kept part is the original's."""
-        return self.original * (1 - self.repaint) + latents * self.repaint
 
 
 @dataclass(frozen=True)
@@ -108,7 +95,7 @@ class Denoiser:
             for row, prediction in zip(rows, predictions, strict=True):
                 combined[row.image] += row.weight * prediction
         original = self._to_original(combined, latents, sigma)
-        return original if self._keep is None else self._keep.apply(original)
+        return original if self._keep is None else self._keep.apply(original, sigma=sigma, step=self.step)
 
     def _predict(self, scaled: torch.Tensor, timestep: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
         """Return the U-Net's predictions, float32 whatever it runs in: one per row."""

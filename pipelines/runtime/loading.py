@@ -16,7 +16,7 @@ import transformers
 from pipelines.runtime.guards import Stage, is_out_of_memory, release_memory
 from pipelines.runtime.preview import LatentPreview
 from pipelines.runtime.sigmas import ModelSigmas
-from pipelines.runtime.unet import RowwiseUNet
+from pipelines.runtime.unet import AnnouncedAttention, RowwiseUNet
 from pipelines.runtime.weights import Stamp, Weights, find_weights, fingerprint, read_json, stamp_files
 from pipelines.spec.errors import ModelError
 from pipelines.spec.model import Model
@@ -268,6 +268,8 @@ class _Loader:
         missing = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])
         if missing:
             raise ModelError(f"{folder} lacks {len(missing)} tensors that its config.json asks for, first {missing[0]}")
+        if part == "unet":
+            module.set_attn_processor(AnnouncedAttention())
         if self._device.type == "cpu":
             _detach_from_file(module)
         return module.to(self._device).eval().requires_grad_(False)

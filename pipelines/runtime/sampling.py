@@ -15,8 +15,9 @@ from pipelines.runtime.noise import BatchNoise, ImageNoise
 from pipelines.runtime.preview import LatentPreview
 from pipelines.runtime.samplers import SAMPLERS, BrownianNoise, SamplerOptions, StepNoise
 from pipelines.runtime.sigmas import discard_next_to_last, make_sigmas
-from pipelines.runtime.starting import start_denoising
+from pipelines.runtime.starting import Start, start_denoising
 from pipelines.spec.canvas import Canvas
+from pipelines.spec.compositing import changed
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.request import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
@@ -39,6 +40,8 @@ class Denoised:
     model_fingerprint: str
     loras: Mapping[str, str]
     """Name of each LoRA that was applied -> its audit."""
+    changes: Sequence[Image.Image | None]
+    """Where each picture changed (L, of the size of the latents), if a soft mask is to know."""
 
 
 @torch.inference_mode()
@@ -76,6 +79,7 @@ def denoise(
     if request.strength is not None:
         steps = steps_to_run(request.num_inference_steps, request.strength, request.step_rule)
         sigmas = schedule[-(steps + 1) :]
+    num_steps = spec.steps(len(sigmas) - 1) or len(sigmas) - 1
     # 2. What to start from, with each picture's own noise.
     noises = [ImageNoise(each, device=components.device) for each in requests]
     start = start_denoising(
@@ -84,6 +88,7 @@ def denoise(
         canvas=canvas,
         noises=noises,
         sigma=float(sigmas[0]),
+        num_steps=num_steps,
         starts_at_unit_variance=spec.starts_at_unit_variance,
         begun=begun,
     )
@@ -95,7 +100,6 @@ def denoise(
         extra_channels=start.extra_channels,
     )
     # 3. Walk down.
-    num_steps = spec.steps(len(sigmas) - 1) or len(sigmas) - 1
     preview = components.preview  # alone: whoever holds on to a step must not hold on to the model
     loras.at_step(0, num_steps)
     progress(0, num_steps, None)
@@ -114,10 +118,23 @@ def denoise(
         on_step=on_step,
     )
     if start.keep is not None:
-        latents = start.keep.apply(latents)
+        latents = start.keep.finish(latents)
+    latents = check_finite(latents, Stage.UNET)
     return Denoised(
-        check_finite(latents, Stage.UNET), denoiser.evaluations, num_steps, components.fingerprint, loras.audits
+        latents,
+        denoiser.evaluations,
+        num_steps,
+        components.fingerprint,
+        loras.audits,
+        [_change(each, start, request) for each in torch.split(latents, 1)],
     )
+
+
+def _change(latents: torch.Tensor, start: Start, request: ResolvedRequest) -> Image.Image | None:
+    if start.compared is None or start.keep is None:
+        return None
+    original, painted, repaint = (each[0].cpu().numpy() for each in (start.compared, latents, start.keep.repaint))
+    return changed(request, original=original, painted=painted, repaint=repaint[0])
 
 
 def _schedule(request: ResolvedRequest, components: Components) -> torch.Tensor:

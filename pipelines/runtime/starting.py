@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from pipelines.runtime.autoencoding import encode, to_tensor
-from pipelines.runtime.denoiser import Keep
+from pipelines.runtime.keeping import Keep, make_keep
 from pipelines.runtime.loading import Components
 from pipelines.runtime.noise import ImageNoise
 from pipelines.spec.canvas import Canvas
@@ -25,6 +25,8 @@ class Start:
     keep: Keep | None = None
     extra_channels: torch.Tensor | None = None
     """(1, 1 + channels, height, width): the mask and masked picture that a U-Net made for inpaint sees as well."""
+    compared: torch.Tensor | None = None
+    """(1, channels, height, width): what the result of a soft mask is compared with, the input before it was filled."""
 
 
 def start_denoising(
@@ -34,6 +36,7 @@ def start_denoising(
     canvas: Canvas,
     noises: Sequence[ImageNoise],
     sigma: float,
+    num_steps: int,
     starts_at_unit_variance: bool,
     begun: torch.Tensor | None = None,
 ) -> Start:
@@ -45,6 +48,7 @@ def start_denoising(
         canvas: the prepared input images.
         noises: one per picture.
         sigma: the first noise level.
+        num_steps: how many steps run.
         starts_at_unit_variance: whether pure noise starts at sqrt(1 + sigma²) instead of sigma.
         begun: latents to start from, one per picture, where a second pass goes on from a first.
     """
@@ -61,16 +65,22 @@ def start_denoising(
         everything = Image.new("L", canvas.init_image.size, 255)
         seen = _seen_mask(canvas.init_image, everything, components=components) if components.sees_mask else None
         return Start(original + noise * sigma, extra_channels=seen)
-    repaint = _latent_mask(canvas.mask_image, size=shape[2:]).to(components.device)
-    extra_channels = None
+    rounded = request.mask_mode == "hard"
+    repaint = _latent_mask(canvas.mask_image, size=shape[2:], rounded=rounded).to(components.device)
+    extra_channels = compared = None
     if components.sees_mask:
-        extra_channels = _seen_mask(canvas.init_image, canvas.mask_image, components=components)
+        extra_channels = _seen_mask(canvas.init_image, canvas.mask_image, components=components, rounded=rounded)
+    if request.mask_mode == "soft":
+        compared = original
+        if canvas.unfilled is not None and canvas.unfilled is not canvas.init_image:
+            compared = _encode_image(canvas.unfilled, request, components=components)
     content = original
     if request.masked_content == "latent_noise":
         content = original * (1 - repaint) + noise * repaint
     elif request.masked_content == "latent_nothing":
         content = original * (1 - repaint)
-    return Start(content + noise * sigma, Keep(content, repaint), extra_channels)
+    keep = make_keep(request, original=original, repaint=repaint, num_steps=num_steps)
+    return Start(content + noise * sigma, keep, extra_channels, compared)
 
 
 def _encode_image(image: Image.Image, request: ResolvedRequest, *, components: Components) -> torch.Tensor:
@@ -84,15 +94,20 @@ def _encode_image(image: Image.Image, request: ResolvedRequest, *, components: C
     return torch.nn.functional.interpolate(latents, wanted, mode="bilinear")
 
 
-def _latent_mask(mask: Image.Image, *, size: tuple[int, ...]) -> torch.Tensor:
-    """Return (1, 1, height, width), 1 where latents are repainted: the mask scaled down (bicubic) and rounded."""
-    small = np.asarray(mask.resize((size[1], size[0]), Image.Resampling.BICUBIC), dtype=np.float32)
-    return torch.from_numpy((small / 255).round())[None, None]
+def _latent_mask(mask: Image.Image, *, size: tuple[int, ...], rounded: bool) -> torch.Tensor:
+    """Return (1, 1, height, width), 1 where latents are repainted: the mask scaled down (bicubic)."""
+    return _levels(mask.resize((size[1], size[0]), Image.Resampling.BICUBIC), rounded=rounded)
 
 
-def _seen_mask(image: Image.Image, mask: Image.Image, *, components: Components) -> torch.Tensor:
+def _levels(mask: Image.Image, *, rounded: bool) -> torch.Tensor:
+    """Return (1, 1, height, width) from 0 to 1."""
+    levels = np.asarray(mask, dtype=np.float32) / 255
+    return torch.from_numpy(levels.round() if rounded else levels)[None, None]
+
+
+def _seen_mask(image: Image.Image, mask: Image.Image, *, components: Components, rounded: bool = True) -> torch.Tensor:
     """Return (1, 1 + channels, height, width): the mask, and the picture without its masked part, encoded."""
-    hidden = torch.from_numpy((np.asarray(mask, dtype=np.float32) / 255).round())[None, None]
+    hidden = _levels(mask, rounded=rounded)
     masked = encode(to_tensor(image) * (1 - hidden), components=components)
     small = torch.nn.functional.interpolate(hidden, masked.shape[2:]).to(components.device)
     return torch.cat([small, masked], dim=1)

@@ -57,15 +57,22 @@ def resize(image: Image.Image, mode: ResizeMode, *, width: int, height: int) -> 
         case "crop":
             return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
         case "fill":
-            scale = min(width / image.width, height / image.height)
-            inner = (max(1, round(side * scale)) for side in image.size)
-            return _smear(image.resize((next(inner), next(inner)), Image.Resampling.LANCZOS), width, height)
+            inner = _fitted(image.size, within=(width, height))
+            return _smear(image.resize(inner, Image.Resampling.LANCZOS), width, height)
         case _:
             return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def binary_mask(mask_image: Image.Image, *, size: tuple[int, int], invert: bool) -> Image.Image:
-    """Return an L picture of 0 (kept) and 255 (repainted).
+def undo_fill(image: Image.Image, *, width: int, height: int) -> Image.Image:
+    """Return the part of a picture that `resize` with "fill" made of one of width × height, at that size again."""
+    inner = _fitted((width, height), within=image.size)
+    left, top = ((outer - side) // 2 for outer, side in zip(image.size, inner, strict=True))
+    part = image.crop((left, top, left + inner[0], top + inner[1]))
+    return resize(part, "stretch", width=width, height=height)
+
+
+def grey_mask(mask_image: Image.Image, *, size: tuple[int, int], invert: bool) -> Image.Image:
+    """Return an L picture of all greys from 0 (kept) to 255 (repainted).
 
     Args:
         mask_image: L, any size; stretched over its picture first.
@@ -73,7 +80,39 @@ def binary_mask(mask_image: Image.Image, *, size: tuple[int, int], invert: bool)
         invert: repaint what is black instead.
     """
     mask = mask_image if mask_image.size == size else mask_image.resize(size, Image.Resampling.LANCZOS)
+    return ImageOps.invert(mask) if invert else mask
+
+
+def binary_mask(mask_image: Image.Image, *, size: tuple[int, int], invert: bool) -> Image.Image:
+    """Return an L picture of 0 (kept) and 255 (repainted); arguments as for `grey_mask`."""
+    mask = grey_mask(mask_image, size=size, invert=False)
     return mask.point(lambda value: 255 if (value >= THRESHOLD) is not invert else 0)
+
+
+def grow(image: Image.Image, margins: tuple[int, int, int, int]) -> Image.Image:
+    """Return a larger picture whose edge rows and columns are drawn out to the new border.
+
+    Args:
+        image: RGB or L.
+        margins: pixels to add on the left, top, right and bottom.
+    """
+    left, top, right, bottom = margins
+    return _pad(image, left=left, top=top, right=right, bottom=bottom)
+
+
+def margin_mask(size: tuple[int, int], margins: tuple[int, int, int, int], *, overlap: int) -> Image.Image:
+    """Return an L picture: 255 in the margins and `overlap` pixels inside them, 0 in the rest.
+
+    Args:
+        size: width and height, margins included.
+        margins: as for `grow`; where one is 0, nothing overlaps.
+        overlap: in pixels.
+    """
+    left, top, right, bottom = (margin + overlap if margin else 0 for margin in margins)
+    mask = Image.new("L", size, 255)
+    if left + right < size[0] and top + bottom < size[1]:
+        mask.paste(0, (left, top, size[0] - right, size[1] - bottom))
+    return mask
 
 
 def blur(mask: Image.Image, *, sigma_x: float, sigma_y: float) -> Image.Image:
@@ -131,12 +170,20 @@ def paste_back(image: Image.Image, *, original: Image.Image, mask: Image.Image) 
     return Image.composite(image, original, mask)
 
 
+def _fitted(size: tuple[int, int], *, within: tuple[int, int]) -> tuple[int, int]:
+    scale = min(within[0] / size[0], within[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def _smear(image: Image.Image, width: int, height: int) -> Image.Image:
     """Centre a picture and draw its edge rows or columns out to the border."""
     left, top = (width - image.width) // 2, (height - image.height) // 2
-    rest = ((top, height - top - image.height), (left, width - left - image.width))
+    return _pad(image, left=left, top=top, right=width - left - image.width, bottom=height - top - image.height)
+
+
+def _pad(image: Image.Image, *, left: int, top: int, right: int, bottom: int) -> Image.Image:
     pixels = np.asarray(image)
-    return Image.fromarray(np.pad(pixels, (*rest, (0, 0))[: pixels.ndim], mode="edge"))
+    return Image.fromarray(np.pad(pixels, ((top, bottom), (left, right), (0, 0))[: pixels.ndim], mode="edge"))
 
 
 def _blur_along(axis: int, values: npt.NDArray[np.float64], sigma: float) -> npt.NDArray[np.float64]:

@@ -29,6 +29,7 @@ MAX_SIDE = 4096
 MAX_STEPS = 200
 MAX_LORAS = 20
 MAX_SIGMA = 10_000
+MAX_OUTPAINT = 2048
 RANDOM_SEEDS = 2**32
 """Seeds drawn for the user stay below this, so that every other program can type them."""
 
@@ -78,6 +79,7 @@ ResizeMode = Literal["stretch", "crop", "fill", "latent"]
 StepRule = Literal["a1111", "exact"]
 MaskedContent = Literal["original", "fill", "latent_noise", "latent_nothing"]
 InpaintArea = Literal["whole_picture", "only_masked"]
+MaskMode = Literal["hard", "soft", "differential"]
 
 
 class Task(StrEnum):
@@ -99,10 +101,21 @@ class _Frozen(BaseModel):
 
     @property
     def task(self) -> Task:
-        """Follows from the images given: a mask means inpaint, an image alone image-to-image."""
-        if getattr(self, "mask_image", None) is not None:
+        """Follows from what is given: a mask or a side to outpaint means inpaint, an image alone image-to-image."""
+        if getattr(self, "mask_image", None) is not None or any(self.margins):
             return Task.INPAINT
         return Task.TEXT_TO_IMAGE if getattr(self, "init_image", None) is None else Task.IMAGE_TO_IMAGE
+
+    @property
+    def margins(self) -> tuple[int, int, int, int]:
+        """How far the picture grows to the left, top, right and bottom (outpaint), in pixels of the input."""
+        left, top, right, bottom = (getattr(self, f"outpaint_{side}") for side in ("left", "top", "right", "bottom"))
+        return left, top, right, bottom
+
+    def grown(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return width and height of an input once its margins are added."""
+        left, top, right, bottom = self.margins
+        return left + size[0] + right, top + size[1] + bottom
 
 
 class GenerationRequest(_Frozen):
@@ -139,7 +152,8 @@ class GenerationRequest(_Frozen):
         default=None,
         gt=0,
         le=1,
-        description="How much of the input image is repainted (denoising strength). 1 ignores it.",
+        description="How much of the input image is repainted (denoising strength). 1 ignores it. Empty: the model's, "
+        "or 1 with outpaint.",
     )
     step_rule: StepRule = Field(
         default="a1111",
@@ -161,6 +175,37 @@ class GenerationRequest(_Frozen):
     )
     mask_padding: int = Field(
         default=32, ge=0, le=256, description="Pixels around the masked region that only_masked looks at as well."
+    )
+    mask_mode: MaskMode = Field(
+        default="hard",
+        description="What greys of the mask mean: hard knows none, soft blends, differential says how much may change.",
+    )
+    soft_schedule_bias: float = Field(
+        default=1.0,
+        ge=0,
+        le=8,
+        description="Soft mask: above 1 greys keep more of the original in early steps, below 1 in late ones.",
+    )
+    soft_preservation: float = Field(
+        default=0.5, ge=0, le=8, description="Soft mask: how strongly greys hold on to the original."
+    )
+    soft_contrast_boost: float = Field(
+        default=4.0, ge=1, le=32, description="Soft mask: gives back the contrast that blending takes."
+    )
+    soft_mask_influence: float = Field(
+        default=0.0, ge=0, le=1, description="Soft mask: how much the mask decides which original pixels come back."
+    )
+    soft_difference_threshold: float = Field(
+        default=0.5, ge=0, le=8, description="Soft mask: what changes less than this gets its original pixels back."
+    )
+    soft_difference_contrast: float = Field(
+        default=2.0, ge=0, le=8, description="Soft mask: how sharply original and new pixels are parted."
+    )
+    outpaint_left: int = Field(default=0, ge=0, le=MAX_OUTPAINT, description="Pixels to paint beyond the left edge.")
+    outpaint_top: int = Field(default=0, ge=0, le=MAX_OUTPAINT, description="Pixels to paint beyond the top edge.")
+    outpaint_right: int = Field(default=0, ge=0, le=MAX_OUTPAINT, description="Pixels to paint beyond the right edge.")
+    outpaint_bottom: int = Field(
+        default=0, ge=0, le=MAX_OUTPAINT, description="Pixels to paint beyond the bottom edge."
     )
     scheduler: str | None = Field(
         default=None, description=f"The sampler: {', '.join(SCHEDULERS)}. A1111's names are understood too."
@@ -384,6 +429,17 @@ class ResolvedRequest(_Frozen):
     masked_content: MaskedContent
     inpaint_area: InpaintArea
     mask_padding: int
+    mask_mode: MaskMode
+    soft_schedule_bias: float
+    soft_preservation: float
+    soft_contrast_boost: float
+    soft_mask_influence: float
+    soft_difference_threshold: float
+    soft_difference_contrast: float
+    outpaint_left: int
+    outpaint_top: int
+    outpaint_right: int
+    outpaint_bottom: int
     scheduler: str
     noise_schedule: str
     sigma_min: float | None

@@ -42,7 +42,7 @@ def resolve(
     request = request.with_seeds()
     _check_task(request, model)
     _check_variation(request)
-    width, height = _size(request, model, input_size)
+    width, height = _size(request, model, request.grown(input_size) if input_size else None)
     scheduler, noise_schedule = _sampling(request, model)
     own = SCHEDULERS[scheduler]
     decided = {
@@ -53,7 +53,7 @@ def resolve(
         "height": height,
         "num_inference_steps": _or_default(request, model, "num_inference_steps"),
         "guidance_scale": _or_default(request, model, "guidance_scale"),
-        "strength": None if request.task is Task.TEXT_TO_IMAGE else _or_default(request, model, "strength"),
+        "strength": _strength(request, model),
         "scheduler": scheduler,
         "noise_schedule": noise_schedule,
         "eta": own.eta if request.eta is None else request.eta,
@@ -66,6 +66,12 @@ def resolve(
     _check_clip_skip(decided["clip_skip"], model)
     _check_levels(request, noise_schedule)
     _check_steps(decided["num_inference_steps"], decided["strength"], request.step_rule, scheduler)
+    if request.task is Task.INPAINT and request.mask_mode == "differential" and own.steps(10) is None:
+        raise InvalidRequest(
+            f"mask_mode differential counts steps, and scheduler {scheduler} has no fixed number of them; "
+            "choose another scheduler",
+            field="mask_mode",
+        )
     return tuple(ResolvedRequest(**{**as_asked, **decided, **seeds}) for seeds in _seeds(request))
 
 
@@ -186,13 +192,20 @@ def _check_hires_model(model: Model, hires_model: Model, *, upscaler: str, clip_
 def _check_task(request: GenerationRequest, model: Model) -> None:
     if request.mask_image is not None and request.init_image is None:
         raise InvalidRequest("mask_image needs init_image: give the picture it masks", field="mask_image")
+    if any(request.margins) and request.init_image is None:
+        side = next(side for side in ("left", "top", "right", "bottom") if getattr(request, f"outpaint_{side}"))
+        raise InvalidRequest(
+            f"outpaint_{side} {getattr(request, f'outpaint_{side}')} needs init_image: give the picture that grows",
+            field=f"outpaint_{side}",
+        )
     if request.strength is not None and request.init_image is None:
         raise InvalidRequest(
             f"strength {request.strength} needs init_image: text-to-image has no input to keep", field="strength"
         )
-    if request.mask_image is not None and request.resize_mode == "latent":
+    if request.task is Task.INPAINT and request.resize_mode == "latent":
+        field = "mask_image" if request.mask_image is not None else "outpaint"
         raise InvalidRequest(
-            "resize_mode latent does not go with mask_image; choose stretch, crop or fill", field="resize_mode"
+            f"resize_mode latent does not go with {field}; choose stretch, crop or fill", field="resize_mode"
         )
     if request.task not in model.family.tasks:
         raise InvalidRequest(f"model {model.name} ({model.family.label}) cannot do {request.task}", field="model")
@@ -200,16 +213,32 @@ def _check_task(request: GenerationRequest, model: Model) -> None:
         raise InvalidRequest(f"model {model.name} is made for inpaint; give init_image and mask_image", field="model")
 
 
+def _strength(request: GenerationRequest, model: Model) -> float | None:
+    """Return the asked strength; where none is asked, an outpainted side has nothing to keep."""
+    if request.task is Task.TEXT_TO_IMAGE:
+        return None
+    if any(request.margins) and request.strength is None:
+        return 1.0
+    strength: float = _or_default(request, model, "strength")
+    return strength
+
+
 def _size(request: GenerationRequest, model: Model, input_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the asked size; where none is asked, the input's shape at the model's native area."""
+    """Return the asked size; where none is asked, the input's shape at the model's native area.
+
+    A picture that grows is painted at its own scale instead, so that what is new is as sharp as what was there.
+    """
     native_width, native_height = model.native_width, model.native_height
     step = model.family.size_multiple
     if input_size is not None and request.width is None and request.height is None:
-        scale = math.sqrt(native_width * native_height / (input_size[0] * input_size[1]))
-        native_width, native_height = (max(MIN_SIDE, round(side * scale / step) * step) for side in input_size)
+        if any(request.margins) and request.inpaint_area == "whole_picture":
+            native_width, native_height = (max(MIN_SIDE, math.ceil(side / step) * step) for side in input_size)
+        else:
+            scale = math.sqrt(native_width * native_height / (input_size[0] * input_size[1]))
+            native_width, native_height = (max(MIN_SIDE, round(side * scale / step) * step) for side in input_size)
         if max(native_width, native_height) > MAX_SIDE:
             raise InvalidRequest(
-                f"width and height must be given for an input as long as {input_size[0]}×{input_size[1]}: in its shape "
+                f"width and height must be given for {input_size[0]}×{input_size[1]} pixels: in that shape "
                 f"the picture would be {native_width}×{native_height}, and {MAX_SIDE} is the most",
                 field="width",
             )

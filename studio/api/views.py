@@ -67,13 +67,12 @@ class ImageView(BaseModel):
 
     @classmethod
     def of(cls, image: GalleryImage) -> Self:
-        width, height = image.request.final_size
         return cls(
             id=image.id,
             job_id=image.job_id,
             index=image.index,
-            width=width,
-            height=height,
+            width=image.width,
+            height=image.height,
             name=image.path.name,
             sha256=image.sha256,
             created_at=image.created_at,

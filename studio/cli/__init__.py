@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 import typer
 import typer.main
 
+from pipelines.spec import training
 from pipelines.spec.errors import AlreadyRunning, Cancelled, InvalidRequest, NotFound, StudioError
 from pipelines.spec.request import OTHER_NAMES
 from studio import __version__
-from studio.cli import batch, gallery, generate, hires, jobs, loras, models, serve, verify
+from studio.cli import batch, gallery, generate, hires, jobs, loras, models, serve, train, verify
 from studio.cli.output import printable
 
 EXIT_CODES: Mapping[type[StudioError], int] = {
@@ -32,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # plain help, half as slow: rich draws tables and progress only
 )
-for module in (serve, generate, hires, batch, jobs, gallery, verify, models, loras):
+for module in (serve, generate, hires, batch, train, jobs, gallery, verify, models, loras):
     module.install(app)
 
 
@@ -78,7 +79,9 @@ def exit_code(error: StudioError) -> int:
 
 def _name_here(error: typer.TyperException) -> str | None:
     """Say what an option of another program is called here."""
-    name = OTHER_NAMES.get(str(getattr(error, "option_name", "")).removeprefix("--").replace("-", "_"))
+    context = getattr(error, "ctx", None)
+    names = training.OTHER_NAMES if context and context.info_name == "train" else OTHER_NAMES
+    name = names.get(str(getattr(error, "option_name", "")).removeprefix("--").replace("-", "_"))
     return name and "say " + " and ".join(f"--{part.replace('_', '-')}" for part in name.split(" and "))
 
 

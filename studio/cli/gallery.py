@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.spec.errors import NotFound
+from pipelines.spec.fields import field_rules
 from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.loras import LoraSpec
-from pipelines.spec.request import bounds
+from pipelines.spec.request import GenerationRequest
 from studio.cli.options import SETTINGS_EPILOG, refuse_options_of, with_settings
 from studio.cli.output import print_json, print_table, printable, shown_prompt
 from studio.settings import Settings
@@ -172,15 +173,23 @@ def _print_imported(imported: "Imported") -> None:
 
 
 def _chosen(request: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is as it is for everybody who says nothing."""
-    return {name: value for name, value in request.items() if bounds(name).get("default") != value}
+    """Leave out what is as it is for everybody who says nothing, and what is empty."""
+    rules = field_rules(GenerationRequest)
+    return {
+        name: value
+        for name, value in request.items()
+        if value not in ([], {}) and rules.get(name, {}).get("default") != value
+    }
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:
     width = max(map(len, pairs))
     for name, value in pairs.items():
-        if name == "loras":
-            value = ", ".join(map(_lora, value))
+        match name:
+            case "loras":
+                value = ", ".join(map(_lora, value))
+            case "embeddings":
+                value = ", ".join(f"{word} [{digest[:12]}]" for word, digest in value.items())
         if value not in (None, ""):
             typer.echo(printable(f"{name:{width}}  {value}"))
 
@@ -194,7 +203,7 @@ def _lora(lora: dict[str, Any]) -> str:
 
 def _row(image: "GalleryImage") -> tuple[object, ...]:
     made = datetime.fromtimestamp(image.created_at).astimezone()
-    size = "{}×{}".format(*image.request.final_size)
+    size = f"{image.width}×{image.height}"
     return image.id, f"{made:%Y-%m-%d %H:%M}", size, image.request.seed, shown_prompt(image.request.prompt)
 
 

@@ -1,10 +1,12 @@
 """Command-line options made from the fields of a pydantic model: name, type, help and bounds stand there, not here."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.fields import field_rules
@@ -30,10 +32,38 @@ def with_request(
         metavars: what the help calls the value of a field that needs a word of its own.
         prefix: only the fields that begin so; the options do without it.
     """
+    return with_fields(function, GenerationRequest, leave_out=("prompt",), metavars=metavars, prefix=prefix)
+
+
+def with_fields(
+    function: Callable[..., None],
+    model: type[BaseModel],
+    *,
+    leave_out: Collection[str] = (),
+    required: Collection[str] = (),
+    metavars: Mapping[str, str] = MappingProxyType({}),
+    prefix: str = "",
+) -> Callable[..., None]:
+    """Give a command the fields of a model as options; it receives those given as `fields`.
+
+    Args:
+        function: the command; has a parameter `fields`.
+        model: whose fields they are.
+        leave_out: fields that the command takes in another way.
+        required: fields that must be given.
+        metavars: what the help calls the value of a field that needs a word of its own.
+        prefix: only the fields that begin so; the options do without it.
+    """
     options = [
-        _option(name.removeprefix(prefix), schema, kind=_TYPES[schema["type"]], metavar=metavars.get(name))
-        for name, schema in field_rules(GenerationRequest).items()
-        if name != "prompt" and name.startswith(prefix)
+        _option(
+            name.removeprefix(prefix),
+            schema,
+            kind=_TYPES[schema["type"]],
+            metavar=metavars.get(name),
+            is_required=name in required,
+        )
+        for name, schema in field_rules(model).items()
+        if name not in leave_out and name.startswith(prefix)
     ]
     return _extended(
         function,
@@ -92,7 +122,13 @@ def _extended(
 
 
 def _option(
-    name: str, schema: Mapping[str, Any], *, kind: Any, metavar: str | None, hidden: bool = False
+    name: str,
+    schema: Mapping[str, Any],
+    *,
+    kind: Any,
+    metavar: str | None,
+    hidden: bool = False,
+    is_required: bool = False,
 ) -> inspect.Parameter:
     text = _help(schema)
     names = []
@@ -100,8 +136,9 @@ def _option(
         names, metavar = [_ONE_OF_MANY[name][0]], _ONE_OF_MANY[name][1]
         text += " May be repeated."
     info = typer.Option(*names, help=text, metavar=metavar, show_default=False, hidden=hidden)
+    default, annotation = (inspect.Parameter.empty, kind) if is_required else (None, kind | None)
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
     )
 
 

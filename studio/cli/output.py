@@ -47,9 +47,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "Renderab
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[" ".join(printable(str(cell)).split()) for cell in row] for row in rows]
     drawn = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        drawn.add_column(column, no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        drawn.add_row(*(Text(" ".join(printable(str(cell)).split())) for cell in row))
+    for number, column in enumerate(columns):
+        longest = max((len(row[number]) for row in cells), default=0)
+        is_last = number == len(columns) - 1
+        drawn.add_column(column, no_wrap=True, overflow="ellipsis", min_width=None if is_last else min(longest, 40))
+    for row in cells:
+        drawn.add_row(*map(Text, row))
     return drawn

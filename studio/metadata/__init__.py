@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 _JPEG_BYTES = 65533
+_PNG_LEVEL = 4
+"""Of zlib, lossless as all are: Pillow's own 6 takes more than twice the time for files that are 3 % smaller."""
 _PROVENANCE_BYTES = 4096
 """Room kept for what the engine reports."""
 
@@ -62,7 +64,7 @@ def save(
                 chunks.add_text(key, text)
             if xmp:
                 chunks.add_itxt(XMP, xmp)
-            image.save(file, format="PNG", pnginfo=chunks)
+            image.save(file, format="PNG", pnginfo=chunks, compress_level=_PNG_LEVEL)
         case "jpeg":
             image.save(file, format="JPEG", quality=95, subsampling=0, exif=_to_exif(texts), xmp=xmp.encode())
         case "webp":

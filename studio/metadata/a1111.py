@@ -39,6 +39,16 @@ _HIRES_DEFAULTS = {
     "Hires prompt": "",
     "Hires negative prompt": "",
 }
+_SOFT = {
+    "Soft inpainting schedule bias": "soft_schedule_bias",
+    "Soft inpainting preservation strength": "soft_preservation",
+    "Soft inpainting transition contrast boost": "soft_contrast_boost",
+    "Soft inpainting mask influence": "soft_mask_influence",
+    "Soft inpainting difference threshold": "soft_difference_threshold",
+    "Soft inpainting difference contrast": "soft_difference_contrast",
+}
+"""A1111's keys, which it writes all or none -> our fields."""
+
 _INPAINT_DEFAULTS = {
     "Mask mode": "Inpaint masked",
     "Masked content": "original",
@@ -124,13 +134,22 @@ def _inpaint(request: ResolvedRequest) -> list[_Pair]:
     if request.task is not Task.INPAINT:
         return []
     is_only_masked = request.inpaint_area == "only_masked"
+    is_soft = request.mask_mode == "soft"
+    left, top, right, bottom = (margin or None for margin in request.margins)
     return [
+        ("Soft inpainting enabled", True if is_soft else None),
+        *((key, _number(getattr(request, field)) if is_soft else None) for key, field in _SOFT.items()),
         ("Mask blur", _number(request.mask_blur_x)),
         ("Mask blur y", None if request.mask_blur_y == request.mask_blur_x else _number(request.mask_blur_y)),
         ("Mask mode", "Inpaint not masked" if request.invert_mask else None),
         ("Masked content", _MASKED_CONTENT[request.masked_content]),
         ("Inpaint area", "Only masked" if is_only_masked else None),
         ("Masked area padding", request.mask_padding if is_only_masked else None),
+        ("Mask greys", "differential" if request.mask_mode == "differential" else None),
+        ("Outpaint left", left),
+        ("Outpaint top", top),
+        ("Outpaint right", right),
+        ("Outpaint bottom", bottom),
     ]
 
 

@@ -250,4 +250,6 @@ def _input(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
         yield Note("init_image", given, Outcome.MISSING, "made from another picture, which is not in the file; give it")
     masks = {"Mask blur", "Mask mode", "Inpaint area", "Masked content"} & foreign.pairs.keys()
     if masks:
-        yield Note("mask_image", "", Outcome.MISSING, "made with a mask, which is not in the file; give it")
+        has_grown = any(key.startswith("Outpaint ") for key in foreign.pairs)
+        made = "if it was made with a mask of its own, that" if has_grown else "made with a mask, which"
+        yield Note("mask_image", "", Outcome.MISSING, f"{made} is not in the file; give it")

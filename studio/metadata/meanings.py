@@ -34,6 +34,11 @@ FindLora = Callable[[str, str], FoundLora | None]
 """(name, hash), either may be empty -> the installed LoRA, or None."""
 
 OTHER_NOISE = "other noise: a different picture"
+OTHER_START = (
+    "there this sampler noises the input for one timestep and denoises it from another; here both are the same"
+)
+_BY_TIMESTEPS = frozenset(name for name, spec in SCHEDULERS.items() if spec.starts_at_unit_variance)
+"""ddim, plms and unipc, which A1111 does not run on sigmas."""
 
 
 class Outcome(StrEnum):
@@ -179,7 +184,12 @@ def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
     value = _finite(text)
     second_pass = foreign.format == "a1111" and a1111.is_hires(foreign.pairs)
     whole = foreign.format != "a1111" and value == 1
-    return None if hires is not second_pass or whole else Reading(value)
+    if hires is not second_pass or whole:
+        return None
+    with suppress(ValueError):  # said where the sampler is read
+        if foreign.program in {"A1111", "Forge"} and vocabulary.scheduler_of(foreign.get("Sampler")) in _BY_TIMESTEPS:
+            return Reading(value, Outcome.APPROXIMATED, OTHER_START)
+    return Reading(value)
 
 
 def _generation_strength(text: str, source: Source) -> Reading | None:
@@ -300,6 +310,18 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("inpaint_area", partial(_chosen, choices={"whole picture": "whole_picture", "only masked": "only_masked"}),
             a1111="Inpaint area"),
     Meaning("mask_padding", _whole, a1111="Masked area padding"),
+    Meaning("mask_mode", partial(_chosen, choices={"true": "soft", "false": "hard"}), a1111="Soft inpainting enabled"),
+    Meaning("mask_mode", _text, a1111="Mask greys"),
+    Meaning("soft_schedule_bias", _number, a1111="Soft inpainting schedule bias"),
+    Meaning("soft_preservation", _number, a1111="Soft inpainting preservation strength"),
+    Meaning("soft_contrast_boost", _number, a1111="Soft inpainting transition contrast boost"),
+    Meaning("soft_mask_influence", _number, a1111="Soft inpainting mask influence"),
+    Meaning("soft_difference_threshold", _number, a1111="Soft inpainting difference threshold"),
+    Meaning("soft_difference_contrast", _number, a1111="Soft inpainting difference contrast"),
+    Meaning("outpaint_left", _whole, a1111="Outpaint left"),
+    Meaning("outpaint_top", _whole, a1111="Outpaint top"),
+    Meaning("outpaint_right", _whole, a1111="Outpaint right"),
+    Meaning("outpaint_bottom", _whole, a1111="Outpaint bottom"),
     Meaning("hires_scale", partial(_number, none=0), a1111="Hires upscale"),
     Meaning("hires_width", _ZERO_IS_NONE, a1111="Hires resize-1"),
     Meaning("hires_height", _ZERO_IS_NONE, a1111="Hires resize-2"),

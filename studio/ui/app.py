@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from studio.core import Studio
 from studio.files import MAX_INPUT_BYTES
 from studio.ui import theme
+from studio.ui.foreign_tags import NoForeignTags
 from studio.ui.sending import Sender
 from studio.ui.tabs import gallery, generate, read
 from studio.ui.tabs.gallery import GalleryTab
@@ -22,6 +23,7 @@ _CACHE_SECONDS = (3600, 24 * 3600)
 
 def mount(app: FastAPI, studio: Studio) -> None:
     """Serve the page at `/`. Gradio may serve no folder: pictures come from the REST routes."""
+    app.add_middleware(NoForeignTags)
     gr.mount_gradio_app(
         app,
         build(studio),

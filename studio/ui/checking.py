@@ -1,20 +1,24 @@
 """A button that makes a picture again, and a line that says whether it came out the same. Tabs place both."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 
-from pipelines.spec.errors import StudioError
+from pipelines.spec.errors import NotFound, StudioError
 from studio import verification
 from studio.core import Studio
 from studio.ui import markup
 from studio.ui.widgets import QUIET, Updates, complaint, waiting
 
 LOOK_SECONDS = 0.5
+SHOWN_SECONDS = 5.0
+"""How long the second picture stays: every page that shows it has loaded it by then."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,13 @@ class _Check:
 
     path: Path
     job_id: str
+    made_id: str | None = None
+    """The second picture, once it has been compared."""
+    compared_at: float = 0.0
 
 
 class Checking:
-    """Queues the picture as any other job, and compares when it is done. The second picture is deleted.
+    """Queues the picture as any other job, and compares when it is done. The second picture is deleted soon after.
 
     Args:
         studio: makes the picture.
@@ -71,15 +78,25 @@ class Checking:
         }
 
     def _look(self, check: _Check | None) -> Updates:
-        """Tell how far the second making is and, at its end, what came out."""
+        """Tell how far the second making is, then what came out; then leave no picture behind."""
         if check is None:
             return {self._timer: gr.Timer(active=False)}
+        if check.made_id is not None:
+            return self._clear_away(check.made_id, since=check.compared_at)
         try:
             job = self._studio.job(check.job_id)
             if not job.is_finished:
                 return {self._verdict: waiting(job.status)}
             (made,) = self._studio.result(job)
-            verdict = markup.verdict(verification.compare(check.path, made, gallery=self._studio.gallery))
+            verdict = markup.verdict(verification.compare(check.path, made))
         except StudioError as error:
-            verdict = complaint(str(error))
-        return {**self.reset(interactive=True), self._verdict: verdict}
+            return {**self.reset(interactive=True), self._verdict: complaint(str(error))}
+        compared = replace(check, made_id=made.id, compared_at=time.monotonic())
+        return {self._verdict: verdict, self._check: compared, self.button: gr.update(interactive=True)}
+
+    def _clear_away(self, made_id: str, *, since: float) -> Updates:
+        if time.monotonic() - since < SHOWN_SECONDS:
+            return {self._timer: gr.update()}
+        with suppress(NotFound):  # somebody was quicker
+            self._studio.gallery.delete(made_id)
+        return {self._check: None, self._timer: gr.Timer(active=False)}

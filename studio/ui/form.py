@@ -20,7 +20,7 @@ from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.upscalers import DEFAULT_UPSCALER, upscaler_label
 from studio.core import Studio
 from studio.files import INPUT_FORMATS
-from studio.ui.widgets import Updates
+from studio.ui.widgets import Updates, image_input
 
 LABELS: Mapping[str, str] = {
     "prompt": "Prompt",
@@ -42,6 +42,17 @@ LABELS: Mapping[str, str] = {
     "masked_content": "Start the masked part from",
     "inpaint_area": "Paint",
     "mask_padding": "Padding",
+    "mask_mode": "Greys of the mask",
+    "soft_schedule_bias": "Soft: schedule bias",
+    "soft_preservation": "Soft: preservation",
+    "soft_contrast_boost": "Soft: contrast boost",
+    "soft_mask_influence": "Soft: mask influence",
+    "soft_difference_threshold": "Soft: difference threshold",
+    "soft_difference_contrast": "Soft: difference contrast",
+    "outpaint_left": "Grow left",
+    "outpaint_top": "Grow upwards",
+    "outpaint_right": "Grow right",
+    "outpaint_bottom": "Grow downwards",
     "scheduler": "Scheduler",
     "noise_schedule": "Noise schedule",
     "sigma_min": "Last noise level",
@@ -90,6 +101,7 @@ CHOICE_LABELS: Mapping[str, Mapping[str, str]] = {
         "latent_nothing": "Nothing",
     },
     "inpaint_area": {"whole_picture": "The whole picture", "only_masked": "Only what is masked"},
+    "mask_mode": {"hard": "Ignore them", "soft": "Blend softly", "differential": "How much may change"},
     "emphasis": {"a1111": "A1111", "no_norm": "No norm", "comfy": "ComfyUI"},
     "noise_source": {"cpu": "Processor", "device": "Device", "nv": "NVIDIA card"},
     "output_format": {},
@@ -143,6 +155,9 @@ class RequestForm:
         model = self._model(None)
         self.widgets: dict[str, Component] = {name: self._make(name, model) for name in field_names()}
 
+    images = _IMAGES
+    """The fields whose widgets hold files."""
+
     def __getitem__(self, field: str) -> Component:
         return self.widgets[field]
 
@@ -161,10 +176,38 @@ class RequestForm:
         return GenerationRequest.parse({name: self._to_field(name, value) for name, value in given.items()})
 
     def write(self, request: GenerationRequest) -> Updates:
-        """Return updates that make the form stand for a request."""
+        """Return updates that make the form stand for a request; models that are not installed are left out."""
+        installed = {model.name for model in self._studio.models()}
         values = {name: self._to_widget(name, getattr(request, name)) for name in self.widgets}
+        if request.model not in installed and (default := self._model(None)) is not None:
+            values["model"] = default.name
+        if request.hires_model not in installed:
+            values["hires_model"] = ""
         hints = self.hints(request.model, scheduler=request.scheduler)
         return {widget: gr.update(value=values[name], **hints.get(widget, {})) for name, widget in self.widgets.items()}
+
+    def restore(self, kept: object) -> Updates:
+        """Return updates that put back what a page kept: the value of each field's widget.
+
+        The page may be older than the studio: what is unknown by now stays as it is on a new page.
+        """
+        given = {name: value for name, value in kept.items() if name in self.widgets} if isinstance(kept, dict) else {}
+        model, scheduler = (
+            value if self._can_show(name, value := given.get(name)) else None for name in ("model", "scheduler")
+        )
+        updates: dict[Block, dict[str, Any]] = self.hints(model, scheduler=scheduler)
+        for name, value in given.items():
+            update = updates.setdefault(self[name], {})
+            if self._can_show(name, value, choices=update.get("choices")):
+                update["value"] = value
+        return {widget: gr.update(**update) for widget, update in updates.items()}
+
+    def _can_show(self, name: str, value: object, *, choices: list[tuple[str, str]] | None = None) -> bool:
+        """Whether a value is one that a field's widget may have."""
+        widget = self[name]
+        if isinstance(widget, gr.Dropdown):
+            return value in [possible for _, possible in choices or widget.choices]
+        return isinstance(value, bool if name in _SWITCHES else str) and name not in _IMAGES
 
     def hints(self, model_name: str | None, *, scheduler: str | None = None) -> dict[Block, dict[str, Any]]:
         """Return what empty widgets mean with a model, and which noise schedules a scheduler knows."""
@@ -222,11 +265,8 @@ class RequestForm:
                 self._loras(model), value=[], multiselect=True, allow_custom_value=True, filterable=True, **common
             )
         if name in _IMAGES:
-            # image_mode None keeps the bytes as they were uploaded
             del common["info"]
-            return gr.Image(
-                type="filepath", image_mode=None, sources=["upload", "clipboard"], height=180, buttons=[], **common
-            )
+            return image_input(height=180, **common)
         if name in _SWITCHES:
             return gr.Checkbox(value=bounds(name)["default"], min_width=120, **common)
         lines, max_lines = (3, 10) if name == "prompt" else (2, 6)

@@ -28,7 +28,7 @@ def picture(image: GalleryImage) -> str:
     return (
         f'<button type="button" class="picture" data-image="{image.id}">'
         f'<img src="{_API}/images/{image.id}/file" alt="{escape(_title(image))}" '
-        f"{_sides(image)}></button>"
+        f'width="{image.width}" height="{image.height}"></button>'
     )
 
 
@@ -38,7 +38,7 @@ def full_picture(image: GalleryImage) -> str:
     return (
         f'<a class="full" href="{address}" target="_blank" rel="noopener" title="Open in full size">'
         f'<img src="{address}" alt="{escape(_title(image))}" '
-        f"{_sides(image)}></a>"
+        f'width="{image.width}" height="{image.height}"></a>'
     )
 
 
@@ -58,7 +58,7 @@ def grid(images: Iterable[GalleryImage], *, label: str) -> str:
 def caption(image: GalleryImage) -> str:
     """One line under a result."""
     request = image.request
-    facts = (f"Seed {request.seed}", "{} × {}".format(*request.final_size), request.model)
+    facts = (f"Seed {request.seed}", f"{image.width} × {image.height}", request.model)
     return " · ".join(map(escape, facts))
 
 
@@ -73,7 +73,7 @@ def settings(image: GalleryImage) -> str:
         rows.append(("LoRAs", ", ".join(map(write_lora, request.loras))))
     rows += [
         ("Seed", str(request.seed)),
-        ("Size", f"{request.width} × {request.height}"),
+        ("Size", f"{image.width} × {image.height}"),
         ("Steps", str(request.num_inference_steps)),
         ("Guidance", f"{request.guidance_scale:g}"),
         ("Scheduler", _sampling(request)),
@@ -141,11 +141,6 @@ def _inputs(request: ResolvedRequest) -> str:
 
 def _title(image: GalleryImage) -> str:
     return image.request.prompt[:200] or f"Picture {image.id}"
-
-
-def _sides(image: GalleryImage) -> str:
-    width, height = image.request.final_size
-    return f'width="{width}" height="{height}"'
 
 
 def _second_pass(request: ResolvedRequest) -> str:

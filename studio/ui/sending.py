@@ -36,18 +36,28 @@ class Sender:
         """Return updates that ask for the picture again."""
         making = self._making
         gone = [name for name in ("init_image", "mask_image") if self._is_gone(getattr(request, name))]
-        warning = f"{' and '.join(gone)}: the image is gone; give it again" if gone else ""
+        warnings = [f"{' and '.join(gone)}: the image is gone; give it again"] if gone else []
+        installed = {model.name for model in self._studio.models()}
+        warnings += [
+            f"{field} {name} is not installed; another is chosen"
+            for field, name in (("model", request.model), ("hires_model", request.hires_model))
+            if name is not None and name not in installed
+        ]
         return {
             self._tabs: gr.Tabs(selected="generate"),
-            making.complaint: complaint(warning),
+            making.complaint: complaint("; ".join(warnings)),
             making.start_from: gr.Accordion(open=request.init_image is not None),
             making.mask: gr.Accordion(open=request.mask_image is not None),
             **making.form.write(request),
         }
 
     def picture(self, request: GenerationRequest, path: Path) -> Updates:
-        """Return updates that start from the picture, with its settings but without the mask that made it."""
-        own = {"init_image": self._studio.inputs.put(path), "mask_image": None}
+        """Return updates that start from the picture: with its settings, but for those of its mask and its size.
+
+        What the mask was laid over, and what grew or was painted again larger, was another picture.
+        """
+        before = {name: field.default for name, field in GenerationRequest.model_fields.items() if _made_it(name)}
+        own = {**before, "init_image": self._studio.inputs.put(path)}
         return self.settings(request.model_copy(update=own), path)
 
     def picture_to_repaint(self, request: GenerationRequest, path: Path) -> Updates:
@@ -74,3 +84,8 @@ class Sender:
             return input_id is not None and not self._studio.inputs.path(input_id).is_file()
         except NotFound:
             return True
+
+
+def _made_it(field: str) -> bool:
+    """Whether a field says how a picture became what it is, and nothing about one that starts from it."""
+    return field == "mask_image" or field.startswith(("hires_", "outpaint_"))

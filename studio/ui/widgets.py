@@ -21,6 +21,13 @@ element.addEventListener('click', (event) => {
 """
 
 
+def image_input(**options: Any) -> gr.Image:
+    """Return a place for a file that users give, whose bytes stay as they were uploaded."""
+    image = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], buttons=[], **options)
+    image.example_payload = lambda: None  # type: ignore[method-assign]  # or every page names a picture on Gradio's site
+    return image
+
+
 def pictures(value: str = "", *, elem_id: str, **options: Any) -> gr.HTML:
     """Return a box of HTML. A click on anything with `data-image` raises `click`, with the image id in the event."""
     return gr.HTML(value, elem_id=elem_id, js_on_load=_TELL_WHICH_PICTURE, apply_default_css=False, **options)

@@ -229,3 +229,73 @@ def test_tokens_are_counted_while_typing(page: Page, server: Any) -> None:
 
     expect(page.locator("#prompt-tokens")).to_have_text("6/75")
     expect(page.locator("#negative_prompt-tokens")).to_have_text("80/150")
+
+
+def test_what_was_typed_survives_a_reload_and_stays_in_its_tab(
+    page: Page, context: BrowserContext, server: Any
+) -> None:
+    fill(page, prompt="half a tho", seed="12", num_inference_steps="zwölf")
+    page.click("#advanced button >> nth=0")
+    choose(page, "scheduler", "DDIM")
+    choose(page, "output_format", "JPEG")
+
+    page.reload()
+
+    expect(page.locator("#prompt textarea")).to_have_value("half a tho")
+    expect(page.locator("#seed :is(input, textarea)")).to_have_value("12")
+    expect(page.locator("#num_inference_steps :is(input, textarea)")).to_have_value("zwölf")
+    page.click("#advanced button >> nth=0")
+    expect(page.locator("#scheduler input")).to_have_value("DDIM")
+    expect(page.locator("#output_format input")).to_have_value("JPEG")
+    second = open_page(context, server.url)
+    expect(second.locator("#prompt textarea")).to_have_value("")
+    second.close()
+
+
+def choose(page: Page, field: str, label: str) -> None:
+    page.click(f"#{field} input")
+    page.click(f"#{field} [role=option] >> text=/^\\W*{label}$/")
+
+
+def test_what_a_page_cannot_know_any_more_is_passed_over(page: Page, server: Any) -> None:
+    page.evaluate(
+        """sessionStorage.setItem('form', JSON.stringify(
+            {gone: 1, prompt: 'kept', model: 'uninstalled', scheduler: 'none', seed: 7, output_format: {}}))"""
+    )
+    page.reload()
+
+    expect(page.locator("#prompt textarea")).to_have_value("kept")
+    expect(page.locator("#model input")).to_have_value("toy")
+    page.click("#generate")
+    expect(page.locator("#stage [data-state=done] .prompt")).to_have_text("kept")
+
+
+def test_an_image_that_is_gone_is_asked_for_again(page: Page, server: Any) -> None:
+    stored = server.studio.inputs.put(Image.new("RGB", (96, 64), "olive"))
+    request = server.studio.request("from what is gone", init_image=stored, strength=0.5, num_inference_steps=4)
+    job = server.studio.submit(request)
+    page.wait_for_selector(f"#stage [data-job='{job.id}'][data-state=done]")
+    page.click("#stage .picture")
+    expect(page.locator("#detail-settings .inputs img")).to_have_js_property("naturalWidth", 96)
+    server.studio.inputs.path(stored).unlink()
+
+    page.click("#detail-reuse")
+
+    expect(page.locator("#complaint [role=alert]")).to_have_text("init_image: the image is gone; give it again")
+    expect(page.locator("#prompt textarea")).to_have_value("from what is gone")
+    expect(page.locator("#strength :is(input, textarea)")).to_have_value("0.5")
+
+
+def test_a_picture_that_another_has_deleted_is_told(page: Page, server: Any) -> None:
+    job = server.studio.submit(server.studio.request("soon gone", num_inference_steps=1))
+    page.wait_for_selector(f"#stage [data-job='{job.id}'][data-state=done]")
+    page.click("#stage .picture")
+    page.click("#detail-delete")
+    server.studio.gallery.delete(f"{job.id}-0")
+
+    page.click("#detail-really")
+
+    expect(page.locator("#gallery-notice")).to_have_text("That picture had already been deleted.")
+    expect(page.locator("#gallery-notice")).to_be_visible()
+    page.wait_for_timeout(2500)  # longer than the list takes to be refreshed
+    expect(page.locator("#gallery-notice")).to_be_visible()

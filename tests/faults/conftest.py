@@ -46,9 +46,10 @@ def wait_until(condition: Callable[[], object], *, seconds: float = PATIENCE_SEC
 
 
 def start_worker(settings: Settings) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "studio.worker", settings.model_dump_json(), "cpu"], stdin=subprocess.PIPE
-    )
+    worker = subprocess.Popen([sys.executable, "-m", "studio.worker", "cpu"], bufsize=0, stdin=subprocess.PIPE)
+    assert worker.stdin is not None
+    worker.stdin.write(f"{settings.model_dump_json()}\n".encode())
+    return worker
 
 
 def start_server(settings: Settings, port: int) -> "subprocess.Popen[str]":

@@ -49,10 +49,12 @@ def supervised(settings: Settings) -> Iterator[None]:
 _FORKS = textwrap.dedent("""
     import os, sys
     import pipelines.engines.fake_engine, studio.worker
+    from studio.settings import Settings
 
+    settings = Settings.model_validate_json(sys.argv[1])
     while True:
         if not (worker := os.fork()):
-            os._exit(studio.worker.main(sys.argv[1:]))
+            os._exit(studio.worker.attend(settings, sys.argv[2]))
         if os.waitpid(worker, 0)[1] == 0:
             break
 """)
@@ -129,6 +131,7 @@ def test_a_server_killed_again_and_again_loses_nothing(settings: Settings, studi
 _DIES_AT_A_WRITE = textwrap.dedent("""
     import os, signal, sys, threading
     from contextlib import contextmanager
+    from dataclasses import replace
     from itertools import count
     from studio.database import Database
     from studio.gallery import Gallery
@@ -154,7 +157,7 @@ _DIES_AT_A_WRITE = textwrap.dedent("""
     usual = Storage.open(settings)
     database = Deadly(settings.database_url)
     jobs = JobStore(database)
-    storage = Storage(settings, database, usual.inputs, jobs, Gallery(settings.outputs_dir, database, jobs))
+    storage = replace(usual, database=database, jobs=jobs, gallery=Gallery(settings.outputs_dir, database, jobs))
     work(storage, "cpu", stop=threading.Event())
 """)
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
@@ -43,6 +45,28 @@ def test_migrations_make_exactly_the_tables_of_the_code(path: Path) -> None:
 
 def test_head_is_the_newest_revision() -> None:
     assert ScriptDirectory(str(Path(database.__file__).parent / "migrations")).get_heads() == [HEAD]
+
+
+def test_a_picture_of_before_its_size_was_kept_gets_the_painted_one(path: Path) -> None:
+    def row(index: int, record: str) -> str:
+        return f"INSERT INTO image VALUES ({index + 1}, 'a', {index}, 'path-{index}', 'sha', '{record}', 1.0)"
+
+    engine, config = sa.create_engine(f"sqlite:///{path}"), Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        for index, record in enumerate(('{"request": {"width": 300, "height": 200}}', "{damaged", "[]")):
+            connection.exec_driver_sql(row(index, record))
+    engine.dispose()
+
+    opened = open_database(path)
+
+    with opened.read() as connection:
+        sizes = connection.exec_driver_sql('SELECT width, height FROM image ORDER BY "index"').all()
+    assert sizes == [(300, 200), (0, 0), (0, 0)]
+    opened.close()
 
 
 def test_opening_again_changes_nothing_and_imports_no_migrations(path: Path) -> None:
@@ -181,6 +205,21 @@ def test_a_url_that_names_no_database_is_told_in_a_sentence(url: str) -> None:
         Database(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+magic://anna:s3cret@host/studio",
+        "postgresql+magic://host/studio?password=s3cret",
+        "postgresql//anna:s3cret@host/studio",
+        "postgresql://anna:s3cret@host:port/studio",
+    ],
+)
+def test_a_password_is_never_told(url: str) -> None:
+    with pytest.raises(StorageError) as raised:
+        Database(url)
+    assert "s3cret" not in str(raised.value)
+
+
 def test_a_database_held_by_another_program_is_told_in_a_sentence(path: Path) -> None:
     opened = open_database(path)
     holder = sqlite3.connect(path, isolation_level=None)
@@ -255,3 +294,26 @@ def test_only_a_damaged_database_is_to_be_moved_away(path: Path) -> None:
     with pytest.raises(StorageError, match=r"no such table: gone$"), opened.read() as connection:
         connection.exec_driver_sql("SELECT * FROM gone")
     opened.close()
+
+
+def test_a_database_serves_one_outputs_folder(settings: Settings, tmp_path: Path) -> None:
+    shared = settings.model_copy(update={"database": f"sqlite:///{tmp_path / 'shared.db'}"})
+    with Studio(shared) as first:
+        job = first.submit(GenerationRequest(prompt="a boat"))
+        first._storage.jobs.claim("cpu")
+
+        with pytest.raises(StorageError, match=rf"belongs to another outputs folder .*{shared.outputs_dir}; choose"):
+            Studio(shared.model_copy(update={"outputs": tmp_path / "other"}))
+
+        assert first.job(job.id).state is JobState.RUNNING
+
+    moved = tmp_path / "moved"
+    shared.outputs_dir.rename(moved)
+    with Studio(shared.model_copy(update={"outputs": moved})) as studio:
+        assert studio.job(job.id).id == job.id
+
+
+def test_an_outputs_folder_may_get_a_new_database(settings: Settings, tmp_path: Path) -> None:
+    for name in ("first.db", "second.db", "first.db"):
+        with Studio(settings.model_copy(update={"database": f"sqlite:///{tmp_path / name}"})) as studio:
+            assert studio.gallery.page() == []

@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,41 @@ def test_a_damaged_database_needs_care(settings: Settings) -> None:
     (settings.outputs_dir / "studio.db").write_bytes(b"no database" * 1000)
 
     assert "damaged" in problems(settings)["database"]
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("url", ["nonsense", "magic://x", "postgresql+magic://anna:s3cret@host/studio"])
+def test_a_database_that_cannot_be_needs_care(settings: Settings, url: str) -> None:
+    text = problems(settings.model_copy(update={"database": url}))["database"]
+
+    assert "give a URL such as sqlite:///studio.db" in text
+    assert "s3cret" not in text
+
+
+def test_a_database_in_memory_is_no_file(settings: Settings) -> None:
+    assert found(settings.model_copy(update={"database": "sqlite://"}), "database").is_fine
+
+
+def test_an_older_database_is_left_as_it_is(settings: Settings, studio: Studio) -> None:
+    studio.close()
+    with closing(sqlite3.connect(settings.outputs_dir / "studio.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    before = contents(settings.home)
+
+    assert "an older version (0001)" in found(settings, "database").text
+    assert contents(settings.home) == before
+
+
+def test_looking_makes_nothing(settings: Settings, tmp_path: Path) -> None:
+    (settings.outputs_dir / "run").mkdir(parents=True)
+    (settings.outputs_dir / "studio.db").touch()
+    before = contents(settings.home)
+
+    assert "when first needed" in found(settings, "database").text
+    assert contents(settings.home) == before
 
 
 def test_models_that_cannot_be_used_are_named(settings: Settings) -> None:

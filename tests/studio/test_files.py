@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
-from studio.files import InputStore, ProcessLock, publish, sweep
+from studio.files import InputStore, ProcessLock, left_behind, publish, sweep, sweep_orphans
 
 
 def picture(size: tuple[int, int] = (32, 24), mode: str = "RGB") -> Image.Image:
@@ -293,3 +294,43 @@ def test_where_there_is_a_full_sync_it_is_used(tmp_path: Path, monkeypatch: pyte
     publish(tmp_path / "file", lambda file: file.write(b"x"))
 
     assert asked == [51, 51]
+
+
+@pytest.mark.parametrize(
+    ("is_alive", "age", "stays"), [(False, 7200, False), (False, 60, True), (True, 7200, True), (True, 60, True)]
+)
+def test_only_old_files_of_dead_processes_are_orphans(is_alive: bool, age: int, stays: bool, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left = tmp_path / "today" / f".picture.png.{os.getpid() if is_alive else ended.pid}-7.tmp"
+    left.parent.mkdir()
+    left.touch()
+    os.utime(left, (time.time() - age,) * 2)
+    others = [tmp_path / name for name in ("picture.123-7.tmp", ".hidden.png", ".picture.png.cpu.tmp", "picture.png")]
+    for other in others:
+        other.touch()
+        os.utime(other, (0, 0))
+
+    sweep_orphans(tmp_path)
+
+    assert left.exists() is stays
+    assert all(other.exists() for other in others)
+
+
+def test_a_killed_write_is_swept_when_it_is_old(tmp_path: Path) -> None:
+    script = "import os, sys; from pathlib import Path; from studio.files import publish\n"
+    script += "publish(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), 9))"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "input")], check=False)
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (0, 0))
+
+    sweep_orphans(tmp_path)
+
+    assert not left.exists()
+
+
+def test_files_left_behind_tell_their_device(tmp_path: Path) -> None:
+    for name in (".a.png.cpu.tmp", ".b.png.cuda-1.tmp", ".c.png.12-34.tmp", "d.png.mps.tmp"):
+        (tmp_path / name).touch()
+
+    assert left_behind(tmp_path) == {"cpu", "cuda:1"}

@@ -40,6 +40,20 @@ def generated(storage: Storage, job: Job, index: int = 0) -> GeneratedImage:
     return GeneratedImage(index, request, Image.fromarray(pixels), {"engine": "test", "device": "cpu"})
 
 
+def test_a_picture_has_the_size_of_its_file_not_of_what_was_painted(storage: Storage) -> None:
+    job = claimed(storage, num_images=1, width=256, height=128)
+    picture = replace(generated(storage, job), image=Image.new("RGB", (300, 200)))
+
+    added = storage.gallery.add(job, picture)
+
+    assert (added.width, added.height, added.request.width, added.request.height) == (300, 200, 256, 128)
+    assert storage.gallery.get(added.id) == added
+    with storage.database.write() as connection:
+        connection.exec_driver_sql("UPDATE image SET width = 256, height = 128")
+    assert storage.gallery.rebuild().added == 1
+    assert storage.gallery.page() == [added]
+
+
 def fill(storage: Storage, *, jobs: int = 2, **fields: object) -> list[GalleryImage]:
     made = []
     for _ in range(jobs):

@@ -134,3 +134,16 @@ def test_every_setting_is_described() -> None:
 
 def test_a_checkout_is_its_own_home() -> None:
     assert (default_home() / "pyproject.toml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:7860"),
+        ("localhost", "http://localhost:7860"),
+        ("::1", "http://[::1]:7860"),
+        ("[::1]", "http://[::1]:7860"),
+    ],
+)
+def test_an_address_of_colons_stands_in_brackets(host: str, url: str) -> None:
+    assert Settings(host=host).url == url

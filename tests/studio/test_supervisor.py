@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from studio import Settings, Studio
@@ -45,6 +46,13 @@ def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_worker_imports_nothing_from_the_current_folder(settings: Settings, trapped: Path) -> None:
     with supervised(settings):
         assert not trapped.exists()
+
+
+def test_a_workers_command_line_tells_no_settings(settings: Settings) -> None:
+    with supervised(settings):
+        (worker,) = psutil.Process().children()
+        assert worker.cmdline()[-2:] == ["studio.worker", "cpu"]
+        assert str(settings.home) not in " ".join(worker.cmdline())
 
 
 @pytest.mark.slow

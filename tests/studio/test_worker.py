@@ -1,5 +1,6 @@
 """What a worker makes of good and bad engines, of cancelling and draining; what a supervisor makes of workers."""
 
+import os
 import re
 import threading
 import time
@@ -17,7 +18,7 @@ from studio import JobState, Settings, Studio
 from studio.jobs import Job
 from studio.storage import Storage, server_lock, worker_lock
 from studio.supervisor import Supervisor
-from studio.worker import Draining, load_engine, run_job, take_over, work
+from studio.worker import Draining, load_engine, run_job, take_over, tidy, work
 
 
 class Trouble(FakeEngine):
@@ -271,6 +272,25 @@ def test_a_worker_takes_over_from_the_dead_of_other_devices_but_not_from_the_liv
     assert list(storage.settings.outputs_dir.glob("**/*.tmp")) == []
     assert not worker_lock(storage.settings, "cuda:7").is_held()
     living.release()
+
+
+def test_half_written_files_go_unless_their_device_is_alive(storage: Storage) -> None:
+    images, inputs = storage.gallery.images_dir, storage.settings.outputs_dir / "inputs"
+    for folder in (images, inputs):
+        folder.mkdir()
+    kept, *gone = (images / f".half.png.{device}.tmp" for device in ("cuda-1", "cuda-7", "mps"))
+    gone.append(inputs / ".input.4194305-1.tmp")  # no process has such a number
+    for path in (kept, *gone):
+        path.touch()
+        os.utime(path, (0, 0))
+    living = worker_lock(storage.settings, "cuda:1")
+    assert living.acquire()
+
+    tidy(storage)
+
+    living.release()
+    assert kept.exists()
+    assert not any(path.exists() for path in gone)
 
 
 def test_the_fake_engine_is_loaded_by_name_and_the_same_request_gives_the_same_pixels(settings: Settings) -> None:

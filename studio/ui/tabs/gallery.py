@@ -10,12 +10,13 @@ from pipelines.spec.errors import NotFound, StorageError
 from studio.core import Studio
 from studio.ui import markup
 from studio.ui.checking import Checking
-from studio.ui.widgets import QUIET, Updates, clicked_image, pictures
+from studio.ui.widgets import QUIET, Updates, clicked_image, pictures, waiting
 
 PAGE_LENGTH = 24
 REFRESH_SECONDS = 2.0
 
 _EMPTY = '<p class="welcome">No pictures yet. They will be here when you come back, too.</p>'
+_GONE = "That picture had already been deleted."
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class _Panel:
                 self.count = gr.HTML("", elem_id="gallery-count", apply_default_css=False)
                 self.newer = gr.Button("← Newer", size="sm", elem_id="gallery-newer", min_width=80)
                 self.older = gr.Button("Older →", size="sm", elem_id="gallery-older", min_width=80)
+            self.notice = gr.HTML("", elem_id="gallery-notice", apply_default_css=False)
             self.grid = pictures(elem_id="gallery-grid")
         with gr.Column(visible=False, elem_id="gallery-detail") as self.detail:
             with gr.Row(elem_id="gallery-turn"):
@@ -66,7 +68,8 @@ class _Panel:
                         self.really = gr.Button("Delete for ever", variant="stop", elem_id="detail-really")
                         self.keep = gr.Button("Keep", elem_id="detail-keep")
         self.outputs: list[Any] = [
-            *(self.page, self.selected, self.list, self.detail, self.count, self.newer, self.older, self.grid),
+            *(self.page, self.selected, self.list, self.detail, self.count, self.newer, self.older),
+            *(self.notice, self.grid),
             *(self.picture, self.settings, self.download, self.delete, self.confirm, self.next_newer, self.next_older),
             *self.checking.outputs,
         ]
@@ -86,17 +89,17 @@ class _Panel:
             self.older: gr.update(interactive=page < last, visible=last > 0),
         }
 
-    def show_list(self, page: int) -> Updates:
-        """Return updates that leave the single picture."""
+    def show_list(self, page: int, *, notice: str = "") -> Updates:
+        """Return updates that leave the single picture, and perhaps say why."""
         views = {self.list: gr.update(visible=True), self.detail: gr.update(visible=False), self.selected: None}
-        return {**self.show_page(page), **views}
+        return {**self.show_page(page), **views, self.notice: waiting(notice) if notice else ""}
 
     def show_image(self, image_id: str, page: int) -> Updates:
         """Return updates that show one picture; the list if it is gone."""
         try:
             image = self._studio.gallery.get(image_id)
         except NotFound:
-            return self.show_list(page)
+            return self.show_list(page, notice=_GONE)
         return {
             self.selected: image.id,
             self.list: gr.update(visible=False),
@@ -117,22 +120,23 @@ class _Panel:
         try:
             position = max(0, self._studio.gallery.position(image_id or "") + by)
         except NotFound:
-            return self.show_list(page)
+            return self.show_list(page, notice=_GONE)
         neighbours = self._studio.gallery.page(limit=1, offset=position)
         if not neighbours:
-            return {}
+            return {self.page: page}
         return {**self.show_image(neighbours[0].id, page), self.page: position // PAGE_LENGTH}
 
     def delete_image(self, image_id: str | None, page: int) -> Updates:
         """Delete the picture on view and return to the list."""
+        notice = ""
         if image_id is not None:
             try:
                 self._studio.gallery.delete(image_id)
             except NotFound:
-                gr.Info("That picture had already been deleted.")
+                notice = _GONE
             except StorageError as error:
                 raise gr.Error(str(error), print_exception=False) from error
-        return self.show_list(page)
+        return self.show_list(page, notice=notice)
 
 
 def build(studio: Studio) -> GalleryTab:

@@ -11,6 +11,7 @@ from gradio.blocks import Block
 from pipelines.spec.errors import StudioError
 from studio.core import Studio
 from studio.ui.form import SHAPES, RequestForm
+from studio.ui.keeping import keep
 from studio.ui.progress import View, observe
 from studio.ui.widgets import QUIET, Updates, advice, complaint, pictures, place
 
@@ -106,6 +107,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
     demo.load(form.lora_choices, form["model"], form["loras"], **QUIET)
     demo.load(observer.look_anew, None, observer.outputs, **QUIET)
+    keep(form, demo)
     return GenerateTab(form, observer.complaint, start_from, mask, observer.stage, observer.strip)
 
 
@@ -148,7 +150,17 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
                 ("inpaint_area", "mask_padding"),
                 ("masked_content", "invert_mask"),
                 ("mask_blur_x", "mask_blur_y"),
+                ("mask_mode",),
             )
+            with gr.Accordion("Soft mask", open=False, elem_id="soft-mask"):
+                _place_rows(
+                    form,
+                    ("soft_schedule_bias", "soft_preservation"),
+                    ("soft_contrast_boost", "soft_mask_influence"),
+                    ("soft_difference_threshold", "soft_difference_contrast"),
+                )
+        with gr.Accordion("Grow the image (outpaint)", open=False, elem_id="outpaint"):
+            _place_rows(form, ("outpaint_left", "outpaint_right"), ("outpaint_top", "outpaint_bottom"))
     with gr.Accordion("Paint again, larger (hires fix)", open=False, elem_id="hires"):
         _place_rows(
             form,

@@ -10,7 +10,7 @@ from pipelines.spec.errors import StudioError
 from studio.core import Studio
 from studio.ui import markup
 from studio.ui.checking import Checking
-from studio.ui.widgets import QUIET, Updates, complaint
+from studio.ui.widgets import QUIET, Updates, complaint, image_input
 
 _WELCOME = (
     '<p class="welcome">Drop a picture here: one of yours, or one made with A1111, Forge, SD.Next, ComfyUI, InvokeAI, '
@@ -38,15 +38,7 @@ class _Panel:
         self.fields = gr.State(None)
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                self.upload = gr.Image(
-                    label="Picture",
-                    type="filepath",
-                    image_mode=None,  # keeps the bytes as they were uploaded
-                    sources=["upload", "clipboard"],
-                    height=420,
-                    buttons=[],
-                    elem_id="read-picture",
-                )
+                self.upload = image_input(label="Picture", height=420, elem_id="read-picture")
                 self.use_settings = gr.Button(
                     "Use these settings", variant="primary", interactive=False, elem_id="read-use"
                 )

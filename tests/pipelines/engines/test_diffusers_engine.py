@@ -196,6 +196,114 @@ def test_only_the_masked_region_is_painted_into_the_whole_picture(
     assert changed[3] <= 70
 
 
+MODES = ("hard", "soft", "differential")
+IMAGES = {"init_image": "0" * 64, "mask_image": "1" * 64, "width": 64, "height": 64}
+
+
+def gradient() -> Image.Image:
+    """Black on the left third, then brighter and brighter."""
+    levels = np.clip(np.arange(64) - 20, 0, None) * 255 // 43
+    return Image.fromarray(np.tile(levels.astype(np.uint8), (64, 1)))
+
+
+def repaint(
+    engine: DiffusersEngine, model: Model, image: Image.Image, mask: Image.Image | None = None, **fields: Any
+) -> list[GeneratedImage]:
+    given = {name: value for name, value in IMAGES.items() if mask is not None or name != "mask_image"}
+    requests = ask(model, **{**given, "strength": 1.0, **fields})
+    return list(engine.generate(requests, Inputs(model, image, mask), lambda step: None))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("area", ["whole_picture", "only_masked"])
+@pytest.mark.parametrize("content", ["fill", "latent_noise"])
+@pytest.mark.parametrize("seen", [False, True], ids=["plain", "9 channels"])
+def test_every_mode_of_a_mask_keeps_its_black_and_batches_exactly(
+    engine: DiffusersEngine,
+    sd1: Model,
+    sd1_inpaint: Model,
+    init_image: Image.Image,
+    mode: str,
+    area: str,
+    content: str,
+    seen: bool,
+) -> None:
+    model, mask = sd1_inpaint if seen else sd1, gradient()
+    fields = {"mask_mode": mode, "inpaint_area": area, "masked_content": content, "mask_blur_x": 2.0}
+
+    together = repaint(engine, model, init_image, mask, num_images=3, **fields)
+    alone = [repaint(engine, model, init_image, mask, seed=7 + index, **fields)[0] for index in range(3)]
+
+    assert [pixels(each) for each in alone] == [pixels(each) for each in together]
+    for each in together:
+        changed = (np.asarray(each.image) != np.asarray(init_image)).any(axis=-1)
+        assert not changed[:, :15].any()
+        assert changed[:, 56:].mean() > 0.9
+
+
+def test_each_mode_paints_another_picture_and_soft_settings_count_in_soft_mode_only(
+    engine: DiffusersEngine, sd1: Model, init_image: Image.Image
+) -> None:
+    def painted(**fields: Any) -> bytes:
+        return pixels(*repaint(engine, sd1, init_image, gradient(), **fields))
+
+    settings: list[dict[str, Any]] = [
+        *({"soft_schedule_bias": 2.0}, {"soft_preservation": 2.0}, {"soft_contrast_boost": 1.0}),
+        *({"soft_mask_influence": 1.0}, {"soft_difference_threshold": 4.0}, {"soft_difference_contrast": 8.0}),
+    ]
+    assert len({painted(mask_mode=mode) for mode in MODES}) == 3
+    assert len({painted(mask_mode="soft", **each) for each in ({}, *settings)}) == 7
+    for mode in ("hard", "differential"):
+        assert {painted(mask_mode=mode, **each) for each in settings} == {painted(mask_mode=mode)}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_white_mask_is_image_to_image_in_every_mode(
+    engine: DiffusersEngine, sd1: Model, init_image: Image.Image, mode: str
+) -> None:
+    """Soft: what shows of the original is told by the difference, so with a threshold of 0 none. Its blend rounds."""
+    (plain,) = repaint(engine, sd1, init_image)
+    white = Image.new("L", (64, 64), 255)
+
+    (masked,) = repaint(engine, sd1, init_image, white, mask_mode=mode, soft_difference_threshold=0.0)
+
+    difference = np.abs(np.asarray(masked.image, dtype=int) - np.asarray(plain.image, dtype=int))
+    assert difference.max() <= (1 if mode == "soft" else 0)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "heun", "dpm_fast", "dpmpp_2m", "restart"])
+def test_a_uniform_grey_runs_its_share_of_the_steps(
+    engine: DiffusersEngine, sd1: Model, init_image: Image.Image, scheduler: str
+) -> None:
+    """What counts is how many steps set it free: greys between two of them paint the same."""
+
+    def painted(grey: int) -> bytes:
+        mask = Image.new("L", (64, 64), grey)
+        fields = {"scheduler": scheduler, "num_inference_steps": 9, "mask_mode": "differential"}
+        return pixels(*repaint(engine, sd1, init_image, mask, **fields))
+
+    assert painted(0) == init_image.tobytes()
+    assert painted(16) == painted(17)
+    assert len({painted(grey) for grey in (0, 16, 90, 150, 255)}) == 5
+    assert painted(255) == pixels(*repaint(engine, sd1, init_image, scheduler=scheduler, num_inference_steps=9))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seen", [False, True], ids=["plain", "9 channels"])
+def test_outpaint_grows_the_picture_and_keeps_the_old_one(
+    engine: DiffusersEngine, sd1: Model, sd1_inpaint: Model, init_image: Image.Image, mode: str, seen: bool
+) -> None:
+    model = sd1_inpaint if seen else sd1
+    fields = {"outpaint_left": 16, "outpaint_bottom": 24, "mask_blur_x": 0.0, "mask_blur_y": 0.0, "mask_mode": mode}
+
+    together = repaint(engine, model, init_image, width=80, height=88, num_images=2, **fields)
+    (alone,) = repaint(engine, model, init_image, width=80, height=88, seed=8, **fields)
+
+    assert pixels(alone) == pixels(together[1])
+    assert alone.image.size == (80, 88)
+    assert alone.image.crop((24, 0, 80, 56)).tobytes() == init_image.crop((8, 0, 64, 56)).tobytes()
+
+
 @pytest.mark.parametrize("scheduler", ["euler", "dpm_fast", "heun", "restart"])
 def test_prompt_editing_switches_with_every_scheduler(engine: DiffusersEngine, sd1: Model, scheduler: str) -> None:
     fields = {"scheduler": scheduler, "num_inference_steps": 12}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
 from pipelines.runtime import autoencoding
+from pipelines.runtime.adapters.applied import AppliedLoras
 from pipelines.runtime.conditioning import PromptEncoder
 from pipelines.runtime.denoiser import Guidance
 from pipelines.runtime.hires import stretch_latents
@@ -73,6 +74,7 @@ def test_the_second_pass_is_the_loop_over_stretched_latents(sd1: Model, engine: 
             components=components,
             canvas=Canvas(),
             guidance=[guidance],
+            loras=AppliedLoras(),
             progress=lambda *_: None,
             begun=begun,
         ).latents

@@ -7,7 +7,8 @@ import torch
 
 from pipelines.runtime.batching import BatchTrials
 from pipelines.runtime.conditioning import Branch, Conditioning, EncodedPrompt, PromptEncoder
-from pipelines.runtime.denoiser import Denoiser, Guidance, Keep
+from pipelines.runtime.denoiser import Denoiser, Guidance
+from pipelines.runtime.keeping import HardKeep
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
@@ -92,7 +93,7 @@ def test_what_is_kept_is_shown_as_it_is(components: Components, sd1: Model) -> N
     original, repaint = torch.full((1, 4, 8, 8), 0.25), torch.zeros((1, 1, 8, 8))
     repaint[..., 4:] = 1
 
-    shown = predict(components, guidance(components, sd1, "red", 3.0), keep=Keep(original, repaint))
+    shown = predict(components, guidance(components, sd1, "red", 3.0), keep=HardKeep(original, repaint))
 
     assert torch.equal(shown[..., :4], original[..., :4])
     assert (shown[..., 4:] != 0.25).all()

@@ -113,15 +113,19 @@ def test_every_field_is_described_in_a_sentence(field: str) -> None:
     assert bounds(field)["description"].endswith(".")
 
 
+SIDES_TO_GROW = ("left", "top", "right", "bottom")
+
+
 @pytest.mark.parametrize(
     ("images", "task"),
     [
         ({}, Task.TEXT_TO_IMAGE),
         ({"init_image": INPUT_ID}, Task.IMAGE_TO_IMAGE),
         ({"init_image": INPUT_ID, "mask_image": INPUT_ID}, Task.INPAINT),
+        *(({"init_image": INPUT_ID, f"outpaint_{side}": 8}, Task.INPAINT) for side in SIDES_TO_GROW),
     ],
 )
-def test_the_task_follows_from_the_images(images: dict[str, str], task: Task) -> None:
+def test_the_task_follows_from_the_images(images: dict[str, Any], task: Task) -> None:
     assert GenerationRequest.parse(images).task is task
 
 
@@ -170,7 +174,10 @@ def mostly_possible(**fields: Any) -> GenerationRequest:
         fields["seed_resize_width"] = None
     elif fields["seed_resize_width"] is None:
         fields["seed_resize_width"] = 64
-    if fields["mask_image"] is not None and fields["resize_mode"] == "latent":
+    margins = {f"outpaint_{side}" for side in SIDES_TO_GROW}
+    if fields["init_image"] is None:
+        fields |= dict.fromkeys(margins, 0)
+    if fields["resize_mode"] == "latent" and (fields["mask_image"] or any(fields[name] for name in margins)):
         fields["resize_mode"] = "fill"
     if fields["noise_schedule"] not in SCHEDULERS[fields["scheduler"] or "dpmpp_2m"].noise_schedules:
         fields["noise_schedule"] = None
@@ -222,6 +229,14 @@ REQUESTS = st.builds(
     masked_content=st.sampled_from(["original", "fill", "latent_noise", "latent_nothing"]),
     inpaint_area=st.sampled_from(["whole_picture", "only_masked"]),
     mask_padding=st.integers(0, 256),
+    mask_mode=st.sampled_from(["hard", "soft", "differential"]),
+    soft_schedule_bias=st.floats(0, 8),
+    soft_preservation=st.floats(0, 8),
+    soft_contrast_boost=st.floats(1, 32),
+    soft_mask_influence=st.floats(0, 1),
+    soft_difference_threshold=st.floats(0, 8),
+    soft_difference_contrast=st.floats(0, 8),
+    **{f"outpaint_{side}": st.just(0) | st.integers(0, 300) for side in SIDES_TO_GROW},
     hires=st.just({}) | HIRES,
     eta=st.none() | st.floats(0, 1),
     s_churn=st.floats(0, 100),

@@ -101,6 +101,30 @@ def test_size_is_as_asked_else_the_inputs_shape_at_the_models_area(
     assert (resolved.width, resolved.height) == size
 
 
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({"outpaint_left": 64}, (264, 104)),
+        ({"outpaint_left": 60, "outpaint_right": 1, "outpaint_top": 30, "outpaint_bottom": 30}, (264, 160)),
+        ({"outpaint_top": 100, "width": 512, "height": 512}, (512, 512)),
+        ({"outpaint_top": 100, "inpaint_area": "only_masked"}, (512, 512)),
+    ],
+)
+def test_a_picture_that_grows_is_painted_at_its_own_scale(
+    asked: dict[str, Any], size: tuple[int, int], model: Model
+) -> None:
+    (resolved,) = resolve(GenerationRequest(init_image=ID, **asked), model, input_size=(200, 100))
+
+    assert (resolved.width, resolved.height) == size
+    assert resolved.strength == 1.0, "what is new has nothing to keep"
+    assert resolve(resolved.asked(), model, input_size=(200, 100)) == (resolved,)
+
+
+def test_a_picture_that_grows_too_large_is_refused_with_a_way_out(model: Model) -> None:
+    with pytest.raises(InvalidRequest, match="width and height must be given for 4500×3000 pixels"):
+        resolve(GenerationRequest(init_image=ID, outpaint_left=500), model, input_size=(4000, 3000))
+
+
 @given(width=st.integers(8, 16384), height=st.integers(8, 16384))
 def test_an_input_of_any_shape_gives_a_size_that_could_be_asked_or_is_refused(width: int, height: int) -> None:
     try:
@@ -157,6 +181,25 @@ def test_an_input_of_any_shape_gives_a_size_that_could_be_asked_or_is_refused(wi
             {},
             "resize_mode",
             "resize_mode latent does not go with mask_image; choose stretch, crop or fill",
+        ),
+        (
+            {"init_image": ID, "outpaint_top": 8, "resize_mode": "latent"},
+            {},
+            "resize_mode",
+            "resize_mode latent does not go with outpaint; choose stretch, crop or fill",
+        ),
+        (
+            {"outpaint_right": 64, "outpaint_bottom": 8},
+            {},
+            "outpaint_right",
+            "outpaint_right 64 needs init_image: give the picture that grows",
+        ),
+        (
+            {"init_image": ID, "mask_image": ID, "mask_mode": "differential", "scheduler": "dpm_adaptive"},
+            {},
+            "mask_mode",
+            "mask_mode differential counts steps, and scheduler dpm_adaptive has no fixed number of them; choose "
+            "another scheduler",
         ),
         (
             {"scheduler": "plms", "num_inference_steps": 1},

@@ -256,3 +256,13 @@ def test_websockets_are_refused(page: TestClient) -> None:
 def test_routes_pattern_is_anchored() -> None:
     assert GRADIO_ROUTES.fullmatch("/assets/index.js")
     assert not GRADIO_ROUTES.fullmatch("/x/assets/index.js")
+
+
+@pytest.mark.parametrize("path", ["/", "/config"])
+@pytest.mark.parametrize("encoding", ["identity", "gzip, deflate, br"])
+def test_the_page_names_no_other_host(page: TestClient, path: str, encoding: str) -> None:
+    text = page.get(path, headers={"Accept-Encoding": encoding}).text
+
+    assert "Open Weights Studio" in text
+    assert not re.findall(r"[a-z]+://(?!127\.0\.0\.1\b)[^\s\"'<>]+", text)
+    assert "twitter" not in text

@@ -1,6 +1,8 @@
 """`studio gallery` and `studio read`."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from studio import Settings, Studio
+from studio.api.views import ImageView
+from studio.ui import markup
 from tests.studio.cli.conftest import Run
 
 
@@ -22,6 +26,18 @@ def test_pictures_are_listed_newest_first_and_in_pages(run: Run, studio: Studio)
     assert [image["id"] for image in rest] == [images[0].id]
     assert rest[0]["path"] == str(images[0].path)
     assert rest[0]["request"]["prompt"] == "a boat"
+
+
+def test_pictures_are_listed_with_the_size_of_their_file(run: Run, settings: Settings, studio: Studio) -> None:
+    image = studio.generate("a boat", progress=False)[0]
+    with closing(sqlite3.connect(settings.outputs_dir / "studio.db")) as connection, connection:
+        connection.execute("UPDATE image SET width = 300, height = 200")
+
+    assert " 300×200 " in run("gallery").out
+    assert "300 × 200" in markup.caption(studio.gallery.get(image.id))
+    assert 'width="300" height="200"' in markup.picture(studio.gallery.get(image.id))
+    view = ImageView.of(studio.gallery.get(image.id))
+    assert (view.width, view.height) == (300, 200)
 
 
 def test_an_empty_gallery_is_no_error(run: Run) -> None:

@@ -84,8 +84,26 @@ OUTCOMES: list[tuple[str, str, Outcome, str]] = [
     ("Size: 513x512", "width", Outcome.IGNORED, "width must be a multiple of 8, got 513; try 512 or 520"),
     ("Size: 513x512", "height", Outcome.USED, ""),
     ("Denoising strength: 0.6", "strength", Outcome.USED, ""),
+    *(
+        (
+            f"Sampler: {name}, Denoising strength: 0.6",
+            "strength",
+            Outcome.APPROXIMATED,
+            "noises the input for one timestep",
+        )
+        for name in ("DDIM", "PLMS", "UniPC")
+    ),
     ("Denoising strength: 0.6", "init_image", Outcome.MISSING, "not in the file"),
     ("Denoising strength: 0.6, Mask blur: 4", "mask_image", Outcome.MISSING, "not in the file"),
+    ("Soft inpainting enabled: True", "mask_mode", Outcome.USED, "as soft"),
+    ("Soft inpainting enabled: True, Soft inpainting schedule bias: 1.5", "soft_schedule_bias", Outcome.USED, ""),
+    ("Soft inpainting preservation strength: 0.7", "soft_preservation", Outcome.USED, ""),
+    ("Soft inpainting transition contrast boost: 8", "soft_contrast_boost", Outcome.USED, ""),
+    ("Soft inpainting mask influence: 0.2", "soft_mask_influence", Outcome.USED, ""),
+    ("Soft inpainting difference threshold: 9", "soft_difference_threshold", Outcome.IGNORED, "at most 8"),
+    ("Soft inpainting difference contrast: 3", "soft_difference_contrast", Outcome.USED, ""),
+    ("Mask blur: 4, Outpaint left: 64", "outpaint_left", Outcome.USED, ""),
+    ("Mask blur: 4, Outpaint left: 64", "mask_image", Outcome.MISSING, "if it was made with a mask of its own"),
     ("Face restoration: CodeFormer", "Face restoration", Outcome.IGNORED, "there is nothing like it here"),
     ("Lora hashes: ocean: 0123456789ab", "loras", Outcome.MISSING, "no LoRA 'ocean' [0123456789ab] is installed"),
     ("VAE: sdxl_vae", "VAE", Outcome.IGNORED, "there is nothing like it here"),

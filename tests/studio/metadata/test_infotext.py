@@ -6,7 +6,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipelines.spec.errors import InvalidRequest
-from pipelines.spec.request import GenerationRequest, bounds
+from pipelines.spec.request import GenerationRequest, Task, bounds, field_names
 from pipelines.spec.resolve import resolve
 from studio.metadata import Record, a1111, import_request
 from tests.pipelines.spec.conftest import make_model
@@ -145,7 +145,11 @@ def test_hashes_by_name() -> None:
     assert a1111.hashes(foreign.pairs, "Hashes") == {"model": "31e35c80fc", "lora:ocean": "0123456789"}
 
 
-MASK_FIELDS = ("invert_mask", "mask_blur_x", "mask_blur_y", "masked_content", "inpaint_area", "mask_padding")
+SOFT_FIELDS = tuple(name for name in field_names() if name.startswith("soft_"))
+MASK_FIELDS = (
+    *("invert_mask", "mask_blur_x", "mask_blur_y", "masked_content", "inpaint_area", "mask_padding", "mask_mode"),
+    *SOFT_FIELDS,
+)
 LINE = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\0<>"))
 
 
@@ -168,9 +172,10 @@ def test_what_we_write_reads_back_as_the_same_fields(
     images = {"init_image": resolved.init_image, "mask_image": resolved.mask_image}
     again = GenerationRequest.parse({**imported.request_fields, **images, "output_format": resolved.output_format})
     stripped = {"prompt": resolved.prompt.strip(), "negative_prompt": resolved.negative_prompt.strip()}
-    has_mask = resolved.mask_image is not None
     stripped |= {"template": resolved.template or None}
-    unused = {} if has_mask else {name: bounds(name)["default"] for name in MASK_FIELDS}
+    unused = {name: bounds(name)["default"] for name in MASK_FIELDS} if resolved.task is not Task.INPAINT else {}
+    if resolved.mask_mode != "soft":
+        unused |= {name: bounds(name)["default"] for name in SOFT_FIELDS}
     if resolved.inpaint_area != "only_masked":
         unused["mask_padding"] = 32
     assert imported.program == "Open Weights Studio"

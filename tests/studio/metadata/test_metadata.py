@@ -135,6 +135,24 @@ INFOTEXTS = [
         f"a boat\n{STEPS}, Denoising strength: 1, {CLIP}, RNG: CPU, Mask blur: 4, Mask blur y: 0, "
         f"Mask mode: Inpaint not masked, Masked content: latent nothing, {VERSION}",
     ),
+    (
+        {
+            "init_image": "a" * 64,
+            "mask_image": "b" * 64,
+            "strength": 1.0,
+            "mask_mode": "soft",
+            "soft_preservation": 0.75,
+        },
+        f"a boat\n{STEPS}, Denoising strength: 1, {CLIP}, RNG: CPU, Soft inpainting enabled: True, "
+        "Soft inpainting schedule bias: 1, Soft inpainting preservation strength: 0.75, "
+        "Soft inpainting transition contrast boost: 4, Soft inpainting mask influence: 0, "
+        f"Soft inpainting difference threshold: 0.5, Soft inpainting difference contrast: 2, Mask blur: 4, {VERSION}",
+    ),
+    (
+        {"init_image": "a" * 64, "strength": 1.0, "mask_mode": "differential", "outpaint_top": 64},
+        f"a boat\n{STEPS.replace('512x512', '512x576')}, Denoising strength: 1, {CLIP}, RNG: CPU, Mask blur: 4, "
+        f"Mask greys: differential, Outpaint top: 64, {VERSION}",
+    ),
 ]
 
 

@@ -40,6 +40,7 @@ def xmp_of(path: Path) -> bytes | None:
         ({}, "trainedAlgorithmicMedia"),
         ({"init_image": "a" * 64}, "trainedAlgorithmicMedia"),
         ({"init_image": "a" * 64, "mask_image": "b" * 64}, "compositeWithTrainedAlgorithmicMedia"),
+        ({"init_image": "a" * 64, "outpaint_left": 8}, "compositeWithTrainedAlgorithmicMedia"),
     ],
 )
 def test_pictures_say_in_iptcs_words_that_they_were_generated(

@@ -1,0 +1,107 @@
+"""The seam between the application and whatever trains: what is told on the way, and what comes out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipelines.spec.dataset import Finding
+from pipelines.spec.model import Model
+from pipelines.spec.training import TrainingRequest
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training will be, known before it starts."""
+
+    num_pictures: int
+    num_steps: int
+    batches_per_epoch: int
+    buckets: Sequence[tuple[int, int, int]]
+    """Width, height and number of pictures."""
+    num_parameters: int
+    """Numbers that are trained."""
+    predicted_bytes: int
+    """Memory at the peak of a step, on the device: weights, activations, gradients, optimizer."""
+    free_bytes: int
+    """Of the device, at the moment."""
+    findings: Sequence[Finding]
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        sizes = ", ".join(f"{width}×{height} ({count})" for width, height, count in self.buckets)
+        return (
+            f"{self.num_pictures} pictures in sizes {sizes}; {self.num_steps} steps of "
+            f"{self.num_parameters:,} numbers; about {self.predicted_bytes / 2**20:,.0f} MiB of memory"
+        )
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """One step is done."""
+
+    step: int
+    """Steps done, from 1; 0 says that all is read and the first step begins."""
+    num_steps: int
+    loss: float
+    """Mean over the latest steps; 0 before the first."""
+    eta: float | None
+    """Seconds that are probably left, from the measured steps; None before there are any."""
+
+
+@dataclass(frozen=True)
+class TrainedLora:
+    """What came out."""
+
+    path: Path
+    """The LoRA: one safetensors file."""
+    steps: int
+    num_steps: int
+    final_loss: float
+    """Mean over the latest steps."""
+    folder: Path
+    """Loss curve, validation pictures, strength sweep, checkpoint."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all steps were done; a training that was stopped keeps what it has."""
+        return self.steps >= self.num_steps
+
+
+class Trainer(Protocol):
+    """Trains LoRAs. Knows torch, and neither HTTP nor SQL."""
+
+    def plan(self, request: TrainingRequest, model: Model) -> TrainingPlan:
+        """Read the data set, predict, and refuse what cannot work.
+
+        Raises:
+            InvalidRequest: naming the field, the value and the way out.
+        """
+        ...
+
+    def train(
+        self,
+        request: TrainingRequest,
+        model: Model,
+        *,
+        folder: Path,
+        output: Path,
+        resume: bool,
+        on_step: Callable[[TrainingStep], bool],
+    ) -> TrainedLora:
+        """Train, and write the LoRA.
+
+        Args:
+            request: what is asked.
+            model: what the LoRA is for.
+            folder: where curve, pictures and checkpoints go.
+            output: the LoRA's file; written whole or not at all.
+            resume: go on from the checkpoint in `folder`: the result equals that of an uninterrupted training, on a
+                processor bit for bit.
+            on_step: called after every step; False stops and keeps what is learnt.
+
+        Raises:
+            InvalidRequest: it cannot work, or the checkpoint is of another request.
+            GenerationFailed: the loss is no number.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Trains LoRAs: diffusers' models, peft's adapters, one safetensors file in kohya's layout."""

@@ -1,0 +1,120 @@
+"""The state of an unfinished training in one safetensors file, and back."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.training import TrainingRequest
+from pipelines.training.files import write_safetensors
+from pipelines.training.optimization import Average
+
+NAME = "checkpoint.safetensors"
+FREE_FIELDS = frozenset(
+    {"save_every", "validation_every", "validation_prompts", "validation_seed", "description", "author", "licence"}
+)
+"""Fields that may differ when a training is taken up again: what is learnt does not depend on them."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """All that changes while training."""
+
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    average: Average
+    scaler: torch.amp.GradScaler
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint belongs to; another training must not take it up."""
+
+    request: TrainingRequest
+    model_fingerprint: str
+    data_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what decides about what is learnt."""
+        asked = self.request.model_dump(mode="json", exclude=set(FREE_FIELDS))
+        return {**asked, "model_fingerprint": self.model_fingerprint, "data_sha256": self.data_sha256}
+
+
+def save(folder: Path, state: State, *, step: int, started_at: float, identity: Identity) -> None:
+    """Write the checkpoint.
+
+    Raises:
+        StorageError: the disk refused; the older checkpoint stays.
+    """
+    tensors = {f"parameter/{name}": parameter.data for name, parameter in state.parameters.items()}
+    tensors |= {f"average/{name}": value for name, value in state.average.values.items()}
+    plain: dict[str, dict[str, float | int]] = {}
+    for index, entries in state.optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{key}"] = value
+            elif isinstance(value, int | float):
+                plain.setdefault(str(index), {})[key] = value
+    metadata = {
+        "step": str(step),
+        "started_at": repr(started_at),
+        "identity": json.dumps(identity.to_json(), sort_keys=True),
+        "optimizer": json.dumps(plain),
+        "scaler": json.dumps(state.scaler.state_dict()),
+    }
+    write_safetensors(folder / NAME, tensors, metadata)
+
+
+def load(folder: Path, state: State, *, identity: Identity) -> tuple[int, float]:
+    """Take up the checkpoint of a folder; return the steps done and when the training began.
+
+    Raises:
+        InvalidRequest: there is none, it is damaged, or it belongs to another request, data set or model.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise InvalidRequest(f"there is no checkpoint {path} to resume; start without --resume")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        _check(json.loads(metadata["identity"]), identity.to_json(), path)
+        return _restore(state, tensors, metadata)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise InvalidRequest(f"the checkpoint {path} is damaged ({error}); start without --resume") from error
+
+
+def _check(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    for field in sorted(saved.keys() | wanted.keys()):
+        if saved.get(field) != wanted.get(field):
+            what = {"data_sha256": "data", "model_fingerprint": "model"}.get(field, field)
+            told = f" {saved.get(field)!r}, and {wanted.get(field)!r} is asked" if what == field else ""
+            raise InvalidRequest(
+                f"{what}: the checkpoint {path} was made with another {what}{told}; "
+                "give what it was made with, or start without --resume",
+                field=what,
+            )
+
+
+@torch.no_grad()
+def _restore(state: State, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[int, float]:
+    for name, parameter in state.parameters.items():
+        parameter.copy_(tensors[f"parameter/{name}"])
+    for name, value in state.average.values.items():
+        value.copy_(tensors[f"average/{name}"])
+    entries: dict[int, dict[str, Any]] = {
+        int(index): dict(values) for index, values in json.loads(metadata["optimizer"]).items()
+    }
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/", 2)
+            entries.setdefault(int(index), {})[key] = tensor
+    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": entries})
+    state.scaler.load_state_dict(json.loads(metadata["scaler"]))
+    return int(metadata["step"]), float(metadata["started_at"])

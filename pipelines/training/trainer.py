@@ -1,0 +1,299 @@
+"""The trainer: reads, predicts, refuses; then steps, checkpoints, pictures; at the end one file."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.runtime.device import DeviceInfo, describe_device
+from pipelines.runtime.guards import NotFinite, is_out_of_memory
+from pipelines.runtime.loading import Components, ModelCache
+from pipelines.runtime.weights import read_json
+from pipelines.spec.buckets import BatchPlan
+from pipelines.spec.dataset import DataSet, read_dataset
+from pipelines.spec.errors import InvalidRequest, NotANumber, OutOfMemory
+from pipelines.spec.model import Model
+from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.trainer import TrainedLora, TrainingPlan, TrainingStep
+from pipelines.spec.training import TrainingRequest
+from pipelines.training import checkpoint, memory
+from pipelines.training.adapters import Adapter
+from pipelines.training.captions import CaptionEncoder
+from pipelines.training.curve import LossCurve, Point
+from pipelines.training.files import write_safetensors
+from pipelines.training.latents import LatentCache
+from pipelines.training.metadata import Story, describe
+from pipelines.training.objective import Objective
+from pipelines.training.optimization import Average, check_optimizer, learning_rate_share, make_optimizer
+from pipelines.training.painting import paint, save_row, save_sweep, validation_requests
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a training works on, read and checked."""
+
+    request: TrainingRequest
+    model: Model
+    dataset: DataSet
+    batches: BatchPlan
+    resolution: int
+    clip_skip: int
+    shown: list[ResolvedRequest]
+
+    @property
+    def num_steps(self) -> int:
+        return self.request.num_steps(self.batches.batches_per_epoch)
+
+
+class LoraTrainer:
+    """Trains LoRAs for Stable Diffusion 1.x and XL; see `pipelines.spec.trainer.Trainer`.
+
+    Every training loads a model of its own, so that nobody else's is changed.
+
+    Args:
+        device: "auto", "cpu", "mps", "cuda:0", …
+    """
+
+    def __init__(self, *, device: str = "auto") -> None:
+        self._device = describe_device(device)
+
+    def plan(self, request: TrainingRequest, model: Model) -> TrainingPlan:
+        """Read the data set, predict, and refuse what cannot work."""
+        material = _read(request, model, self._device)
+        largest = max(material.batches.sizes, key=lambda size: size[0] * size[1])
+        trained, predicted = memory.predict(request, model, size=largest, dtype=_dtype(request, self._device))
+        device = describe_device(str(self._device.device))
+        if predicted > device.total_bytes:
+            raise InvalidRequest(
+                f"batch_size {request.batch_size} at {largest[0]}×{largest[1]} needs about "
+                f"{predicted / 2**30:.1f} GiB, and {device.name} has {device.total_bytes / 2**30:.1f} GiB; take a "
+                "smaller batch_size or resolution, or gradient_checkpointing",
+                field="batch_size",
+            )
+        return TrainingPlan(
+            num_pictures=len(material.dataset.examples),
+            num_steps=material.num_steps,
+            batches_per_epoch=material.batches.batches_per_epoch,
+            buckets=[(*size, count) for size, count in material.batches.counts().items()],
+            num_parameters=trained,
+            predicted_bytes=predicted,
+            free_bytes=device.free_bytes,
+            findings=material.dataset.findings,
+        )
+
+    def train(
+        self,
+        request: TrainingRequest,
+        model: Model,
+        *,
+        folder: Path,
+        output: Path,
+        resume: bool,
+        on_step: Callable[[TrainingStep], bool],
+    ) -> TrainedLora:
+        """Train, and write the LoRA; see `pipelines.spec.trainer.Trainer.train`."""
+        material = _read(request, model, self._device)
+        models = ModelCache(
+            self._device.device, dtype=_dtype(request, self._device), max_bytes=self._device.total_bytes
+        )
+        try:
+            return _Run(material, models.get(model), folder).go(output, resume=resume, on_step=on_step)
+        except NotFinite as error:
+            raise NotANumber(f"the model produced NaN while training ({error}); try mixed_precision no") from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"{self._device.name} could not hold batch_size {request.batch_size}; take a smaller batch_size or "
+                "resolution, or gradient_checkpointing; --resume goes on from the last checkpoint"
+            ) from error
+
+
+class _Run:
+    """One training from its first step, or the checkpoint's, to the file."""
+
+    def __init__(self, material: _Material, components: Components, folder: Path) -> None:
+        request = self._request = material.request
+        self._material, self._components, self._folder = material, components, folder
+        self._adapter = Adapter.inject(request, components)
+        _prepare(components, request)
+        parameters = self._adapter.parameters()
+        scaler = torch.amp.GradScaler(components.device.type, enabled=request.mixed_precision == "fp16")
+        optimizer = make_optimizer(request, self._adapter)
+        self._state = checkpoint.State(parameters, optimizer, Average(parameters, request.ema_decay), scaler)
+        self._identity = checkpoint.Identity(request, components.fingerprint, _hash(material))
+        examples, batches = material.dataset.examples, material.batches
+        captions = CaptionEncoder(components, clip_skip=material.clip_skip, is_trained=request.train_text_encoder)
+        self._objective = Objective(
+            request, components, examples, batches, LatentCache(examples, batches.sizes, components), captions
+        )
+
+    def go(self, output: Path, *, resume: bool, on_step: Callable[[TrainingStep], bool]) -> TrainedLora:
+        """Do the steps that are left, and write the file."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        done, started_at = 0, time.time()
+        if resume:
+            done, started_at = checkpoint.load(self._folder, self._state, identity=self._identity)
+        curve, num_steps = LossCurve(self._folder, resumed_at=done), self._material.num_steps
+        goes_on = on_step(TrainingStep(done, num_steps, curve.loss, None))
+        while done < num_steps and goes_on:
+            began = time.monotonic()
+            loss, rate = self._step(done)
+            done += 1
+            curve.add(Point(done, loss, rate, time.monotonic() - began))
+            if _is_due(done, self._request.save_every) and done < num_steps:
+                self._save_checkpoint(done, started_at)
+            if _is_due(done, self._request.validation_every) and done < num_steps:
+                self._show(done)
+            goes_on = on_step(TrainingStep(done, num_steps, curve.loss, curve.eta(num_steps - done)))
+        self._save_checkpoint(done, started_at)
+        curve.draw()
+        with self._state.average.in_place():
+            self._write(output, steps=done, started_at=started_at)
+            if done == num_steps:
+                self._show(done)
+                path = self._folder / "strengths.png"
+                save_sweep(path, self._material.shown, components=self._components, adapter=self._adapter)
+        return TrainedLora(output, done, num_steps, curve.loss, self._folder)
+
+    def _step(self, step: int) -> tuple[float, float]:
+        """Do one step; return its loss and the U-Net's learning rate."""
+        request, state = self._request, self._state
+        share = learning_rate_share(request, step, self._material.num_steps)
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
+        total = 0.0
+        for part in range(request.gradient_accumulation_steps):
+            with _autocast(request, self._components.device):
+                loss = self._objective.loss(step * request.gradient_accumulation_steps + part)
+            loss = loss / request.gradient_accumulation_steps
+            total += loss.item()
+            scaled: Any = state.scaler.scale(loss)  # its `backward` carries no types
+            scaled.backward()
+        if not math.isfinite(total):
+            raise NotANumber(
+                f"the loss of step {step + 1} is {total}; take a smaller learning_rate than {request.learning_rate:g}"
+                " or mixed_precision no, and --resume from the last checkpoint"
+            )
+        state.scaler.unscale_(state.optimizer)
+        if request.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(list(state.parameters.values()), request.max_grad_norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.average.follow(step + 1)
+        return total, request.learning_rate * share
+
+    def _save_checkpoint(self, step: int, started_at: float) -> None:
+        checkpoint.save(self._folder, self._state, step=step, started_at=started_at, identity=self._identity)
+
+    def _show(self, step: int) -> None:
+        with self._state.average.in_place():
+            save_row(self._folder / f"step-{step:06d}.png", paint(self._material.shown, self._components))
+
+    def _write(self, output: Path, *, steps: int, started_at: float) -> None:
+        material = self._material
+        tensors = self._adapter.to_kohya(dtype=DTYPES[self._request.save_dtype])
+        broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if broken:
+            raise NotANumber(f"{broken[0]} does not fit into {self._request.save_dtype}; take save_dtype float32")
+        story = Story(
+            request=self._request,
+            model=material.model,
+            dataset=material.dataset,
+            plan=material.batches,
+            resolution=material.resolution,
+            clip_skip=material.clip_skip,
+            prediction_type=self._components.prediction_type,
+            base_fingerprint=self._components.fingerprint,
+            steps=steps,
+            num_steps=material.num_steps,
+            started_at=started_at,
+            finished_at=time.time(),
+        )
+        write_safetensors(output, tensors, describe(story, tensors))
+
+
+def _read(request: TrainingRequest, model: Model, device: DeviceInfo) -> _Material:
+    """Read the data set and refuse what cannot work."""
+    if model.unet_in_channels != 4:
+        raise InvalidRequest(
+            f"model {model.name} is made for inpaint, which LoRAs are not trained on; choose its text-to-image sibling",
+            field="model",
+        )
+    check_optimizer(request, device.device)
+    if request.mixed_precision == "fp16" and device.kind == "cpu":
+        raise InvalidRequest("mixed_precision fp16 needs a graphics card; choose bf16 or no", field="mixed_precision")
+    clip_skip = model.default("clip_skip") if request.clip_skip is None else request.clip_skip
+    if clip_skip > model.text_encoder_layers:
+        raise InvalidRequest(
+            f"clip_skip must be at most {model.text_encoder_layers} for model {model.name}, got {clip_skip}",
+            field="clip_skip",
+        )
+    resolution = request.resolution or round(math.sqrt(model.native_width * model.native_height))
+    step = _bucket_step(model)
+    if resolution < step:
+        raise InvalidRequest(
+            f"resolution must be at least {step} for {model.name}, got {resolution}", field="resolution"
+        )
+    dataset = read_dataset(Path(request.data).expanduser(), caption=request.caption, least_side=resolution // 2)
+    batches = BatchPlan.make(
+        dataset.examples,
+        resolution=resolution,
+        step=step,
+        buckets=request.aspect_buckets,
+        batch_size=request.batch_size,
+        seed=request.seed,
+    )
+    shown = validation_requests(request, model, [each.caption for each in dataset.examples])
+    return _Material(request, model, dataset, batches, resolution, clip_skip, shown)
+
+
+def _bucket_step(model: Model) -> int:
+    """Return the pixels that one cell of the U-Net's coarsest level covers; sides are multiples of it."""
+    levels = [len(read_json(model.path / part / "config.json")["block_out_channels"]) for part in ("vae", "unet")]
+    return int(2 ** (sum(levels) - 2))
+
+
+def _prepare(components: Components, request: TrainingRequest) -> None:
+    if not request.gradient_checkpointing:
+        return
+    components.unet.enable_gradient_checkpointing()
+    if request.train_text_encoder:
+        for encoder in components.text_encoders:
+            encoder.activation_checkpointing_enable()
+            encoder.train()  # transformers keeps everything otherwise; these encoders have no dropout
+
+
+def _hash(material: _Material) -> str:
+    """Return what changes with the data set: names, captions, sizes and bytes of its pictures."""
+    digest = hashlib.sha256()
+    for each in material.dataset.examples:
+        name = each.path.relative_to(material.dataset.folder).as_posix()
+        digest.update(f"{name}\0{each.caption}\0{each.width}×{each.height}\0".encode())
+        digest.update(hashlib.sha256(each.path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _dtype(request: TrainingRequest, device: DeviceInfo) -> torch.dtype:
+    """Return what the frozen models run in: half precision pays on cards only."""
+    autocast = AUTOCAST[request.mixed_precision]
+    return torch.float32 if autocast is None or device.kind == "cpu" else autocast
+
+
+def _autocast(request: TrainingRequest, device: torch.device) -> AbstractContextManager[object]:
+    dtype = AUTOCAST[request.mixed_precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def _is_due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

@@ -1,0 +1,114 @@
+"""Reading a data set: which captions belong to which pictures, and a sentence for every file that is not right."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipelines.spec.dataset import DataSet, Severity, open_picture, read_dataset
+from pipelines.spec.errors import InvalidRequest
+
+
+def _picture(folder: Path, name: str, *, colour: str = "red", size: tuple[int, int] = (64, 48)) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(folder / name)
+
+
+def _read(folder: Path, *, caption: str | None = None) -> DataSet:
+    return read_dataset(folder, caption=caption, least_side=32)
+
+
+def test_captions_stand_beside_pictures_in_metadata_or_are_the_common_one(tmp_path: Path) -> None:
+    for index, name in enumerate(["a.png", "deep/b.png", "c.png"]):
+        _picture(tmp_path, name, colour=["red", "green", "blue"][index])
+    (tmp_path / "a.txt").write_text("a red\n picture ", encoding="utf-8")
+    rows = [{"file_name": "deep/b.png", "text": "green"}, {"file_name": "a.png", "text": "the text file wins"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    read = _read(tmp_path, caption="any")
+
+    assert [(each.path.name, each.caption) for each in read.examples] == [
+        ("a.png", "a red picture"),
+        ("c.png", "any"),
+        ("b.png", "green"),
+    ]
+    assert (read.examples[0].width, read.examples[0].height) == (64, 48)
+    assert read.findings == ()
+    assert read.tag_frequency() == {"a red picture": 1, "any": 1, "green": 1}
+
+
+def test_every_file_that_is_not_right_is_told(tmp_path: Path) -> None:
+    _picture(tmp_path, "good.png")
+    _picture(tmp_path, "same.png")
+    _picture(tmp_path, "tiny.png", size=(64, 16))
+    _picture(tmp_path, "silent.png", colour="blue")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGBA", (64, 64), (0, 0, 255, 0)).save(tmp_path / "clear.png")
+    (tmp_path / "notes.md").write_text("no picture")
+    for name in ("good", "same", "tiny", "broken", "moving", "clear", "gone"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}')
+
+    read = _read(tmp_path)
+
+    told = {finding.file: (finding.severity, finding.text) for finding in read.findings}
+    assert told.keys() == {
+        "broken.png",
+        "clear.png",
+        "moving.gif",
+        "same.png",
+        "silent.png",
+        "tiny.png",
+        "metadata.jsonl",
+    }
+    assert {name for name, (severity, _) in told.items() if severity is Severity.LEFT_OUT} == {
+        "broken.png",
+        "silent.png",
+    }
+    assert "cannot be read as a picture" in told["broken.png"][1]
+    assert "write silent.txt beside it" in told["silent.png"][1]
+    assert "the same pixels as good.png" in told["same.png"][1]
+    assert "2 frames" in told["moving.gif"][1]
+    assert "64×16" in told["tiny.png"][1]
+    assert "gone.png" in told["metadata.jsonl"][1]
+    assert [each.path.name for each in read.examples] == ["clear.png", "good.png", "moving.gif", "same.png", "tiny.png"]
+
+
+def test_transparency_is_white_and_orientation_is_applied(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (0, 0, 255, 0)).save(tmp_path / "clear.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "turned.jpg", exif=exif)
+
+    assert open_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    assert open_picture(tmp_path / "turned.jpg").size == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "holds no pictures"),
+        ("{", "line 1 is not JSON"),
+        ("[]", "line 1 must hold a JSON object"),
+        ('{"file_name": 1, "text": "x"}', "line 1: each line is"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path, content: str | None, sentence: str) -> None:
+    if content is not None:
+        _picture(tmp_path, "a.png")
+        (tmp_path / "metadata.jsonl").write_text(content)
+
+    with pytest.raises(InvalidRequest, match=sentence) as caught:
+        _read(tmp_path, caption="x")
+
+    assert caught.value.field == "data"
+
+
+def test_a_folder_without_one_usable_picture_is_refused(tmp_path: Path) -> None:
+    _picture(tmp_path, "a.png")
+
+    with pytest.raises(InvalidRequest, match=r"none of the 1 pictures .* a\.png: has no caption"):
+        _read(tmp_path)
