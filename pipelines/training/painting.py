@@ -12,7 +12,9 @@ from pipelines.runtime.denoiser import Guidance
 from pipelines.runtime.loading import Components
 from pipelines.runtime.sampling import denoise
 from pipelines.spec.canvas import Canvas
+from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.model import Model
+from pipelines.spec.prompt import parse
 from pipelines.spec.request import GenerationRequest, ResolvedRequest
 from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.training import TrainingRequest
@@ -42,8 +44,18 @@ def validation_requests(request: TrainingRequest, model: Model, captions: Sequen
         (each,) = resolve(asked, model)
         if request.validation_prompts:
             check_prompts(each)
+            _refuse_tags(prompt)
         resolved.append(each)
     return resolved
+
+
+def _refuse_tags(prompt: str) -> None:
+    """Only what is being trained is applied: a picture with another LoRA would not show what it does."""
+    for tag in parse(prompt).extra_networks:
+        raise InvalidRequest(
+            f"validation_prompts names <{tag.kind}:{tag.name}>, and only what is trained is applied; take the tag out",
+            field="validation_prompts",
+        )
 
 
 def paint(requests: Sequence[ResolvedRequest], components: Components) -> list[Image.Image]:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
@@ -15,8 +14,7 @@ from pipelines.runtime.embeddings import BundledEmbedding
 from pipelines.spec.loras import ResolvedLora
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """One delta on one layer, with what it counts."""
 
     delta: Delta
@@ -69,21 +67,21 @@ class AppliedLoras:
             for place, parts in self._parts.items():
                 layer = layers[place]
                 # in reduced-memory mode the text encoders are elsewhere than when the LoRA was loaded
-                near = [replace(part, delta=moved(part.delta, layer.weight.device)) for part in parts]
+                near = [(part, moved(part.delta, layer.weight.device)) for part in parts]
                 handles.append(layer.register_forward_hook(self._adding(near)))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _adding(self, parts: Sequence[_Part]) -> Any:
+    def _adding(self, parts: Sequence[tuple[_Part, Delta]]) -> Any:
         """Return what a layer calls after its own work."""
 
         def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             total = output
-            for part in parts:
+            for part, delta in parts:
                 if self._share is None or part.start <= self._share < part.end:
-                    total = total + part.delta.change(layer, inputs[0], output, part.weight)
+                    total = total + delta.change(layer, inputs[0], output, part.weight)
             return total
 
         return add

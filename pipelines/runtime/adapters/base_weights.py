@@ -1,6 +1,6 @@
 """Proof that nothing has changed the base model: torch's count of writes to each weight, and a sample of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,18 @@ class BaseWeights:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        # those that own weights: to walk through all others each time would take longer than to read
-        self._owners = tuple(tuple(each for each in module.modules() if _has_weights(each)) for module in modules)
+        # what each layer holds by name, once and for all: to walk through the modules takes longer than to read
+        self._held = tuple(tuple(_holders(module)) for module in modules)
         self._samples = self._read()
 
     def writes(self) -> Writes:
         """Return what differs after any write in place, and after any exchange of a weight for another."""
         return tuple(
             (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for owners in self._owners
-            for weight in _weights(owners)
+            for holders in self._held
+            for held in holders
+            for weight in held.values()
+            if weight is not None
         )
 
     def are_unchanged(self, *, since: Writes) -> bool:
@@ -44,9 +46,9 @@ class BaseWeights:
     def _read(self) -> Tensor:
         """Return the samples of all weights as bytes, on the processor, in one order wherever the modules are."""
         read: list[Tensor] = []
-        for owners in self._owners:
+        for holders in self._held:
             samples: dict[torch.dtype, list[Tensor]] = {}
-            for weight in _weights(owners):
+            for weight in (each for held in holders for each in held.values() if each is not None):
                 size = weight.numel()
                 taken = min(size, SAMPLES)
                 spread = weight.as_strided((taken,), (size // max(taken, 1),))
@@ -55,12 +57,7 @@ class BaseWeights:
         return torch.cat(read)
 
 
-def _has_weights(module: nn.Module) -> bool:
-    return next(module.parameters(recurse=False), None) is not None or bool(tuple(module.buffers(recurse=False)))
-
-
-def _weights(owners: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Return the weights as they are: modules hold them by name, and what a name stands for may be exchanged."""
-    for owner in owners:
-        for held in (owner._parameters, owner._buffers):
-            yield from (weight for weight in held.values() if weight is not None)
+def _holders(module: nn.Module) -> Iterator[Mapping[str, Tensor | None]]:
+    """Return the dictionaries in which layers hold their weights: what a name in them stands for may be exchanged."""
+    for layer in module.modules():
+        yield from (held for held in (layer._parameters, layer._buffers) if held)

@@ -111,7 +111,7 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
         LoraError: see `LoraCache.get`.
     """
     tensors, header = _read(file)
-    _check_finite(file, tensors)
+    tensors = _finite(file, tensors)
     found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
     _check_found(found, tensors, file=file, layers=layers, model_name=model_name)
     try:
@@ -136,12 +136,8 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
 
 
 def settled(delta: Delta, device: torch.device, dtype: torch.dtype) -> Delta:
-    """Return a delta in memory of its own, where a layer computes and in the precision it computes in.
-
-    Tensors lie in a file at any offset, while the order in which kernels add numbers up, and so the last bit of every
-    pixel, follows from the alignment.
-    """
-    own: Delta = _mapped(delta, lambda tensor: tensor.to(device, dtype, copy=True).contiguous())
+    """Return a delta whose tensors are where a layer computes, in the precision it computes in."""
+    own: Delta = _mapped(delta, lambda tensor: tensor.to(device, dtype).contiguous())
     return own
 
 
@@ -174,15 +170,24 @@ def _read(file: LoraFile) -> tuple[dict[str, Tensor], Header]:
         raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
 
 
-def _check_finite(file: LoraFile, tensors: Mapping[str, Tensor]) -> None:
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not _is_finite(tensor.float() if tensor.itemsize == 1 else tensor):
-            raise LoraError(f"LoRA {file.name!r}: {key} holds NaN or infinity: the file is damaged; download it again")
+def _finite(file: LoraFile, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors, numbers in float32, after making sure that they are numbers.
 
-
-def _is_finite(tensor: Tensor) -> bool:
-    """A finite sum, which costs little, has finite parts; a sum may overflow without them being infinite."""
-    return math.isfinite(tensor.sum(dtype=torch.float32).item()) or bool(torch.isfinite(tensor).all())
+    Each has memory of its own: in a file tensors lie at any offset, while the order in which kernels add numbers up,
+    and so the last bit of every pixel, follows from the alignment.
+    """
+    converted = {
+        key: tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor
+        for key, tensor in tensors.items()
+    }
+    for key, tensor in converted.items():
+        if tensor.is_floating_point() and tensor.numel():
+            least, most = tensor.aminmax()  # one pass; NaN is both
+            if not (math.isfinite(least) and math.isfinite(most)):
+                raise LoraError(
+                    f"LoRA {file.name!r}: {key} holds NaN or infinity: the file is damaged; download it again"
+                )
+    return converted
 
 
 def _check_found(
