@@ -166,7 +166,7 @@ class GenerationRequest(_Frozen):
         default=None,
         min_length=1,
         max_length=256,
-        description=f"What enlarges an input image (image-to-image): {', '.join(PICTURE_UPSCALERS)}, or a file of "
+        description=f"What enlarges an input image without a mask: {', '.join(PICTURE_UPSCALERS)}, or a file of "
         "upscalers/. Empty: lanczos.",
     )
     invert_mask: bool = Field(default=False, description="Repaint what is black in the mask, and keep what is white.")
