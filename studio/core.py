@@ -17,7 +17,7 @@ from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, S
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.upscalers import UPSCALERS
-from studio.enlarging import enlarged
+from studio.enlarging import enlarged, upscaled
 from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
@@ -170,6 +170,30 @@ class Studio:
         """
         (larger,) = self.generate(self.enlarged(image, **fields), progress=progress)
         return larger
+
+    def upscale(
+        self, image: Path | GalleryImage, *, scale: float | None = None, progress: bool = True, **fields: Any
+    ) -> GalleryImage:
+        """Make a picture larger and paint nothing; what it says of itself stays in the new one.
+
+        Args:
+            image: of the gallery, or any file.
+            scale: so many times larger; 2 where neither it nor a size is given.
+            progress: show a progress bar.
+            fields: `upscaler`, `width`, `height`, `resize_mode`, `output_format`.
+
+        Raises:
+            NotFound: no such file.
+            InvalidRequest, GenerationFailed, Cancelled: as `generate`.
+        """
+        (larger,) = self.generate(self.upscaled(image, scale=scale, **fields), progress=progress)
+        return larger
+
+    def upscaled(self, image: Path | GalleryImage, *, scale: float | None = None, **fields: Any) -> GenerationRequest:
+        """Return the request that `upscale` makes; see `studio.enlarging.upscaled`."""
+        path = image.path if isinstance(image, GalleryImage) else image
+        init_image = self.inputs.put(path, field="init_image")
+        return upscaled(path, init_image, self.inputs.size(init_image), scale=scale, fields=fields)
 
     def enlarged(self, image: Path | GalleryImage, **fields: Any) -> GenerationRequest:
         """Return the request that `hires` makes; see `studio.enlarging.enlarged`."""

@@ -1,10 +1,11 @@
-"""A finished picture, larger: the request that paints it as before and then a second time."""
+"""A finished picture, larger: the request that paints it a second time, and the one that paints nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.spec.hires import SIZE_FIELDS
+from pipelines.spec.errors import InvalidRequest, NotFound
+from pipelines.spec.hires import HIRES_FIELDS, SIDE_STEP, SIZE_FIELDS
 from pipelines.spec.request import GenerationRequest
 from studio import metadata
 
@@ -32,3 +33,54 @@ def enlarged(path: Path, fields: Mapping[str, Any]) -> GenerationRequest:
     elif record.enlargement is None:
         values["hires_scale"] = DEFAULT_SCALE
     return GenerationRequest.parse({**values, **fields})
+
+
+def upscaled(
+    path: Path, init_image: str, size: tuple[int, int], *, scale: float | None, fields: Mapping[str, Any]
+) -> GenerationRequest:
+    """Return the request that resizes a picture and paints nothing: image-to-image of strength 0.
+
+    The prompt, the seed and all else that the record of a picture of ours says of how it was painted stays; of any
+    other file only the pixels are known.
+
+    Args:
+        path: the picture.
+        init_image: the stored input that it is.
+        size: its width and height in pixels.
+        scale: so many times larger, in multiples of 8 pixels, rounded down; 2 where no size is given either.
+        fields: other fields of the request.
+
+    Raises:
+        InvalidRequest: naming the field.
+    """
+    given = [side for side in ("width", "height") if fields.get(side) is not None]
+    if scale is not None and given:
+        raise InvalidRequest(f"scale and {given[0]} both say how large; give only one of them", field=given[0])
+    if len(given) != 1:
+        factor = DEFAULT_SCALE if scale is None else scale
+        width, height = (int(side * factor) // SIDE_STEP * SIDE_STEP for side in size)
+    elif given == ["width"]:
+        width, height = fields["width"], int(fields["width"] * size[1] / size[0]) // SIDE_STEP * SIDE_STEP
+    else:
+        width, height = int(fields["height"] * size[0] / size[1]) // SIDE_STEP * SIDE_STEP, fields["height"]
+    told = {name: value for name, value in fields.items() if value is not None}
+    values = {**_painted(path), "init_image": init_image, "strength": 0.0, "width": width, "height": height, **told}
+    return GenerationRequest.parse(values)
+
+
+def _painted(path: Path) -> dict[str, Any]:
+    """Return what a record says of how its picture was painted, without inputs and without a second pass."""
+    try:
+        asked = metadata.read(path).request.asked()
+    except NotFound:
+        return {}
+    return asked.model_dump(exclude={*HIRES_FIELDS, *_OF_INPUTS})
+
+
+_OF_INPUTS = frozenset(
+    {
+        *("init_image", "mask_image", "resize_mode", "upscaler"),
+        *(f"outpaint_{side}" for side in ("left", "top", "right", "bottom")),
+    }
+)
+"""Fields of what a picture was painted on."""

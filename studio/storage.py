@@ -89,7 +89,8 @@ class Storage:
             if request.mask_image is not None:
                 self.inputs.path(request.mask_image)
         hires_model = self._hires_model(request)
-        self._upscaler(request)
+        for field in ("upscaler", "hires_upscaler"):
+            self._upscaler(request, field)
         resolved = resolve(request, model, input_size=input_size, hires_model=hires_model)
         if request.is_template:
             resolved = self._expand_template(request.prompt, resolved)
@@ -199,7 +200,8 @@ class Storage:
             loras={digest: self.loras.find(name).file() for digest, name in names.items()},
             embeddings=self._embedding_files(resolved),
             hires_model=self._hires_model(request),
-            upscaler=self._upscaler(request),
+            upscaler=self._upscaler(request, "upscaler"),
+            hires_upscaler=self._upscaler(request, "hires_upscaler"),
         )
 
     def _embedding_files(self, resolved: tuple[ResolvedRequest, ...]) -> dict[str, EmbeddingFile]:
@@ -215,11 +217,12 @@ class Storage:
         with _naming("hires_model"):
             return find_model(request.hires_model, self.settings.models_dir)
 
-    def _upscaler(self, request: GenerationRequest) -> Path | None:
-        if request.hires_upscaler is None or request.hires_upscaler in UPSCALERS:
+    def _upscaler(self, request: GenerationRequest, field: str) -> Path | None:
+        name: str | None = getattr(request, field)
+        if name is None or name in UPSCALERS:
             return None
-        with _naming("hires_upscaler"):
-            return find_upscaler(request.hires_upscaler, self.settings.upscalers_dir)
+        with _naming(field):
+            return find_upscaler(name, self.settings.upscalers_dir, field=field)
 
 
 def _choose_loras(

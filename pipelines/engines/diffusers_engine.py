@@ -135,15 +135,18 @@ class DiffusersEngine:
         done = 0
         for _, group in groupby(requests, _shared_fields):
             alike = tuple(group)
-            canvas = prepare_canvas(alike[0], inputs)
+            canvas, of_upscaler = self._prepare(alike[0], inputs, on_step=on_step, index=done)
             end = done + len(alike)
+            if alike[0].strength == 0:
+                yield from self._as_prepared(alike, canvas, of_upscaler, on_step=on_step, index=done)
+                done = end
             while done < end:
                 # 1. Denoise as many as fit, and again if they are to be larger.
                 for painted in self._paint(alike[done - end :], canvas, job, index=done):
                     # 2. Decode one by one: NaN or lack of memory costs a second attempt, but no denoising again.
                     for latents, change in zip(torch.split(painted.latents, 1), painted.changes, strict=True):
                         picture, provenance = last.run(partial(self._develop, latents))
-                        provenance |= painted.provenance
+                        provenance |= painted.provenance | of_upscaler
                         if canvas.is_mask_blank:
                             provenance["blank_mask"] = True
                         if first.reduced_memory or last.reduced_memory:
@@ -151,6 +154,33 @@ class DiffusersEngine:
                         # 3. Put back, bit for bit, what the mask keeps.
                         yield GeneratedImage(done, alike[done - end], canvas.finish(picture, change=change), provenance)
                         done += 1
+
+    def _prepare(
+        self, request: ResolvedRequest, inputs: Inputs, *, on_step: Callable[[Step], None], index: int
+    ) -> tuple[Canvas, Provenance]:
+        """Return what a picture starts from, and what that depends on beside the request."""
+        if request.upscaler in {None, "lanczos"}:
+            return prepare_canvas(request, inputs), {}
+        upscaler = self._upscalers.of(str(request.upscaler), inputs.upscaler)
+        waiting = Step(index, 0, max(1, _steps(request)))
+        enlarge = partial(upscaler.enlarge, on_tile=partial(on_step, waiting))
+        return prepare_canvas(request, inputs, enlarge=enlarge), upscaler.provenance
+
+    def _as_prepared(
+        self,
+        requests: Sequence[ResolvedRequest],
+        canvas: Canvas,
+        of_upscaler: Provenance,
+        *,
+        on_step: Callable[[Step], None],
+        index: int,
+    ) -> Iterator[GeneratedImage]:
+        """Yield pictures of which nothing is repainted (strength 0): no model is loaded."""
+        assert canvas.init_image is not None
+        made_by = {**self._of_machine(), **of_upscaler, "evaluations": 0}
+        for position, request in enumerate(requests, start=index):
+            on_step(Step(position, 1, 1))
+            yield GeneratedImage(position, request, canvas.init_image, made_by)
 
     def _attempts(self, model: Model) -> Attempts:
         return Attempts(self._models, model, device=str(self._device.device))
@@ -193,7 +223,7 @@ class DiffusersEngine:
             factor = request.height // latents.shape[2]
             job.first.rest()
             return stretch_latents(latents, row, size, pixels_per_latent=factor), {}
-        upscaler = self._upscalers.of(name, job.inputs.upscaler)
+        upscaler = self._upscalers.of(name, job.inputs.hires_upscaler)
         return stretch_pictures(latents, upscaler, size, first=job.first, last=job.last), upscaler.provenance
 
     def _denoise(self, requests: Sequence[ResolvedRequest], one_pass: _Pass, attempts: Attempts) -> Denoised:
@@ -244,14 +274,19 @@ class DiffusersEngine:
         """Return what the pixels depend on beside the request, but for the passes."""
         precision = components.precision
         return {
-            "engine": "diffusers",
-            "device": self._device.name,
+            **self._of_machine(),
             "dtype": str(precision.dtype).removeprefix("torch."),
-            "torch": str(torch.__version__),
             "diffusers": diffusers.__version__,
             "transformers": transformers.__version__,
-            **_processor(self._device),
             **({"vae_upcast": True} if precision.vae_upcast else {}),
+        }
+
+    def _of_machine(self) -> Provenance:
+        return {
+            "engine": "diffusers",
+            "device": self._device.name,
+            "torch": str(torch.__version__),
+            **_processor(self._device),
         }
 
 

@@ -34,8 +34,17 @@ class Upscaler(Protocol):
     def provenance(self) -> dict[str, str | int | float | bool]:
         """What the pixels depend on beside the upscaler's name."""
 
-    def enlarge(self, image: Image.Image, *, width: int, height: int) -> Image.Image:
-        """Return an RGB picture at exactly width × height."""
+    def enlarge(
+        self, image: Image.Image, *, width: int, height: int, on_tile: Callable[[], object] = lambda: None
+    ) -> Image.Image:
+        """Return an RGB picture at exactly width × height.
+
+        Args:
+            image: RGB.
+            width: in pixels.
+            height: in pixels.
+            on_tile: called before each tile that a model enlarges; what it raises ends the work.
+        """
 
 
 class Filter:
@@ -50,7 +59,9 @@ class Filter:
     def __init__(self, row: PictureUpscaler) -> None:
         self._resampling = Image.Resampling[row.resampling.upper()]
 
-    def enlarge(self, image: Image.Image, *, width: int, height: int) -> Image.Image:
+    def enlarge(
+        self, image: Image.Image, *, width: int, height: int, on_tile: Callable[[], object] = lambda: None
+    ) -> Image.Image:
         """Return the picture at width × height."""
         return image.resize((width, height), self._resampling)
 
@@ -77,7 +88,9 @@ class UpscaleModel:
         self._model: Model = descriptor
         self._device = device
 
-    def enlarge(self, image: Image.Image, *, width: int, height: int) -> Image.Image:
+    def enlarge(
+        self, image: Image.Image, *, width: int, height: int, on_tile: Callable[[], object] = lambda: None
+    ) -> Image.Image:
         """Return the RGB picture at width × height: as many rounds as it takes, then Lanczos down.
 
         No round but the first is given more pixels than its result needs.
@@ -85,7 +98,7 @@ class UpscaleModel:
         for _ in range(MAX_ROUNDS):
             if image.width >= width and image.height >= height:
                 break
-            image = self._round(image)
+            image = self._round(image, on_tile)
             enough = -(-width // self.scale), -(-height // self.scale)
             if (image.width < width or image.height < height) and (
                 image.width > enough[0] and image.height > enough[1]
@@ -94,9 +107,14 @@ class UpscaleModel:
         return image.resize((width, height), Image.Resampling.LANCZOS)
 
     @torch.inference_mode()
-    def _round(self, image: Image.Image) -> Image.Image:
+    def _round(self, image: Image.Image, on_tile: Callable[[], object]) -> Image.Image:
         pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)[None]
-        larger = in_tiles(lambda tile: self._model(tile.to(self._device)).cpu(), pixels, scale=self.scale)
+
+        def enlarged(tile: torch.Tensor) -> torch.Tensor:
+            on_tile()
+            return self._model(tile.to(self._device)).cpu()
+
+        larger = in_tiles(enlarged, pixels, scale=self.scale)
         if not bool(torch.isfinite(larger).all()):
             raise NotANumber(f"the upscaler {self._name} produced NaN or infinity; its weights are damaged")
         rounded = (larger[0].clamp(0, 1) * 255).round().to(torch.uint8)

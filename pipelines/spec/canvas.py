@@ -7,6 +7,7 @@ from PIL import Image, ImageChops
 from pipelines.spec.engine import Inputs
 from pipelines.spec.geometry import (
     Box,
+    Enlarge,
     binary_mask,
     blur,
     fill_masked,
@@ -16,6 +17,7 @@ from pipelines.spec.geometry import (
     masked_region,
     paste_back,
     resize,
+    resize_by,
     undo_fill,
 )
 from pipelines.spec.request import ResolvedRequest, Task
@@ -83,19 +85,24 @@ class Canvas:
         return painted if self.overlay is None else self.overlay.finish(painted, change=change)
 
 
-def prepare_canvas(request: ResolvedRequest, inputs: Inputs) -> Canvas:
+def prepare_canvas(request: ResolvedRequest, inputs: Inputs, *, enlarge: Enlarge | None = None) -> Canvas:
     """Resize, blur and crop the inputs as the request says.
 
     Args:
         request: gives size, resize mode and the fields of the mask.
         inputs: the opened images.
+        enlarge: the upscaler of image-to-image, if it is not Lanczos.
     """
     image = inputs.init_image
     if image is None:
         return Canvas()
     size = {"width": request.width, "height": request.height}
     if request.task is Task.IMAGE_TO_IMAGE:
-        return Canvas(image if request.resize_mode == "latent" else resize(image, request.resize_mode, **size))
+        if request.resize_mode == "latent":
+            return Canvas(image)
+        if enlarge is not None and image.size != (request.width, request.height):
+            return Canvas(resize_by(enlarge, image, request.resize_mode, **size))
+        return Canvas(resize(image, request.resize_mode, **size))
     image, mask, margin = _masked(image, request, inputs.mask_image)
     region = None
     if request.inpaint_area == "only_masked":

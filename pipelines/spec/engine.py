@@ -29,6 +29,8 @@ class Inputs:
     hires_model: Model | None = None
     """What paints the second pass; None is the same model."""
     upscaler: Path | None = None
+    """The model file that `upscaler` names, if it names one."""
+    hires_upscaler: Path | None = None
     """The model file that `hires_upscaler` names, if it names one."""
 
 

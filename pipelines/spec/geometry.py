@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,26 @@ def resize(image: Image.Image, mode: ResizeMode, *, width: int, height: int) -> 
             return _smear(image.resize(inner, Image.Resampling.LANCZOS), width, height)
         case _:
             return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+class Enlarge(Protocol):
+    """Makes a picture of exactly width × height."""
+
+    def __call__(self, image: Image.Image, *, width: int, height: int) -> Image.Image:
+        """Return it, RGB as the one that is given."""
+
+
+def resize_by(enlarge: Enlarge, image: Image.Image, mode: ResizeMode, *, width: int, height: int) -> Image.Image:
+    """Return what `resize` does, by another upscaler than Lanczos; crop cuts first, in whole pixels of the input."""
+    match mode:
+        case "crop":
+            part_width, part_height = _fitted((width, height), within=image.size)
+            left, top = (image.width - part_width) // 2, (image.height - part_height) // 2
+            image = image.crop((left, top, left + part_width, top + part_height))
+        case "fill":
+            inner_width, inner_height = _fitted(image.size, within=(width, height))
+            return _smear(enlarge(image, width=inner_width, height=inner_height), width, height)
+    return enlarge(image, width=width, height=height)
 
 
 def undo_fill(image: Image.Image, *, width: int, height: int) -> Image.Image:

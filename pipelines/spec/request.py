@@ -19,7 +19,7 @@ from pipelines.spec.hires import DEFAULT_STRENGTH, Enlargement
 from pipelines.spec.lora_tags import parse_lora
 from pipelines.spec.loras import LoraSpec, ResolvedLora
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
-from pipelines.spec.upscalers import DEFAULT_UPSCALER, UPSCALERS, canonical_upscaler
+from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, canonical_upscaler
 
 MAX_IMAGES = 100
 MAX_SEED = 2**63 - 1
@@ -63,7 +63,6 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "hr_resize_y": "hires_height",
         "hr_upscaler": "hires_upscaler",
         "hr_second_pass_steps": "hires_steps",
-        "upscaler": "hires_upscaler",
     }
 )
 """What other programs call a field: never accepted, but told to who tries it."""
@@ -150,10 +149,10 @@ class GenerationRequest(_Frozen):
     )
     strength: float | None = Field(
         default=None,
-        gt=0,
+        ge=0,
         le=1,
-        description="How much of the input image is repainted (denoising strength). 1 ignores it. Empty: the model's, "
-        "or 1 with outpaint.",
+        description="How much of the input image is repainted (denoising strength). 1 ignores it, 0 only resizes it. "
+        "Empty: the model's, or 1 with outpaint.",
     )
     step_rule: StepRule = Field(
         default="a1111",
@@ -162,6 +161,13 @@ class GenerationRequest(_Frozen):
     resize_mode: ResizeMode = Field(
         default="crop",
         description="An input image of another shape is stretched, cropped, or filled up. latent stretches latents.",
+    )
+    upscaler: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description=f"What enlarges an input image without a mask: {', '.join(PICTURE_UPSCALERS)}, or a file of "
+        "upscalers/. Empty: lanczos.",
     )
     invert_mask: bool = Field(default=False, description="Repaint what is black in the mask, and keep what is white.")
     mask_blur_x: float = Field(default=4.0, ge=0, le=64, description="Soften the mask sideways, in pixels.")
@@ -373,7 +379,7 @@ class GenerationRequest(_Frozen):
     def _empty_is_the_same(cls, text: str | None) -> str | None:
         return text or None
 
-    @field_validator("hires_upscaler")
+    @field_validator("upscaler", "hires_upscaler")
     @classmethod
     def _upscaler_by_one_name(cls, name: str | None) -> str | None:
         return None if name is None else canonical_upscaler(name)
@@ -423,6 +429,7 @@ class ResolvedRequest(_Frozen):
     strength: float | None
     step_rule: StepRule
     resize_mode: ResizeMode
+    upscaler: str | None
     invert_mask: bool
     mask_blur_x: float
     mask_blur_y: float

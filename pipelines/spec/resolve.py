@@ -18,7 +18,7 @@ from pipelines.spec.request import (
 )
 from pipelines.spec.schedulers import NOISE_SCHEDULES, RHO, SCHEDULERS, SPANNED
 from pipelines.spec.steps import MAX_SCHEDULED_STEPS
-from pipelines.spec.upscalers import DEFAULT_UPSCALER, UPSCALERS, LatentUpscaler
+from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, LatentUpscaler
 
 
 def resolve(
@@ -202,6 +202,15 @@ def _check_task(request: GenerationRequest, model: Model) -> None:
         raise InvalidRequest(
             f"strength {request.strength} needs init_image: text-to-image has no input to keep", field="strength"
         )
+    if request.strength == 0 and request.task is Task.INPAINT:
+        raise InvalidRequest("strength 0 paints nothing, and inpaint repaints a part; choose more", field="strength")
+    if request.strength == 0 and request.resize_mode == "latent":
+        raise InvalidRequest(
+            "resize_mode latent stretches what is painted again, and strength 0 paints nothing; "
+            "choose stretch, crop or fill",
+            field="resize_mode",
+        )
+    _check_upscaler(request)
     if request.task is Task.INPAINT and request.resize_mode == "latent":
         field = "mask_image" if request.mask_image is not None else "outpaint"
         raise InvalidRequest(
@@ -209,8 +218,25 @@ def _check_task(request: GenerationRequest, model: Model) -> None:
         )
     if request.task not in model.family.tasks:
         raise InvalidRequest(f"model {model.name} ({model.family.label}) cannot do {request.task}", field="model")
-    if model.unet_in_channels == 9 and request.task is not Task.INPAINT:
+    if model.unet_in_channels == 9 and request.task is not Task.INPAINT and request.strength != 0:
         raise InvalidRequest(f"model {model.name} is made for inpaint; give init_image and mask_image", field="model")
+
+
+def _check_upscaler(request: GenerationRequest) -> None:
+    if request.upscaler is None:
+        return
+    if request.task is not Task.IMAGE_TO_IMAGE:
+        raise InvalidRequest(
+            f"upscaler {request.upscaler} enlarges the input of image-to-image, and this is {request.task}; "
+            "take it out (hires_upscaler is that of a second pass)",
+            field="upscaler",
+        )
+    if isinstance(UPSCALERS.get(request.upscaler), LatentUpscaler) or request.resize_mode == "latent":
+        raise InvalidRequest(
+            f"upscaler {request.upscaler} with resize_mode {request.resize_mode}: latents are stretched by resize_mode "
+            f"latent alone, pictures by upscaler {', '.join(PICTURE_UPSCALERS)} or a model file",
+            field="upscaler",
+        )
 
 
 def _strength(request: GenerationRequest, model: Model) -> float | None:
@@ -294,7 +320,7 @@ def _check_steps(
             field=steps_field,
         )
     most_levels = MAX_SCHEDULED_STEPS // spec.timestep_stride - spec.discards_next_to_last
-    if strength is not None and rule == "exact" and steps > most_levels * strength:
+    if strength and rule == "exact" and steps > most_levels * strength:
         most = int(most_levels * strength)
         enough = next(each / 1000 for each in range(1, 1001) if steps <= most_levels * each / 1000)
         raise InvalidRequest(

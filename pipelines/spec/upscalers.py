@@ -45,6 +45,7 @@ UPSCALERS: Mapping[str, LatentUpscaler | PictureUpscaler] = MappingProxyType(
         "nearest": PictureUpscaler("Nearest", "nearest"),
     }
 )
+PICTURE_UPSCALERS = tuple(name for name, row in UPSCALERS.items() if isinstance(row, PictureUpscaler))
 
 
 def canonical_upscaler(name: str) -> str:

@@ -163,6 +163,7 @@ def _options(request: ResolvedRequest) -> list[_Pair]:
     return [
         ("Template", request.template or None),
         ("Resize mode", None if request.resize_mode == "crop" else request.resize_mode),
+        ("Image upscaler", None if request.upscaler is None else upscaler_label(request.upscaler)),
         ("Step rule", None if request.step_rule == "a1111" else request.step_rule),
         ("Emphasis", _EMPHASIS[request.emphasis]),
         ("Schedule max sigma", None if request.sigma_max is None else _number(request.sigma_max)),

@@ -322,6 +322,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("outpaint_top", _whole, a1111="Outpaint top"),
     Meaning("outpaint_right", _whole, a1111="Outpaint right"),
     Meaning("outpaint_bottom", _whole, a1111="Outpaint bottom"),
+    Meaning("upscaler", _upscaler, a1111="Image upscaler"),
     Meaning("hires_scale", partial(_number, none=0), a1111="Hires upscale"),
     Meaning("hires_width", _ZERO_IS_NONE, a1111="Hires resize-1"),
     Meaning("hires_height", _ZERO_IS_NONE, a1111="Hires resize-2"),

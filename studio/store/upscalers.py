@@ -14,8 +14,13 @@ def installed_upscalers(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob(f"*{SUFFIX}") if path.is_file())
 
 
-def find_upscaler(name: str, folder: Path) -> Path:
+def find_upscaler(name: str, folder: Path, *, field: str) -> Path:
     """Return the file of an upscale model.
+
+    Args:
+        name: that of the file, with or without its ending.
+        folder: where model files lie.
+        field: that names it.
 
     Raises:
         NotFound: no such file; the message lists what there is.
@@ -26,16 +31,16 @@ def find_upscaler(name: str, folder: Path) -> Path:
         other = next((path for path in sorted(folder.glob("*")) if name in {path.stem, path.name}), None)
         if other is not None:
             raise InvalidRequest(
-                f"hires_upscaler {name!r}: {other.name} is no safetensors file, and others can run code when they are "
+                f"{field} {name!r}: {other.name} is no safetensors file, and others can run code when they are "
                 "read; get or convert it to safetensors",
-                field="hires_upscaler",
+                field=field,
             )
         known = ", ".join((*UPSCALERS, *installed_upscalers(folder)))
-        raise NotFound(f"hires_upscaler {name!r} is not there; there are {known} (model files live in {folder})")
+        raise NotFound(f"{field} {name!r} is not there; there are {known} (model files live in {folder})")
     if find_spec("spandrel") is None:
         raise InvalidRequest(
-            f"hires_upscaler {name!r} is a model file, which needs spandrel: "
+            f"{field} {name!r} is a model file, which needs spandrel: "
             "pip install 'open-weights-studio[upscale]'; or choose one of " + ", ".join(UPSCALERS),
-            field="hires_upscaler",
+            field=field,
         )
     return path

@@ -17,7 +17,7 @@ from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, bounds, field_names
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
-from pipelines.spec.upscalers import DEFAULT_UPSCALER, upscaler_label
+from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, upscaler_label
 from studio.core import Studio
 from studio.files import INPUT_FORMATS
 from studio.ui.widgets import Updates, image_input
@@ -36,6 +36,7 @@ LABELS: Mapping[str, str] = {
     "strength": "Strength",
     "step_rule": "Steps with an image",
     "resize_mode": "Fit the image",
+    "upscaler": "Enlarge the image with",
     "invert_mask": "Repaint what is black",
     "mask_blur_x": "Mask blur, sideways",
     "mask_blur_y": "Mask blur, up and down",
@@ -113,7 +114,7 @@ _SWITCHES = tuple(name for name in field_names() if bounds(name)["type"] == "boo
 _ENUMS = tuple(name for name in field_names() if "enum" in bounds(name))
 _SAME = ("hires_scheduler", "hires_noise_schedule", "hires_model")
 """Choices that are, by default, those of the first pass."""
-_CHOICES = ("scheduler", "noise_schedule", "model", "hires_upscaler", *_SAME, *_ENUMS)
+_CHOICES = ("scheduler", "noise_schedule", "model", "upscaler", "hires_upscaler", *_SAME, *_ENUMS)
 _IMAGES = ("init_image", "mask_image")
 
 
@@ -277,6 +278,7 @@ class RequestForm:
             "scheduler": lambda: _schedulers(model),
             "noise_schedule": lambda: _noise_schedules(model, scheduler=None),
             "model": self._models,
+            "upscaler": self._picture_upscalers,
             "hires_upscaler": self._upscalers,
             "hires_scheduler": lambda: [("The same", ""), *((row.label, name) for name, row in SCHEDULERS.items())],
             "hires_noise_schedule": lambda: [
@@ -294,6 +296,10 @@ class RequestForm:
     def _upscalers(self) -> list[tuple[str, str]]:
         default = f"Default ({upscaler_label(DEFAULT_UPSCALER)})"
         return [(default, ""), *((upscaler_label(name), name) for name in self._studio.upscalers())]
+
+    def _picture_upscalers(self) -> list[tuple[str, str]]:
+        names = (name for name in self._studio.upscalers() if name in PICTURE_UPSCALERS or name not in UPSCALERS)
+        return [(f"Default ({upscaler_label('lanczos')})", ""), *((upscaler_label(name), name) for name in names)]
 
     def _to_field(self, name: str, value: Any) -> Any:
         if name in _IMAGES:

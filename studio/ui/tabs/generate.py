@@ -143,7 +143,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
             '<p class="note">The picture starts from this image. With a mask, only its white parts are repainted.</p>',
             apply_default_css=False,
         )
-        _place_rows(form, ("strength", "resize_mode"), ("step_rule",))
+        _place_rows(form, ("strength", "resize_mode"), ("step_rule", "upscaler"))
         with gr.Accordion("Mask", open=False, elem_id="mask") as mask:
             _place_rows(
                 form,

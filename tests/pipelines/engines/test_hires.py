@@ -238,7 +238,7 @@ def test_a_model_file_that_is_none_is_an_error_in_words(engine: DiffusersEngine,
     file.write_bytes(b"none")
 
     with pytest.raises(ModelError, match=r"4x\.safetensors .*(spandrel|no safetensors file)"):
-        list(engine.generate(ask(sd1, hires_upscaler="4x"), Inputs(sd1, upscaler=file), lambda step: None))
+        list(engine.generate(ask(sd1, hires_upscaler="4x"), Inputs(sd1, hires_upscaler=file), lambda step: None))
 
 
 def test_the_first_pass_is_that_of_the_picture_alone(engine: DiffusersEngine, sd1: Model) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipelines.runtime.upscaling import UpscaleModel, Upscalers, in_tiles
-from pipelines.spec.errors import ModelError, NotANumber
+from pipelines.spec.errors import Cancelled, ModelError, NotANumber
 
 CPU = torch.device("cpu")
 
@@ -108,6 +108,21 @@ def test_a_model_file_enlarges_to_any_size(tmp_path: Path) -> None:
     assert model.scale == 4
     for width, height in ((96, 64), (384, 256), (400, 264), (1600, 1040)):
         assert model.enlarge(picture(96, 64), width=width, height=height).size == (width, height)
+
+
+@pytest.mark.usefixtures("spandrel")
+def test_a_model_file_stops_between_tiles(tmp_path: Path) -> None:
+    model = UpscaleModel(esrgan(tmp_path / "4x.safetensors"), device=CPU)
+    tiles = iter(range(3))
+
+    def on_tile() -> None:
+        if next(tiles) == 2:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled):
+        model.enlarge(picture(600, 600), width=2400, height=2400, on_tile=on_tile)
+
+    assert list(tiles) == []
 
 
 @pytest.mark.usefixtures("spandrel")

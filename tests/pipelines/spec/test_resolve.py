@@ -45,7 +45,7 @@ OTHER_VALUES: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family_has_a_default_for_every_field_that_may_be_left_empty(family: Any) -> None:
-    by_the_scheduler, not_used = {"noise_schedule", "eta", "rho"}, {"variation_seed", "s_tmax", "template"}
+    by_the_scheduler, not_used = {"noise_schedule", "eta", "rho"}, {"variation_seed", "s_tmax", "template", "upscaler"}
     by_the_model = {"model", "init_image", "mask_image", "width", "height", "seed", "sigma_min", "sigma_max"}
     may_be_empty = {
         name

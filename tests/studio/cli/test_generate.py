@@ -114,6 +114,7 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
         "init_image",
         "mask_image",
         "num_images",
+        "upscaler",
     } == set(field_names())
 
 
