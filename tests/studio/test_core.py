@@ -110,7 +110,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"init_image": Path("missing.png")}, InvalidRequest, "init_image: cannot read missing.png: No such file"),
     ({"init_image": PHOTO, "mask_image": MISSING}, InvalidRequest, "there is no stored input"),
     ({"mask_image": PHOTO}, InvalidRequest, "mask_image needs init_image: give the picture it masks"),
-    ({"init_image": PHOTO, "strength": 0.0}, InvalidRequest, "strength must be above 0 and at most 1, got 0.0"),
+    ({"init_image": PHOTO, "strength": -0.1}, InvalidRequest, "strength must be at least 0 and at most 1, got -0.1"),
     ({"prompt": "x <lora:y:1>"}, InvalidRequest, "LoRA 'y' is not installed; there are"),
     ({"strength": 0.5}, InvalidRequest, "strength 0.5 needs init_image"),
     ({"model": "fancy"}, InvalidRequest, "model 'fancy' is not installed; installed are: "),
