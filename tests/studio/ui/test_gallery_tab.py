@@ -32,7 +32,7 @@ def test_turning_goes_through_all_pictures_and_takes_the_page_along(
         shown, page = updates[panel.selected], updates[panel.page]
         assert (shown, page) == (expected, position // 2)
 
-    assert panel.turn(shown, page, by=1) == {}
+    assert panel.turn(shown, page, by=1) == {panel.page: page}
     assert panel.turn(ids[0], 0, by=-1)[panel.selected] == ids[0]
 
 
