@@ -27,12 +27,13 @@ from benchmarks.table import print_table
 from pipelines.engines.diffusers_engine import DiffusersEngine
 from pipelines.spec.engine import Inputs
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
 from studio.settings import Settings
 from studio.storage import Storage
 from studio.store import find_model
-from studio.worker import run_job
+from studio.worker import Machines, load_trainer, run_job
 
 TARGET = 1.03
 SAME = 1.0
@@ -110,12 +111,12 @@ class StudioRoad:
     def __init__(self, outputs: Path, request: GenerationRequest, engine: DiffusersEngine) -> None:
         self._request = request
         self._storage = Storage.open(Settings(outputs=outputs))
-        self._engine = engine
+        self._machines = Machines(lambda: engine, lambda: load_trainer("cpu"))
 
     def paint(self) -> list[Image.Image]:
         job = self._storage.jobs.claim("cpu", job_id=self._storage.jobs.submit(self._request).id)
         assert job is not None
-        run_job(job, storage=self._storage, engine=lambda: self._engine, drain=threading.Event())
+        run_job(job, storage=self._storage, machines=self._machines, drain=threading.Event())
         return [each.image for each in self._storage.gallery.of_job(job.id)]
 
 

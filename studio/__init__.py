@@ -29,7 +29,11 @@ if TYPE_CHECKING:
         StudioError,
     )
     from pipelines.spec.loras import LoraSpec
-    from pipelines.spec.request import GenerationRequest, ResolvedRequest, Task
+    from pipelines.spec.request import GenerationRequest
+    from pipelines.spec.resolved import ResolvedRequest
+    from pipelines.spec.trainer import TrainedLora
+    from pipelines.spec.training import TrainingRequest
+    from pipelines.spec.values import Task
     from studio.core import Studio
     from studio.gallery import GalleryImage
     from studio.jobs import Job, JobState
@@ -58,6 +62,8 @@ __all__ = [
     "Studio",
     "StudioError",
     "Task",
+    "TrainedLora",
+    "TrainingRequest",
 ]
 
 _HOMES = {
@@ -66,10 +72,12 @@ _HOMES = {
     "Job": "studio.jobs",
     "JobState": "studio.jobs",
     "LoraSpec": "pipelines.spec.loras",
-    "ResolvedRequest": "pipelines.spec.request",
+    "ResolvedRequest": "pipelines.spec.resolved",
     "Settings": "studio.settings",
     "Studio": "studio.core",
-    "Task": "pipelines.spec.request",
+    "Task": "pipelines.spec.values",
+    "TrainedLora": "pipelines.spec.trainer",
+    "TrainingRequest": "pipelines.spec.training",
 }
 
 

@@ -11,7 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from pipelines.spec.errors import InvalidRequest
-from pipelines.spec.request import OTHER_NAMES, bounds, field_names
+from pipelines.spec.request import bounds, field_names
+from pipelines.spec.values import OTHER_NAMES
 
 
 class Format(StrEnum):

@@ -1,45 +1,39 @@
 """Studio: the one facade that every front door uses, and the place where the parts are put together."""
 
-import sys
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from PIL import Image
-from tqdm.auto import tqdm
 
-from pipelines.spec.engine import Engine
-from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, SomeFailed, StudioError
+from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.templates import is_template
 from pipelines.spec.upscalers import UPSCALERS
+from studio.bars import job_bar, requests_bar
 from studio.enlarging import enlarged, upscaled
+from studio.expanding import as_typed
 from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
 from studio.metadata import FoundLora, Imported, import_request, read_texts
 from studio.settings import Settings
-from studio.storage import Storage, worker_lock
+from studio.storage import Storage
 from studio.store import InstalledEmbedding, InstalledLora, installed_models, installed_upscalers, model_finder
-from studio.stream import Stream, by_likeness
+from studio.stream import OnError, pictures_of
+from studio.styles import Style
+from studio.trainings import Trainings
 from studio.verification import Verification, verify
-from studio.worker import LocalWork, load_engine, run_job
 
 if TYPE_CHECKING:
     from pipelines.spec.prompt import TokenCount
 
-_WATCH_SECONDS = 0.1
 _IMAGE_FIELDS = ("init_image", "mask_image")
 
-OnError = Callable[[int, StudioError], object]
-"""Told of a request that could not be made: its position, from 0, and why."""
 
-
-class Studio:
+class Studio(Trainings):
     """Makes pictures and keeps them.
 
     A request becomes a job in the database. If a worker is alive (a server runs), it does the job; otherwise this
@@ -53,11 +47,7 @@ class Studio:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings.load()
-        self._storage = Storage.open(self.settings)
-        self._engines: dict[str, Callable[[], Engine]] = {
-            device: cache(partial(load_engine, self.settings, device)) for device in self.settings.devices
-        }
+        super().__init__(Storage.open(settings or Settings.load()))
 
     @property
     def inputs(self) -> InputStore:
@@ -118,9 +108,8 @@ class Studio:
             iter(request)  # what is neither is a mistake to be told now, not at the first picture
             return self._stream(request, progress=progress, on_error=on_error, fields=fields)
         job = self.submit(self.request(request, **fields))
-        is_hidden = not (progress and _is_watched())
-        with tqdm(total=100, unit="%", disable=is_hidden, leave=False, bar_format=_BAR) as bar:
-            job = self.wait(job.id, on_update=lambda job: _show(bar, job))
+        with job_bar(is_wanted=progress) as show:
+            job = self.wait(job.id, on_update=show)
         return self.result(job)
 
     def result(self, job: Job) -> list[GalleryImage]:
@@ -131,7 +120,7 @@ class Studio:
             Cancelled: likewise.
         """
         images = self.gallery.of_job(job.id)
-        kept = f"; {len(images)} of {job.request.num_images} images were made and are kept" if images else ""
+        kept = f"; {len(images)} of {job.num_images} images were made and are kept" if images else ""
         match job.state:
             case JobState.CANCELLED:
                 raise Cancelled(f"job {job.id} was cancelled{kept}")
@@ -252,26 +241,39 @@ class Studio:
         """Count a prompt's tokens as its model's text encoder sees them: the longest text of all steps and branches.
 
         Args:
-            prompt: as typed; a template is counted as it stands.
+            prompt: as typed, with the words that the LoRAs of its tags bring; a template is counted as it stands.
             model: whose tokenizer counts; the default model if None.
             num_inference_steps: in which the prompt changes; the model's default if None.
             composable: False for a negative prompt, in which AND is a word.
 
         Raises:
-            InvalidRequest: there is no such model, or the prompt names an embedding that is too long.
+            InvalidRequest: there is no such model, an embedding that the prompt names is too long, a tag means nothing.
             ModelError: the model's tokenizer cannot be read.
         """
         return self._storage.count_tokens(
             prompt, model_name=model, num_inference_steps=num_inference_steps, composable=composable
         )
 
-    def combinations(self, template: str) -> list[str]:
-        """Return every prompt that a template such as "a {red|blue} boat" can become.
+    def combinations(self, template: str, *, styles: Sequence[str] = ()) -> list[str]:
+        """Return every prompt that a template such as "a {red|blue} boat" can become, once styles are applied to it.
 
         Raises:
-            InvalidRequest: the template cannot be read, or there are more than 10,000.
+            InvalidRequest: the template cannot be read, there are more than 10,000, or a style is unknown.
         """
-        return self._storage.templates().combinations(template)
+        styled, _ = self._storage.styles().apply(styles, prompt=template)
+        return self._storage.templates().combinations(styled) if is_template(styled) else [styled]
+
+    def styles(self) -> list[Style]:
+        """Return the styles that requests may name, as they stand in the styles files at this moment.
+
+        Raises:
+            InvalidRequest: a file cannot be read.
+        """
+        return list(self._storage.styles().by_name.values())
+
+    def as_typed(self, request: GenerationRequest) -> GenerationRequest:
+        """Return the request of a picture for editing; see `studio.expanding.as_typed`."""
+        return as_typed(request, lambda typed: self._storage.expand(typed)[1])
 
     def submit(self, request: GenerationRequest, *, idempotency_key: str | None = None) -> Job:
         """Check a request against its model and put it in the queue; returns at once. The job names its model.
@@ -283,82 +285,6 @@ class Studio:
         model, _ = self._storage.expand(request)
         request = request.model_copy(update={"model": model.name})  # the default may be another when it runs
         return self._storage.jobs.submit(request, idempotency_key=idempotency_key)
-
-    def wait(self, job_id: str, *, on_update: Callable[[Job], object] | None = None) -> Job:
-        """Return the job once it is finished. Runs it in this process while no worker is alive.
-
-        Interrupting the wait (Ctrl-C) cancels the job.
-
-        Args:
-            job_id: the job.
-            on_update: called about ten times a second with the job as it stands.
-
-        Raises:
-            NotFound: no such job.
-            StorageError: it runs here, and the disk or the database refuses for longer than a moment.
-        """
-        pause = threading.Event()
-        local: LocalWork | None = None
-        try:
-            while not (job := self.job(job_id)).is_finished:
-                if local is None or not local.is_going_on():
-                    local = self._run_here(job)
-                if on_update is not None:
-                    on_update(job)
-                pause.wait(_WATCH_SECONDS)
-        except KeyboardInterrupt:
-            self.cancel(job_id)
-            raise
-        finally:
-            if local is not None:
-                local.join()
-        if on_update is not None:
-            on_update(job)
-        return job
-
-    def cancel(self, job_id: str) -> Job:
-        """Cancel a job: a queued one at once, a running one within a step.
-
-        Raises:
-            NotFound: no such job.
-        """
-        return self._storage.jobs.cancel(job_id)
-
-    def resume(self, job_id: str) -> Job:
-        """Queue a failed or cancelled job again; it goes on where it stopped. Any other job stays as it is.
-
-        Raises:
-            NotFound: no such job.
-        """
-        return self._storage.jobs.resume(job_id)
-
-    def submitted(self, idempotency_keys: Collection[str]) -> set[str]:
-        """Return those of some idempotency keys that have a job."""
-        return self._storage.jobs.with_keys(idempotency_keys)
-
-    def job(self, job_id: str) -> Job:
-        """Return one job.
-
-        Raises:
-            NotFound: no such job.
-        """
-        return self._storage.jobs.get(job_id)
-
-    def jobs(self, *, states: Collection[JobState] | None = None, limit: int = 50) -> list[Job]:
-        """Return the newest jobs, of some states only if asked."""
-        return self._storage.jobs.newest(states=states, limit=limit)
-
-    def current_job(self) -> Job | None:
-        """Return the job that runs, the oldest if there are several; else the one that will run next."""
-        return self._storage.jobs.current()
-
-    def queue_length(self) -> int:
-        """Return how many jobs wait."""
-        return self._storage.jobs.count({JobState.QUEUED})
-
-    def preview(self, job_id: str) -> bytes | None:
-        """Return a running job's picture as it stands (JPEG), or None."""
-        return self._storage.jobs.preview(job_id)
 
     def models(self) -> list[Model]:
         """Return the installed models."""
@@ -387,10 +313,6 @@ class Studio:
         """Return what can enlarge a picture: the names of the table, and those of the model files."""
         return [*UPSCALERS, *installed_upscalers(self.settings.upscalers_dir)]
 
-    def live_workers(self) -> list[str]:
-        """Return the devices that have a living worker."""
-        return [device for device in self.settings.devices if worker_lock(self.settings, device).is_held()]
-
     def embeddings(self) -> list[InstalledEmbedding]:
         """Return the embeddings (textual inversion) that prompts may name, and those that cannot be used."""
         return self._storage.embeddings.all()
@@ -405,90 +327,9 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def work_off(self, *, stop: threading.Event) -> LocalWork | None:
-        """Start working off the queue here until it is empty or `stop` is set; None where a worker is alive."""
-
-        def work(device: str) -> None:
-            while not stop.is_set() and (claimed := self._storage.jobs.claim(device)) is not None:
-                run_job(claimed, storage=self._storage, engine=self._engines[device], drain=stop)
-
-        return self._start(self.settings.devices, work, name="work-off")
-
-    def _run_here(self, job: Job) -> LocalWork | None:
-        """Start running a job in this process if a device is free and the job is still to be had."""
-
-        def run(device: str) -> None:
-            if device not in self._engines:
-                return  # no longer configured: the job of its dead worker waits again, and that was all
-            claimed = self._storage.jobs.claim(device, job_id=job.id)
-            if claimed is not None:
-                run_job(claimed, storage=self._storage, engine=self._engines[device], drain=threading.Event())
-
-        devices = [job.device] if job.state is JobState.RUNNING and job.device else self.settings.devices
-        return self._start(devices, run, name=f"run-{job.id}")
-
-    def _start(self, devices: Iterable[str], work: Callable[[str], None], *, name: str) -> LocalWork | None:
-        """Start a thread that works on the first free device while it holds its lock; None if there is none."""
-        for device in devices:
-            lock = worker_lock(self.settings, device)
-            if lock.acquire(device=device):
-                local = LocalWork(self._storage, device, lock=lock, work=work, name=name)
-                local.start()
-                return local
-        return None
-
     def _stream(
         self, requests: Iterable[Any], *, progress: bool, on_error: OnError | None, fields: Mapping[str, Any]
     ) -> Iterator[GalleryImage]:
-        failures: dict[int, StudioError] = {}
         total = len(requests) if isinstance(requests, Sized) else None
-        with tqdm(total=total, unit="request", disable=not (progress and _is_watched()), leave=False) as bar:
-            items: Iterable[tuple[int, Any]] = enumerate(requests)
-            submit: Callable[[Any], Job] = partial(self._submit_as_asked, fields)
-            if isinstance(requests, Sequence):  # all is known before anything is made
-                items = self._ordered(requests, fields, on_error=on_error or failures.__setitem__)
-                submit = self.submit
-
-            def look(over: int, jobs: list[Job]) -> None:
-                bar.set_postfix_str(
-                    next((job.status for job in jobs if job.state is JobState.RUNNING), ""), refresh=False
-                )
-                bar.n = over
-                bar.refresh()
-
-            made = Stream(self, items, submit, on_error=on_error or failures.__setitem__, on_look=look)
-            with closing(iter(made)) as pictures:
-                for _, image in pictures:
-                    yield image
-        if failures:
-            raise SomeFailed(dict(sorted(failures.items())))
-
-    def _submit_as_asked(self, fields: Mapping[str, Any], item: Any) -> Job:
-        return self.submit(self.request(item, **fields))
-
-    def _ordered(
-        self, requests: Sequence[Any], fields: Mapping[str, Any], *, on_error: OnError
-    ) -> list[tuple[int, GenerationRequest]]:
-        """Build all requests and order them by likeness; those that cannot be built are told."""
-        built: list[tuple[int, GenerationRequest]] = []
-        for position, item in enumerate(requests):
-            try:
-                built.append((position, self.request(item, **fields)))
-            except StudioError as error:
-                on_error(position, error)
-        return by_likeness(built)
-
-
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-
-
-def _show(bar: "tqdm[Any]", job: Job) -> None:
-    bar.set_description_str(job.status, refresh=False)
-    bar.set_postfix_str("" if job.eta is None else f"{job.eta:.0f} s left", refresh=False)
-    bar.n = round(100 * job.progress)
-    bar.refresh()
-
-
-def _is_watched() -> bool:
-    """Whether somebody sees the bar: a terminal or a notebook, whose output is no terminal, but no file."""
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+        with requests_bar(total, is_wanted=progress) as look:
+            yield from pictures_of(self, requests, fields=fields, on_error=on_error, on_look=look)

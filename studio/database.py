@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StorageError
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in studio/migrations/versions."""
 
 metadata = sa.MetaData()
@@ -22,6 +22,7 @@ job_table = sa.Table(
     metadata,
     sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("id", sa.String(16), nullable=False, unique=True),
+    sa.Column("kind", sa.String(10), nullable=False, server_default="generate"),
     sa.Column("state", sa.String(10), nullable=False),
     sa.Column("request", sa.JSON, nullable=False),
     sa.Column("idempotency_key", sa.String(200), unique=True),
@@ -36,6 +37,8 @@ job_table = sa.Table(
     sa.Column("images_at_once", sa.Integer, nullable=False, server_default="1"),
     sa.Column("step", sa.Integer, nullable=False, server_default="0"),
     sa.Column("num_steps", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("loss", sa.Float),
+    sa.Column("seconds_left", sa.Float),
     sa.Column("preview", sa.LargeBinary),
     sa.Column("error", sa.Text),
     sa.Index("job_by_state", "state", "sequence"),

@@ -7,6 +7,7 @@ from typing import Any
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.hires import HIRES_FIELDS, SIDE_STEP, SIZE_FIELDS
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.templates import TEMPLATES
 from studio import metadata
 
 DEFAULT_SCALE = 2.0
@@ -32,7 +33,8 @@ def enlarged(path: Path, fields: Mapping[str, Any]) -> GenerationRequest:
         values |= dict.fromkeys(SIZE_FIELDS)
     elif record.enlargement is None:
         values["hires_scale"] = DEFAULT_SCALE
-    return GenerationRequest.parse({**values, **fields})
+    made_anew = {note: None for field, note in TEMPLATES.items() if fields.get(field) is not None}
+    return GenerationRequest.parse({**values, **made_anew, **fields})
 
 
 def upscaled(

@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipelines.spec.engine import GeneratedImage
 from pipelines.spec.errors import NotFound, StorageError
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 from studio import metadata, naming
 from studio.database import Database, image_table
 from studio.files import ProcessLock, publish, temporary_suffix
@@ -249,7 +249,7 @@ class Gallery:
 
         Names that may be taken are found and written under a lock, and get a number if somebody else's is in the way.
         """
-        named = naming.Named(generated, job.id, job.request.num_images, job.created_at)
+        named = naming.Named(generated, job.id, job.num_images, job.created_at)
         stem = naming.relative_path(self._pattern, named)
         suffix = _SUFFIXES[generated.request.output_format]
         if self._pattern == naming.DEFAULT_PATTERN:
@@ -294,7 +294,7 @@ class Gallery:
     def _write_thumbnail(self, image: Image.Image, name: str, *, temporary: str | None = None) -> None:
         small = image.copy()
         small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        write = partial(small.save, format="WEBP", quality=85)
+        write = partial(small.save, format="WEBP", quality=85, method=2)  # half the time of Pillow's 4, 6 % larger
         publish(self._thumbnail(name), write, temporary=temporary)
 
     def _thumbnail(self, name: str) -> Path:

@@ -145,6 +145,12 @@ def _if_in_prompt(named: Named, arguments: list[str]) -> str:
     return "".join(word if word and word.lower() in prompt else otherwise for word, _, otherwise in choices)
 
 
+def _without_styles(named: Named) -> str:
+    """Return the prompt; if it was styled, what was typed."""
+    request = named.generated.request
+    return (request.template or "" if request.styles else request.prompt).strip()
+
+
 def _words(prompt: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", re.sub(r"<[^>]*>", "", prompt))[:_WORDS])
 
@@ -162,6 +168,7 @@ _TOKENS: Mapping[str, Callable[[Named, list[str]], str | None]] = {
     "denoising": lambda named, _: (
         None if named.generated.request.strength is None else f"{named.generated.request.strength:g}"
     ),
+    "styles": lambda named, _: ", ".join(named.generated.request.styles) or "None",
     "sampler": lambda named, _: SCHEDULERS[named.generated.request.scheduler].label,
     "scheduler": lambda named, _: NOISE_SCHEDULES[named.generated.request.noise_schedule],
     "sampler_scheduler": _sampling,
@@ -186,8 +193,7 @@ _TOKENS: Mapping[str, Callable[[Named, list[str]], str | None]] = {
     # What has no meaning here yet: these give what A1111 gives where it knows none.
     "basename": lambda *_: "",
     "user": lambda *_: "",
-    "styles": lambda *_: "None",
-    "prompt_no_styles": lambda named, _: named.generated.request.prompt.strip().replace(" ", "_")[:MAX_PART_CHARACTERS],
+    "prompt_no_styles": lambda named, _: _without_styles(named).replace(" ", "_")[:MAX_PART_CHARACTERS],
     "model_hash": lambda *_: "",
     "vae_filename": lambda *_: "",
     "clip_skip": lambda named, _: str(named.generated.request.clip_skip),

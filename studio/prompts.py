@@ -8,7 +8,8 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -16,6 +17,7 @@ from pathlib import Path
 from random import Random
 
 from dynamicprompts.commands import Command
+from dynamicprompts.commands.variable_commands import VariableAssignmentCommand
 from dynamicprompts.enums import SamplingMethod
 from dynamicprompts.parser.parse import parse
 from dynamicprompts.samplers.base import Sampler
@@ -28,7 +30,7 @@ from dynamicprompts.wildcards.values import WildcardValues
 from pyparsing import ParseBaseException
 
 from pipelines.spec.errors import InvalidRequest
-from pipelines.spec.request import MAX_PROMPT_CHARACTERS
+from pipelines.spec.values import MAX_PROMPT_CHARACTERS
 
 MAX_COMBINATIONS = 10_000
 PIECES_OF_ONE, PIECES_OF_ALL = 4_000, 100_000
@@ -63,10 +65,31 @@ class Templates:
         Raises:
             InvalidRequest: the template cannot be read, or names an unknown word list.
         """
+        return [texts["prompt"] for texts in self.expand_all({"prompt": template}, seeds=seeds)]
+
+    def expand_all(self, templates: Mapping[str, str], *, seeds: Iterable[int]) -> list[dict[str, str]]:
+        """Return what the templates of a request become, by field, once per seed.
+
+        Each text starts with the seed anew, so what begins alike draws alike; a variable keeps its value in the texts
+        behind the one that sets it.
+
+        Raises:
+            InvalidRequest: naming the field whose template cannot be read, or names an unknown word list.
+        """
         wildcards = _Wildcards(self._folder, self._lists)
-        with _explaining(template):
-            command = _parse(template)
-            return [_sample(command, wildcards, seed) for seed in seeds]
+        commands = {}
+        for field, template in templates.items():
+            with _explaining(template, field):
+                commands[field] = _parse(template)
+        made: list[dict[str, str]] = []
+        for seed in seeds:
+            variables: dict[str, Command] = {}
+            texts: dict[str, str] = {}
+            for field, command in commands.items():
+                with _explaining(templates[field], field):
+                    texts[field] = _sample(command, wildcards, seed, variables)
+            made.append(texts)
+        return made
 
     def combinations(self, template: str) -> list[str]:
         """Return every prompt that the template can become, each once.
@@ -83,9 +106,11 @@ class Templates:
             every = context.sample_prompts(_parse(template))
             found = [_plain(str(prompt)) for prompt in islice(every, MAX_COMBINATIONS + 1)]
         if len(found) > MAX_COMBINATIONS:
-            raise _refusal(template, f"has more than {MAX_COMBINATIONS} combinations; split it, or make random ones")
+            raise _refusal(
+                "prompt", template, f"has more than {MAX_COMBINATIONS} combinations; split it, or make random ones"
+            )
         if not found:
-            raise _refusal(template, "has no combination: it asks for more different choices than there are")
+            raise _refusal("prompt", template, "has no combination: it asks for more different choices than there are")
         return list(dict.fromkeys(found))
 
 
@@ -143,8 +168,27 @@ class _Frugal(Sampler):
         return self._sampler.generator_from_command(command, context)
 
 
-def _context(method: SamplingMethod, wildcards: _Wildcards, *, seed: int, pieces: int) -> SamplingContext:
-    context = SamplingContext(method, wildcards, rand=Random(seed))
+@dataclass(frozen=True)
+class _Context(SamplingContext):
+    """A context of the library that keeps the variables which are set in it or in its parts."""
+
+    set_variables: dict[str, Command] = dataclass_field(default_factory=dict)
+
+    def process_variable_assignment(self, command: VariableAssignmentCommand) -> Command:
+        value = self.set_variables[command.name] = super().process_variable_assignment(command)
+        return value
+
+
+def _context(
+    method: SamplingMethod,
+    wildcards: _Wildcards,
+    *,
+    seed: int,
+    pieces: int,
+    variables: dict[str, Command] | None = None,
+) -> SamplingContext:
+    kept = {} if variables is None else variables
+    context = _Context(method, wildcards, rand=Random(seed), variables=dict(kept), set_variables=kept)
     budget = _Budget(pieces)
     samplers: dict[SamplingMethod, Sampler] = {
         method: _Frugal(sampler, budget) for method, sampler in context.samplers.items()
@@ -152,8 +196,9 @@ def _context(method: SamplingMethod, wildcards: _Wildcards, *, seed: int, pieces
     return replace(context, samplers=samplers)
 
 
-def _sample(command: Command, wildcards: _Wildcards, seed: int) -> str:
-    context = _context(SamplingMethod.RANDOM, wildcards, seed=seed, pieces=PIECES_OF_ONE)
+def _sample(command: Command, wildcards: _Wildcards, seed: int, variables: dict[str, Command]) -> str:
+    """Return one text, and add the variables that it sets."""
+    context = _context(SamplingMethod.RANDOM, wildcards, seed=seed, pieces=PIECES_OF_ONE, variables=variables)
     return _plain(str(next(iter(context.sample_prompts(command, 1)))))
 
 
@@ -184,29 +229,31 @@ def _plain(text: str) -> str:
 
 
 @contextmanager
-def _explaining(template: str) -> Iterator[None]:
+def _explaining(template: str, field: str = "prompt") -> Iterator[None]:
     """Say in a sentence what the library found wrong, whatever it raises."""
     try:
         with warnings.catch_warnings(action="ignore"):  # it builds its grammar with old names of pyparsing
             yield
     except _Unknown as error:
-        raise _refusal(template, str(error)) from error
+        raise _refusal(field, template, str(error)) from error
     except ParseBaseException as error:
         way_out = "balance {…}, ${…} and __…__, and write \\{ or \\__ where these mean themselves"
-        raise _refusal(template, f"is not a template that can be read; {way_out}") from error
+        raise _refusal(field, template, f"is not a template that can be read; {way_out}") from error
     except RecursionError as error:
         raise _refusal(
-            template, "names itself or is nested too deeply; take the circle out of its variables or wildcards"
+            field, template, "names itself or is nested too deeply; take the circle out of its variables or wildcards"
         ) from error
     except KeyError as error:
-        raise _refusal(template, f"{str(error.args[0]).lower()}; give it a value as in ${{name=value}}") from error
+        raise _refusal(
+            field, template, f"{str(error.args[0]).lower()}; give it a value as in ${{name=value}}"
+        ) from error
     except Exception as error:
-        raise _refusal(template, f"cannot be expanded: {error}") from error
+        raise _refusal(field, template, f"cannot be expanded: {error}") from error
 
 
-def _refusal(template: str, reason: str) -> InvalidRequest:
+def _refusal(field: str, template: str, reason: str) -> InvalidRequest:
     shown = template if len(template) <= 60 else f"{template[:57]}…"
-    return InvalidRequest(f"prompt {shown!r} {reason}", field="prompt")
+    return InvalidRequest(f"{field} {shown!r} {reason}", field=field)
 
 
 def _lists(folder: Path) -> Iterator[tuple[str, Iterable[str | WildcardItem]]]:

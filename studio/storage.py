@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -10,22 +10,29 @@ from typing import TYPE_CHECKING, Self
 
 import sqlalchemy as sa
 
-from pipelines.spec.choosing import FindLora, choose_loras
+from pipelines.spec.choosing import FindLora, choose_loras, tagged_loras
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
 from pipelines.spec.loras import LoraSpec
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
+from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.templates import TEMPLATES
+from pipelines.spec.training import TrainingRequest
 from pipelines.spec.upscalers import UPSCALERS
 from studio import metadata
 from studio.database import Database, outputs_table
+from studio.datasets import DataSets
+from studio.expanding import write_out
 from studio.files import InputStore, ProcessLock, publish
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
 from studio.store import EmbeddingCatalogue, FileHashes, LoraCatalogue, brought_by, find_model, find_upscaler
+from studio.styles import Styles
+from studio.training import Training
 
 if TYPE_CHECKING:
     from pipelines.spec.prompt import ChunkRules, TokenCount
@@ -74,6 +81,11 @@ class Storage:
         """The embeddings that prompts may name."""
         return EmbeddingCatalogue(self.settings.embeddings_dir)
 
+    @cached_property
+    def datasets(self) -> DataSets:
+        """What was uploaded to be trained on."""
+        return DataSets(self.settings.outputs_dir / "datasets", self.inputs)
+
     def expand(self, request: GenerationRequest) -> tuple[Model, tuple[ResolvedRequest, ...]]:
         """Return the model and one resolved request per image; refuses what cannot work. Loads nothing.
 
@@ -92,20 +104,36 @@ class Storage:
         for field in ("upscaler", "hires_upscaler"):
             self._upscaler(request, field)
         resolved = resolve(request, model, input_size=input_size, hires_model=hires_model)
-        if request.is_template:
-            resolved = self._expand_template(request.prompt, resolved)
+        if request.is_to_be_written_out:
+            resolved = write_out(resolved, styles=self.styles, templates=self.templates)
         find_lora = cache(self.loras.find)  # each look at the folders takes milliseconds
-        resolved = _choose_loras(request.loras, resolved, model, find_lora)
-        for distinct in {one.prompt: one for one in resolved}.values():
+        resolved = _choose_loras(request.loras, resolved, model, find_lora, hires_model=hires_model)
+        for distinct in {_texts(one): one for one in resolved}.values():
             check_prompts(distinct)
         named = self.embeddings.named_by(resolved, model, find_lora=find_lora)
         resolved = tuple(
             one.model_copy(update={"embeddings": {name: embedding.sha256 for name, embedding in each.items()}})
             for one, each in zip(resolved, named, strict=True)
         )
-        for distinct in {one.prompt: one for one in resolved}.values():
+        for distinct in {_texts(one): one for one in resolved}.values():
             metadata.check_room(distinct)
         return model, resolved
+
+    def training(self, request: TrainingRequest) -> Training:
+        """Return a training's model and files; the request names its model and a folder that any process finds.
+
+        Raises:
+            InvalidRequest: the model does not exist.
+        """
+        with _naming("model"):
+            model = find_model(request.model or self.settings.default_model, self.settings.models_dir)
+        data = str(Path(request.data).expanduser().absolute())
+        return Training(
+            request.model_copy(update={"model": model.name, "data": data}),
+            model,
+            folder=self.settings.outputs_dir / "training" / request.name,
+            output=self.settings.home / "loras" / f"{request.name}.safetensors",
+        )
 
     def notes(self, request: GenerationRequest) -> list[str]:
         """Return sentences on what in the prompts is likely not meant: an open bracket, a switch that never comes.
@@ -154,9 +182,18 @@ class Storage:
         return count_prompt(
             prompt,
             num_inference_steps=num_inference_steps or model.default("num_inference_steps"),
-            rules=self._chunk_rules(model),
+            rules=self._chunk_rules(model, self._words_of_tags(prompt)),
             composable=composable,
         )
+
+    def _words_of_tags(self, prompt: str) -> dict[str, int]:
+        """Return the words that the LoRAs of a prompt's tags bring, with their vectors; one that is not there, none."""
+        words: dict[str, int] = {}
+        for name in tagged_loras(prompt):
+            with suppress(NotFound):
+                header = self.loras.find(name).header
+                words |= {word.lower(): each.vectors for word, each in header.embeddings.items()} if header else {}
+        return words
 
     def _chunk_rules(self, model: Model, brought: Mapping[str, int] | None = None) -> "ChunkRules":
         """Return how the model's tokenizer reads prompts; LoRAs may bring words of so many vectors."""
@@ -174,13 +211,13 @@ class Storage:
 
         return Templates(self.settings.home / "wildcards")
 
-    def _expand_template(self, template: str, resolved: tuple[ResolvedRequest, ...]) -> tuple[ResolvedRequest, ...]:
-        seeds = [one.seed if one.variation_seed is None else one.variation_seed for one in resolved]
-        prompts = self.templates().expand(template, seeds=seeds)
-        return tuple(
-            one.model_copy(update={"prompt": prompt, "template": template})
-            for one, prompt in zip(resolved, prompts, strict=True)
-        )
+    def styles(self) -> Styles:
+        """Read the styles of `home`.
+
+        Raises:
+            InvalidRequest: a file cannot be read.
+        """
+        return Styles(self.settings.home)
 
     def open_inputs(self, request: GenerationRequest, model: Model, resolved: tuple[ResolvedRequest, ...]) -> Inputs:
         """Open the images that a request names, and find the files of the LoRAs and embeddings that it was resolved to.
@@ -226,17 +263,26 @@ class Storage:
 
 
 def _choose_loras(
-    asked: Sequence[LoraSpec], resolved: tuple[ResolvedRequest, ...], model: Model, find: FindLora
+    asked: Sequence[LoraSpec],
+    resolved: tuple[ResolvedRequest, ...],
+    model: Model,
+    find: FindLora,
+    *,
+    hires_model: Model | None,
 ) -> tuple[ResolvedRequest, ...]:
-    """Give each picture its LoRAs; those of the same prompt have the same."""
-    chosen: dict[str, ResolvedRequest] = {}
+    """Give each picture its LoRAs; those of the same prompts have the same."""
+    chosen: dict[tuple[str | None, ...], ResolvedRequest] = {}
     for one in resolved:
-        if one.prompt not in chosen:
-            chosen[one.prompt] = choose_loras(one, asked, model=model, find=find)
+        if _texts(one) not in chosen:
+            chosen[_texts(one)] = choose_loras(one, asked, model=model, find=find, hires_model=hires_model)
     return tuple(
-        one.model_copy(update={"prompt": chosen[one.prompt].prompt, "loras": chosen[one.prompt].loras})
+        one.model_copy(update={"prompt": chosen[_texts(one)].prompt, "loras": chosen[_texts(one)].loras})
         for one in resolved
     )
+
+
+def _texts(one: ResolvedRequest) -> tuple[str | None, ...]:
+    return tuple(getattr(one, field) for field in TEMPLATES)
 
 
 @contextmanager

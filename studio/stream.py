@@ -5,11 +5,12 @@ Knows a Studio by what it is given of it; where requests come from and where pic
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from pipelines.spec.errors import StudioError
+from pipelines.spec.errors import SomeFailed, StudioError
 from pipelines.spec.request import GenerationRequest
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
@@ -21,6 +22,9 @@ _CANCEL_SECONDS = 10.0
 
 T = TypeVar("T")
 
+OnError = Callable[[int, StudioError], object]
+"""Told of a request that could not be made: its position, from 0, and why."""
+
 
 class Making(Protocol):
     """The part of a Studio that is needed here."""
@@ -28,6 +32,12 @@ class Making(Protocol):
     @property
     def gallery(self) -> Gallery:
         """The finished pictures."""
+
+    def request(self, request: Any, **fields: Any) -> GenerationRequest:
+        """Build a request."""
+
+    def submit(self, request: GenerationRequest) -> Job:
+        """Queue a request."""
 
     def job(self, job_id: str) -> Job:
         """Return one job."""
@@ -146,6 +156,48 @@ class Stream(Generic[T]):
 
     def _jobs(self) -> list[Job]:
         return [one.job for one in self._asked.values()]
+
+
+def pictures_of(
+    studio: Making,
+    requests: Iterable[Any],
+    *,
+    fields: Mapping[str, Any],
+    on_error: OnError | None,
+    on_look: Callable[[int, list[Job]], object],
+) -> Iterator[GalleryImage]:
+    """Yield the pictures of many requests as they finish; see `Studio.generate`.
+
+    Raises:
+        SomeFailed: after the last picture, without `on_error`.
+    """
+    failures: dict[int, StudioError] = {}
+    tell = on_error or failures.__setitem__
+    items: Iterable[tuple[int, Any]] = enumerate(requests)
+
+    def submit(item: Any) -> Job:
+        return studio.submit(item if isinstance(requests, Sequence) else studio.request(item, **fields))
+
+    if isinstance(requests, Sequence):  # all is known before anything is made
+        items = _ordered(studio, requests, fields, on_error=tell)
+    with closing(iter(Stream(studio, items, submit, on_error=tell, on_look=on_look))) as pictures:
+        for _, image in pictures:
+            yield image
+    if failures:
+        raise SomeFailed(dict(sorted(failures.items())))
+
+
+def _ordered(
+    studio: Making, requests: Sequence[Any], fields: Mapping[str, Any], *, on_error: OnError
+) -> list[tuple[int, GenerationRequest]]:
+    """Build all requests and order them by likeness; those that cannot be built are told."""
+    built: list[tuple[int, GenerationRequest]] = []
+    for position, item in enumerate(requests):
+        try:
+            built.append((position, studio.request(item, **fields)))
+        except StudioError as error:
+            on_error(position, error)
+    return by_likeness(built)
 
 
 def by_likeness(requests: Iterable[tuple[int, GenerationRequest]]) -> list[tuple[int, GenerationRequest]]:

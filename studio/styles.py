@@ -33,7 +33,8 @@ class Styles:
     """
 
     def __init__(self, folder: Path, *, pattern: str = "styles*.csv") -> None:
-        self._place = folder / pattern
+        self.place = folder / pattern
+        """Where the files are looked for."""
         rows = (row for path in sorted(folder.glob(pattern)) for row in _read(path))
         self.by_name: Mapping[str, Style] = {style.name: style for style in rows}
 
@@ -67,8 +68,8 @@ class Styles:
         if name in self.by_name:
             return self.by_name[name]
         near = get_close_matches(name, self.by_name, n=3) or sorted(self.by_name)[:10]
-        known = f"there are {', '.join(near)}" if near else f"there is none in {self._place}"
-        raise InvalidRequest(f"style {name!r} is unknown; {known}", field="style")
+        known = f"there are {', '.join(near)} in {self.place}" if near else f"there is none in {self.place}"
+        raise InvalidRequest(f"styles names {name!r}, which is unknown; {known}", field="styles")
 
 
 def _read(path: Path) -> Iterable[Style]:
@@ -77,9 +78,13 @@ def _read(path: Path) -> Iterable[Style]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidRequest(f"the styles {path} cannot be read: {error}; save it as CSV in UTF-8") from error
+        raise InvalidRequest(
+            f"the styles {path} cannot be read: {error}; save it as CSV in UTF-8", field="styles"
+        ) from error
     if rows and not ({"name", "prompt"} <= rows[0].keys() or {"name", "text"} <= rows[0].keys()):
-        raise InvalidRequest(f"the styles {path} need the columns name, prompt, negative_prompt in the first line")
+        raise InvalidRequest(
+            f"the styles {path} need the columns name, prompt, negative_prompt in the first line", field="styles"
+        )
     return [
         Style(row["name"], row.get("prompt") or row.get("text") or "", row.get("negative_prompt") or "")
         for row in rows

@@ -1,67 +1,88 @@
-"""A training on this machine: where its files go, what must not be overwritten, and the trainer that does the work."""
+"""One training on this machine: its files, what must not be overwritten, what came out. Knows no torch."""
 
+import csv
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.model import Model
-from pipelines.spec.trainer import TrainedLora, Trainer, TrainingPlan, TrainingStep
+from pipelines.spec.resuming import CHECKPOINT_NAME, check_checkpoint
+from pipelines.spec.trainer import LOSSES_NAME, TrainedLora, Trainer, TrainingPlan, TrainingStep
 from pipelines.spec.training import TrainingRequest
-from studio.settings import Settings
-from studio.store import find_model
-from studio.worker import load_trainer
+from studio.jobs import TrainingJob
 
 
+@dataclass(frozen=True)
 class Training:
-    """One training in this process.
+    """What a request for a training names."""
 
-    Args:
-        settings: name the folders, the device and the default model.
-        request: what is asked.
-        resume: go on from the last checkpoint of this name.
-        overwrite: a LoRA of this name may be replaced.
-
-    Raises:
-        NotFound: the model is not installed.
-        InvalidRequest: there is a LoRA of this name, and `overwrite` is not asked.
-    """
-
-    def __init__(self, settings: Settings, request: TrainingRequest, *, resume: bool, overwrite: bool) -> None:
-        self._request, self._resume = request, resume
-        self._model: Model = find_model(request.model or settings.default_model, settings.models_dir)
-        self._output = settings.home / "loras" / f"{request.name}.safetensors"
-        self._folder = settings.outputs_dir / "training" / request.name
-        if self._output.exists() and not (resume or overwrite):
-            raise InvalidRequest(
-                f"name: {self._output} exists; choose another name, --overwrite it or --resume its training",
-                field="name",
-            )
-        self._settings = settings
-        self._trainer: Trainer | None = None
+    request: TrainingRequest
+    """With the model's name and an absolute folder of pictures: who trains may be another process."""
+    model: Model
+    folder: Path
+    """Of the loss curve, the validation pictures and the checkpoint."""
+    output: Path
+    """The LoRA's file."""
 
     def plan(self) -> TrainingPlan:
-        """Return what the training will be.
+        """Read the data set and say what the training will be; refuse what cannot work on any device.
 
         Raises:
-            InvalidRequest: it cannot work.
+            InvalidRequest: naming the field, the value and the way out.
+            ModelError: the model's configuration cannot be read.
         """
-        return self._loaded().plan(self._request, self._model)
+        self.refuse_existing()
+        from pipelines.spec.material import Material  # brings the grammar of prompts, a sixth of a second
 
-    def run(self, on_step: Callable[[TrainingStep], bool]) -> TrainedLora:
+        return Material.read(self.request, self.model).plan()
+
+    def refuse_existing(self) -> None:
+        """See that nothing is overwritten that was not meant to be.
+
+        Raises:
+            InvalidRequest: there is a LoRA of this name, or nothing that this request can resume.
+        """
+        if self.request.existing == "refuse" and self.output.exists():
+            raise InvalidRequest(
+                f"name: {self.output} exists; choose another name, --overwrite it or --resume its training",
+                field="name",
+            )
+        if self.request.existing == "resume":
+            check_checkpoint(self.folder / CHECKPOINT_NAME, self.request)
+
+    def run(self, trainer: Trainer, *, is_first: bool, on_step: Callable[[TrainingStep], bool]) -> TrainedLora:
         """Train; see `pipelines.spec.trainer.Trainer.train`.
 
         Args:
+            trainer: does the work.
+            is_first: whether it is the first attempt; later ones go on where one before them was cut off.
             on_step: called after every step; False stops and keeps what is learnt.
         """
-        return self._loaded().train(
-            self._request,
-            self._model,
-            folder=self._folder,
-            output=self._output,
-            resume=self._resume,
-            on_step=on_step,
+        checkpoint = self.folder / CHECKPOINT_NAME
+        resume = checkpoint.is_file()
+        if is_first:
+            self.refuse_existing()
+            trainer.plan(self.request, self.model)
+            resume = self.request.existing == "resume"
+        if not resume:
+            checkpoint.unlink(missing_ok=True)  # from now on, one that is there is of this training
+        return trainer.train(
+            self.request, self.model, folder=self.folder, output=self.output, resume=resume, on_step=on_step
         )
 
-    def _loaded(self) -> Trainer:
-        if self._trainer is None:
-            self._trainer = load_trainer(self._settings.devices[0])
-        return self._trainer
+    def outcome(self, job: TrainingJob) -> TrainedLora:
+        """Return what a job of this training has made."""
+        return TrainedLora(self.output, job.step, job.num_steps, job.loss or 0.0, self.folder)
+
+    def losses(self) -> list[tuple[int, float]]:
+        """Return the loss of every step so far."""
+        try:
+            with (self.folder / LOSSES_NAME).open(encoding="utf-8", newline="") as file:
+                return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file) if row["seconds"]]
+        except FileNotFoundError:
+            return []
+
+    def picture(self) -> Path | None:
+        """Return the latest validation pictures, side by side, or None."""
+        return max(self.folder.glob("step-*.png"), default=None)

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from PIL import Image, ImageChops
 
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolved import ResolvedRequest
 from studio import metadata
 from studio.gallery import Gallery, GalleryImage
 from studio.metadata import FoundLora, Record

@@ -1,6 +1,7 @@
 """Runs jobs: one process per device, under a supervisor. `load_engine` and `load_trainer` alone reach torch."""
 
 import faulthandler
+import gc
 import logging
 import signal
 import sys
@@ -8,24 +9,22 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Self
 
+from pipelines.spec.dataset import open_picture
 from pipelines.spec.engine import Engine, Step
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
-from pipelines.spec.trainer import Trainer
-from studio.files import ProcessLock, left_behind, sweep, sweep_orphans, temporary_suffix
-from studio.jobs import ClaimLost, Job, JobState
-from studio.preview import encode_preview
+from pipelines.spec.trainer import Trainer, TrainingStep
+from studio.files import left_behind, sweep, sweep_orphans, temporary_suffix
+from studio.jobs import ClaimLost, GenerationJob, Job, JobState, TrainingJob
+from studio.reporting import Draining, Note, Reporter
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
 
-REPORT_SECONDS = 0.25
-"""Progress is written, and the cancel flag read, at most this often."""
 IDLE_SECONDS = 0.1
 """How often an idle worker looks for work."""
 CLOSING_PAUSES = (0.5, 1.0, 2.0, 4.0)
@@ -34,10 +33,6 @@ REFUSED_SECONDS = 5.0
 """How long a worker waits when it still does."""
 
 log = logging.getLogger(__name__)
-
-
-class Draining(Exception):
-    """The worker has to stop; its job goes back to the queue."""
 
 
 def load_engine(settings: Settings, device: str) -> Engine:
@@ -64,79 +59,43 @@ def _fake_engine(settings: Settings, _: str) -> Engine:
 _ENGINES: Mapping[str, Callable[[Settings, str], Engine]] = {"diffusers": _diffusers_engine, "fake": _fake_engine}
 
 
-class Reporter:
-    """Carries progress to the job's row from a thread of its own: the denoising loop only leaves a note.
+class Machines:
+    """What works on a device: its engine, loaded once, or its trainer. Never both at once: each wants the memory.
 
     Args:
-        storage: where the job lives.
-        job: the claimed job.
-        indexes: the image index within the job of each picture the engine makes.
-        drain: set when the worker must stop; the settings' `drain_seconds` later the job is given back.
+        load_engine: imports and makes the engine.
+        load_trainer: imports and makes the trainer.
     """
 
-    def __init__(self, storage: Storage, job: Job, *, indexes: list[int], drain: threading.Event) -> None:
-        self._storage = storage
-        self._job = job
-        self._indexes = indexes
-        self._drain = drain
-        self._drain_deadline: float | None = None
-        self._latest: Step | None = None
-        self._finished = threading.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"report-{job.id}")
+    def __init__(self, load_engine: Callable[[], Engine], load_trainer: Callable[[], Trainer]) -> None:
+        self._load_engine, self._load_trainer = load_engine, load_trainer
+        self._engine: Engine | None = None
 
-    def __enter__(self) -> Self:
-        self._reporting = self._thread.submit(self._run)
-        return self
+    @classmethod
+    def of(cls, settings: Settings, device: str) -> Self:
+        """Return those that the settings name."""
+        return cls(lambda: load_engine(settings, device), lambda: load_trainer(device))
 
-    def __exit__(self, *_: object) -> None:
-        self._finished.set()
-        self._thread.shutdown()
+    def engine(self) -> Engine:
+        """Return the engine; loads it if need be."""
+        if self._engine is None:
+            self._engine = self._load_engine()
+        return self._engine
 
-    def on_step(self, step: Step) -> None:
-        """Note the step; raise what ended the reporting thread: a cancelled or lost job, or a broken preview."""
-        self._latest = step
-        if self._reporting.done():
-            self._reporting.result()
-        self._look_for_drain()
-        if self._drain_deadline is not None and time.monotonic() >= self._drain_deadline:
-            raise Draining
-
-    def _look_for_drain(self) -> None:
-        """Let the time run from when draining was asked: the next step may be long after that."""
-        if self._drain_deadline is None and self._drain.is_set():
-            self._drain_deadline = time.monotonic() + self._storage.settings.drain_seconds
-
-    def _run(self) -> None:
-        written: Step | None = None
-        while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
-            self._look_for_drain()
-            step = self._latest
-            if step is None or step is written:
-                asked = self._storage.jobs.is_cancel_requested(self._job)
-            else:
-                asked = self._write(step)
-                written = step
-            if asked:
-                raise Cancelled(f"job {self._job.id} was cancelled")
-
-    def _write(self, step: Step) -> bool:
-        return self._storage.jobs.report(
-            self._job,
-            image_index=self._indexes[step.image_index],
-            images_at_once=step.images_at_once,
-            step=step.step,
-            num_steps=step.num_steps,
-            preview=encode_preview(step.preview()) if step.preview and step.step else None,
-        )
+    def trainer(self) -> Trainer:
+        """Let go of the engine, with the models that it holds, and return a trainer."""
+        self._engine = None
+        gc.collect()  # models hold themselves in circles
+        return self._load_trainer()
 
 
-def run_job(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
-    """Make a claimed job's missing pictures, publish each before the next starts, and close the job.
+def run_job(job: Job, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
+    """Do what is left of a claimed job, and close it.
 
     Args:
         job: as claimed by this process.
         storage: where everything is kept.
-        engine: returns the engine; loads it if need be.
+        machines: what does the work.
         drain: set when this process must stop soon.
 
     Raises:
@@ -144,7 +103,11 @@ def run_job(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: 
     """
     finish = partial(storage.jobs.finish, job)
     try:
-        _generate(job, storage=storage, engine=engine, drain=drain)
+        match job:
+            case GenerationJob():
+                _generate(job, storage=storage, machines=machines, drain=drain)
+            case TrainingJob():
+                _train(job, storage=storage, machines=machines, drain=drain)
         close = partial(finish, JobState.DONE)
     except ClaimLost:
         log.info("job %s is no longer ours", job.id)
@@ -162,16 +125,58 @@ def run_job(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: 
     _close(job, close)
 
 
-def _generate(job: Job, *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
+def _generate(job: GenerationJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
+    """Make the missing pictures, and publish each while the next one is made."""
     model, resolved = storage.expand(job.request)
     made = storage.gallery.made(job)
     missing = [index for index in range(len(resolved)) if index not in made]
     if not missing:
         return
     inputs = storage.open_inputs(job.request, model, resolved)
-    with Reporter(storage, job, indexes=missing, drain=drain) as reporter:
-        for generated in engine().generate([resolved[index] for index in missing], inputs, reporter.on_step):
-            storage.gallery.add(job, replace(generated, index=missing[generated.index]))
+
+    def on_step(step: Step) -> None:
+        note = Note(
+            step.step,
+            step.num_steps,
+            image_index=missing[step.image_index],
+            images_at_once=step.images_at_once,
+            preview=step.preview,
+        )
+        reporter.note(note)
+
+    reporting = Reporter(storage.jobs, job, drain=drain, drain_seconds=storage.settings.drain_seconds)
+    with reporting as reporter, ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:
+        published: Future[object] | None = None
+        for generated in machines.engine().generate([resolved[index] for index in missing], inputs, on_step):
+            if published is not None:
+                published.result()  # what the disk refuses ends the job
+            published = publisher.submit(storage.gallery.add, job, replace(generated, index=missing[generated.index]))
+        if published is not None:
+            published.result()
+
+
+def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
+    """Do the steps that are left. Who cancels, or ends the worker, stops it, and what is learnt is kept."""
+    training = storage.training(job.request)
+    draw = lru_cache(maxsize=1)(lambda path: partial(open_picture, path))  # one callable for one picture
+    reasons: list[Cancelled | Draining] = []
+
+    def on_step(step: TrainingStep) -> bool:
+        preview = None if step.picture is None else draw(step.picture)
+        note = Note(step.step, step.num_steps, loss=step.loss, seconds_left=step.eta, preview=preview)
+        try:
+            reporter.note(note)
+        except (Cancelled, Draining) as reason:
+            if not step.step:
+                raise  # nothing is learnt yet
+            reasons.append(reason)
+        return not reasons
+
+    with Reporter(storage.jobs, job, drain=drain, drain_seconds=0) as reporter:
+        lora = training.run(machines.trainer(), is_first=job.attempt == 1, on_step=on_step)
+    storage.jobs.report(job, step=lora.steps, num_steps=lora.num_steps, loss=lora.final_loss, preview=None)
+    if reasons and not lora.is_complete:
+        raise reasons[0]
 
 
 def _close(job: Job, close: Callable[[], None]) -> None:
@@ -237,12 +242,12 @@ def work(storage: Storage, device: str, *, stop: threading.Event) -> None:
     try:
         take_over(storage, device)
         tidy(storage)
-        engine = cache(partial(load_engine, storage.settings, device))
-        _warm_up(engine)
+        machines = Machines.of(storage.settings, device)
+        _warm_up(machines)
         while not stop.is_set():
             try:
                 storage.jobs.requeue_all(device)  # what could not be closed when storage refused
-                _work_off(storage, device, engine, stop=stop)
+                _work_off(storage, device, machines, stop=stop)
             except StorageError as error:
                 log.error("the worker for %s waits %s s: %s", device, REFUSED_SECONDS, error)
                 stop.wait(REFUSED_SECONDS)
@@ -250,65 +255,19 @@ def work(storage: Storage, device: str, *, stop: threading.Event) -> None:
         lock.release()
 
 
-def _work_off(storage: Storage, device: str, engine: Callable[[], Engine], *, stop: threading.Event) -> None:
+def _work_off(storage: Storage, device: str, machines: Machines, *, stop: threading.Event) -> None:
     while not stop.is_set():
         job = storage.jobs.claim(device)
         if job is None:
             stop.wait(IDLE_SECONDS)
         else:
-            run_job(job, storage=storage, engine=engine, drain=stop)
+            run_job(job, storage=storage, machines=machines, drain=stop)
 
 
-class LocalWork(threading.Thread):
-    """Work in a thread of this process.
-
-    Args:
-        storage: where everything is kept.
-        device: whose dead workers are cleaned up after, first of all.
-        lock: the device's, held; freed at the end.
-        work: what to do then, given the device.
-        name: the thread's.
-    """
-
-    def __init__(
-        self, storage: Storage, device: str, *, lock: ProcessLock, work: Callable[[str], None], name: str
-    ) -> None:
-        super().__init__(name=name, daemon=True)
-        self._storage = storage
-        self._device = device
-        self._device_lock = lock
-        self._work = work
-        self._refusal: StorageError | None = None
-
-    def run(self) -> None:
-        """Do the work."""
-        try:
-            take_over(self._storage, self._device)
-            self._work(self._device)
-        except StorageError as error:
-            self._refusal = error
-            with suppress(StorageError):  # the next to come would think that a worker died
-                self._storage.jobs.requeue_all(self._device)
-        finally:
-            self._device_lock.release()
-
-    def is_going_on(self) -> bool:
-        """Return whether there is more to come.
-
-        Raises:
-            StorageError: it ended because the disk or the database refused.
-        """
-        if self.is_alive():
-            return True
-        if self._refusal is not None:
-            raise self._refusal
-        return False
-
-
-def _warm_up(engine: Callable[[], Engine]) -> None:
+def _warm_up(machines: Machines) -> None:
     """Load the engine before the first job asks; what goes wrong is the answer to that job."""
     try:
-        engine()
+        machines.engine()
     except Exception:  # torch raises what it likes, and the first job meets it again
         log.exception("the engine cannot be loaded")
 

@@ -16,7 +16,8 @@ import pytest
 import typer.main
 
 import studio
-from pipelines.spec.request import GenerationRequest, ResolvedRequest, field_names
+from pipelines.spec.request import GenerationRequest, field_names
+from pipelines.spec.resolved import ResolvedRequest
 from studio import Settings, Studio
 from studio.metadata import read_texts
 from tests.studio.conftest import write_model

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any
 
 import diffusers
 import torch
@@ -14,19 +13,19 @@ from PIL import Image
 from pipelines.runtime import autoencoding
 from pipelines.runtime.adapters.wardrobe import Wardrobe
 from pipelines.runtime.batching import BatchTrials
-from pipelines.runtime.conditioning import PromptEncoder
+from pipelines.runtime.conditioning import PromptEncoder, Reading
 from pipelines.runtime.denoiser import Guidance
 from pipelines.runtime.device import DeviceInfo, describe_device
 from pipelines.runtime.hires import stretch_latents, stretch_pictures
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.runtime.recovery import Attempts
-from pipelines.runtime.sampling import Denoised, denoise
+from pipelines.runtime.sampling import Denoised, denoise, latent_tiles
 from pipelines.runtime.upscaling import Upscalers
 from pipelines.spec.canvas import Canvas, prepare_canvas
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.hires import Enlargement, second_pass
 from pipelines.spec.model import Model
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS, told_steps
 from pipelines.spec.upscalers import UPSCALERS, LatentUpscaler
 
@@ -237,24 +236,20 @@ class DiffusersEngine:
         """Denoise `at_once` of some pictures, or fewer."""
         inputs = one_pass.inputs
         with self._wardrobe.wear(components, requests[0].loras, inputs.loras) as loras:
-            told: dict[str, Any] = {
-                "components": components,
-                "embeddings": {**inputs.embeddings, **loras.embeddings},
-                "loras": loras.on_text_encoders,
-                "first_steps": one_pass.first_steps,
-            }
+            reading = Reading(
+                {**inputs.embeddings, **loras.embeddings}, loras.on_text_encoders, first_steps=one_pass.first_steps
+            )
             guidance = [
                 Guidance(
-                    prompt=self._prompts.encode(request, **told),
-                    negative_prompt=self._prompts.encode_negative(request, **told),
+                    prompt=self._prompts.encode(request, components=components, reading=reading),
+                    negative_prompt=self._prompts.encode_negative(request, components=components, reading=reading),
                     scale=request.guidance_scale,
                 )
                 for request in requests[:at_once]
             ]
-            factor = components.vae_scale_factor
-            size = (requests[0].height // factor, requests[0].width // factor)
             number = 1
             if not SCHEDULERS[requests[0].scheduler].one_image_at_a_time:
+                size = latent_tiles(requests[0], components).size
                 number = self._trials.most(components, guidance, size=size, loras=loras.on_unet)
             return denoise(
                 requests[:number],

@@ -8,7 +8,8 @@ from PIL import Image
 
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.errors import ModelError
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.templates import TEMPLATES
 
 
 class FakeEngine:
@@ -46,6 +47,7 @@ def _check_loras(request: ResolvedRequest, inputs: Inputs) -> None:
 
 def _draw(request: ResolvedRequest) -> Image.Image:
     """Return an 8×8 pattern from the hash of the request, enlarged to its size."""
-    seen = request.model_dump_json(exclude={"template": True, "loras": {"__all__": {"name"}}})  # names paint nothing
+    notes = dict.fromkeys(("styles", *TEMPLATES.values()), True)
+    seen = request.model_dump_json(exclude={**notes, "loras": {"__all__": {"name"}}})  # notes and names paint nothing
     pattern = hashlib.shake_256(seen.encode()).digest(8 * 8 * 3)
     return Image.frombytes("RGB", (8, 8), pattern).resize(request.final_size, Image.Resampling.BICUBIC)

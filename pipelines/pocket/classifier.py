@@ -1,6 +1,6 @@
 """The judge: a small network that reads subject, colour, setting and time of day off a picture with one subject."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -24,8 +24,6 @@ JUDGED: dict[str, tuple[str, ...]] = {
     "setting": tuple(SETTINGS),
     "time": tuple(TIMES),
 }
-_BATCH_SIZE = 64
-_PEAK_LEARNING_RATE = 2e-3
 _FRESH_SEED = 2_000_000_011
 
 
@@ -68,6 +66,21 @@ class Judge:
     accuracy: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What a judge learns from."""
+
+    name: str
+    """Of its checkpoint."""
+    draw: Callable[[Random, int], tuple[Tensor, Tensor]]
+    """Draws so many pictures, and the true indices of what is judged: (count, judged attributes)."""
+    batch_size: int
+    learning_rate: float
+    """At its peak."""
+    decay_from: float
+    """The share of the sitting from which it falls."""
+
+
 def labels_of(scenes: list[Scene]) -> Tensor:
     """Return the true indices of the judged attributes: (scenes, judged attributes)."""
     rows = [(scene.figure.subject, scene.figure.colour, scene.setting, scene.time) for scene in scenes]
@@ -79,10 +92,10 @@ def labels_of(scenes: list[Scene]) -> Tensor:
 def load_judge(sitting: Sitting) -> Judge:
     """Load the judge, or train it for the length of the sitting; in both cases check it on fresh renders."""
     classifier = Classifier()
-    state = sitting.load("classifier")
+    state = sitting.load(_LESSON.name)
     if state is None:
-        _train(sitting, classifier)
-        sitting.save("classifier", classifier.state_dict())
+        train(sitting, classifier, _LESSON)
+        sitting.save(_LESSON.name, classifier.state_dict())
     else:
         classifier.load_state_dict(state)
     classifier.eval()
@@ -118,24 +131,26 @@ class _Residual(nn.Module):
         return cast(Tensor, hidden + self.skip(features))
 
 
-def _train(sitting: Sitting, classifier: Classifier) -> None:
+def train(sitting: Sitting, classifier: Classifier, lesson: Lesson) -> None:
+    """Train until the sitting ends."""
     lay_channels_last(classifier)
     workers = Workers()
-    optimizers = Optimizers([classifier], lr=_PEAK_LEARNING_RATE)
+    optimizers = Optimizers([classifier], lr=lesson.learning_rate)
     wrong, step, log = Average(30), 0, Every(30)
     while sitting.progress(step) < 1:
-        losses = [partial(_loss, classifier, seed=workers.count * step + half) for half in range(workers.count)]
+        losses = [partial(_loss, classifier, lesson, seed=workers.count * step + half) for half in range(workers.count)]
         wrong.add(workers.backward(losses, optimizers.parameters))
-        optimizers.step(workers, lr=sitting.learning_rate(_PEAK_LEARNING_RATE, step, decay_from=0.5))
+        rate = sitting.learning_rate(lesson.learning_rate, step, decay_from=lesson.decay_from)
+        optimizers.step(workers, lr=rate)
         step += 1
         if log.due():
-            sitting.log(f"classifier {step * _BATCH_SIZE} pictures, {wrong.value:.2%} not read in full")
+            pictures = step * lesson.batch_size
+            sitting.log(f"{lesson.name} {pictures} pictures, {wrong.value:.2%} not read in full")
 
 
-def _loss(classifier: Classifier, *, seed: int) -> tuple[Tensor, float]:
+def _loss(classifier: Classifier, lesson: Lesson, *, seed: int) -> tuple[Tensor, float]:
     random, generator = Random(seed), torch.Generator().manual_seed(seed)
-    scenes = [single_scene(random) for _ in range(_BATCH_SIZE // 2)]
-    pixels, labels = to_pixels([render(scene) for scene in scenes]), labels_of(scenes)
+    pixels, labels = lesson.draw(random, lesson.batch_size // 2)
     pixels = worn(pixels, generator)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = classifier(pixels.contiguous(memory_format=torch.channels_last))
@@ -144,9 +159,17 @@ def _loss(classifier: Classifier, *, seed: int) -> tuple[Tensor, float]:
     return torch.stack(losses).sum(), 1 - right.float().mean().item()
 
 
+def _rendered(random: Random, count: int) -> tuple[Tensor, Tensor]:
+    scenes = [single_scene(random) for _ in range(count)]
+    return to_pixels([render(scene) for scene in scenes]), labels_of(scenes)
+
+
+_LESSON = Lesson("classifier", _rendered, batch_size=64, learning_rate=2e-3, decay_from=0.5)
+
+
 def _accuracy(classifier: Classifier, random: Random, *, count: int) -> Tensor:
     right = []
     for _ in range(0, count, 50):
-        scenes = [single_scene(random) for _ in range(50)]
-        right.append(classifier.read(to_pixels([render(scene) for scene in scenes])) == labels_of(scenes))
+        pixels, labels = _rendered(random, 50)
+        right.append(classifier.read(pixels) == labels)
     return torch.cat(right).float().mean(0)

@@ -13,6 +13,9 @@ Point = tuple[float, float]
 
 SUPERSAMPLING = 4
 INK: Rgb = (34, 32, 38)
+PAPER: Rgb = (250, 247, 240)
+PAPER_SHARE = 0.4
+"""How much of the paper shows through a wash."""
 
 
 def mix(first: Rgb, second: Rgb, amount: float) -> Rgb:
@@ -21,15 +24,11 @@ def mix(first: Rgb, second: Rgb, amount: float) -> Rgb:
     return (red, green, blue)
 
 
-def luminance(colour: Rgb) -> float:
-    """Return the perceived brightness, 0 to 255 (ITU-R BT.601)."""
-    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-
-
 class Canvas:
     """A picture under construction, in pixels of the final image, y downwards.
 
-    With `outlined`, colours become grey washes on paper and every shape gets an ink contour.
+    With `outlined`, colours become thin washes on paper and every shape gets an ink contour. `paper_share` says how
+    thin, from 0 (opaque) to 1 (none), for what is painted from then on.
     """
 
     def __init__(self, width: int, height: int, *, outlined: bool = False) -> None:
@@ -37,6 +36,7 @@ class Canvas:
         self.width = width
         self.height = height
         self.outlined = outlined
+        self.paper_share = PAPER_SHARE if outlined else 0.0
         self._image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING))
         self._draw = ImageDraw.Draw(self._image)
 
@@ -71,10 +71,7 @@ class Canvas:
         self._draw.line(scaled, fill=colour, width=max(1, round(width * SUPERSAMPLING)), joint="curve")
 
     def _wash(self, colour: Rgb) -> Rgb:
-        if not self.outlined:
-            return colour
-        grey = round(132 + 122 * (luminance(colour) / 255) ** 0.8)
-        return (grey, grey - 1, grey - 5)
+        return mix(colour, PAPER, self.paper_share)
 
     def _contour(self, wanted: bool) -> dict[str, Any]:
         return {"outline": INK, "width": round(1.1 * SUPERSAMPLING)} if self.outlined and wanted else {}

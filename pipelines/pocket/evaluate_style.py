@@ -19,7 +19,7 @@ from pipelines.pocket.classifier import Judge, labels_of
 from pipelines.pocket.evaluate import evaluation_scenes, paint
 from pipelines.pocket.sitting import TRAINING_FOLDER, Sitting
 from pipelines.pocket.style_classifier import JUDGED_WITH_STYLE, load_style_judge
-from pipelines.pocket.style_pictures import STYLES
+from pipelines.pocket.style_pictures import LEARNT
 from pipelines.pocket.vae_training import to_pixels
 from pipelines.pocket.weights import GUIDANCE_SCALE, WEIGHTS_FOLDER, load_parts, pipeline_of
 
@@ -33,7 +33,7 @@ _SHEET_COUNT = 24
 def main(arguments: Sequence[str] | None = None) -> None:
     """Judge one LoRA and write the report."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.pocket.evaluate_style", description=__doc__)
-    parser.add_argument("style", choices=STYLES)
+    parser.add_argument("style", choices=LEARNT)
     parser.add_argument("--lora", type=Path, help="the file (default: loras/STYLE.safetensors)")
     parser.add_argument("--weights", type=Path, default=WEIGHTS_FOLDER, help="model folder (default: the shipped one)")
     parser.add_argument("--prompts", type=int, default=160, help="how many, half of them held out (default: 160)")

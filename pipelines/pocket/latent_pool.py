@@ -23,6 +23,7 @@ class LatentPool:
         self._vae = vae
         self._width, self._height, self._seed = width, height, seed
         self._scenes: list[Scene] = []
+        self._portraits: list[int] = []
         self._latents: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -36,12 +37,16 @@ class LatentPool:
         for scenes, latents in workers.run(
             [partial(self._encoded, range(start, min(start + chunk, last))) for start in range(first, last, chunk)]
         ):
-            self._scenes += scenes
+            self._add(scenes)
             self._latents += list(latents)
 
-    def sample(self, random: Random, count: int) -> tuple[list[Scene], Tensor]:
-        """Draw pairs with replacement: scenes and (count, 4, height/8, width/8) float32 latents."""
-        chosen = random.choices(range(len(self)), k=count)
+    def sample(self, random: Random, count: int, *, portraits: int = 0) -> tuple[list[Scene], Tensor]:
+        """Draw pairs with replacement: scenes and (count, 4, height/8, width/8) float32 latents.
+
+        `portraits` of them are portraits if there are any; the rest are of any kind.
+        """
+        chosen = random.choices(self._portraits, k=portraits) if self._portraits else []
+        chosen += random.choices(range(len(self)), k=count - len(chosen))
         return [self._scenes[i] for i in chosen], torch.stack([self._latents[i] for i in chosen]).float()
 
     def state_dict(self) -> Tensor:
@@ -51,7 +56,13 @@ class LatentPool:
     def load_state_dict(self, latents: Tensor) -> None:
         """Restore the pool."""
         self._latents = list(latents)
-        self._scenes = [self._scene(number) for number in range(len(latents))]
+        self._scenes, self._portraits = [], []
+        self._add([self._scene(number) for number in range(len(latents))])
+
+    def _add(self, scenes: list[Scene]) -> None:
+        first = len(self._scenes)
+        self._portraits += [first + index for index, scene in enumerate(scenes) if scene.is_portrait]
+        self._scenes += scenes
 
     def _scene(self, number: int) -> Scene:
         return training_scene(Random(self._seed * 10_000_019 + number))

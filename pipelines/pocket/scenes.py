@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance
 
 from pipelines.pocket.drawing import Canvas, Pen
 from pipelines.pocket.scenery import SETTINGS, TIMES, WEATHERS, Land, paint_background, paint_island, paint_shadow
@@ -13,9 +13,12 @@ from pipelines.pocket.subjects import COLOURS, SUBJECTS, Place
 
 POSITIONS = {"left": 0.27, "centre": 0.5, "right": 0.73}
 SIZES = {"small": 38.0, "large": 62.0}
-STYLES = ("flat", "pixel", "ink")
+STYLES = ("flat", "pixel-art", "ink")
 HELD_OUT_PERCENT = 12
 PIXEL_BLOCK = 4
+PALETTE_STEP = 51
+"""Between the levels of a channel in pixel art: 216 colours, as in the web's early palette."""
+VIVIDNESS = 1.5
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Scene:
     def figures(self) -> tuple[Figure, ...]:
         """Return the one or two subjects."""
         return (self.figure,) if self.companion is None else (self.figure, self.companion)
+
+    @property
+    def is_portrait(self) -> bool:
+        """Whether there is one large subject, in the middle."""
+        return self.companion is None and (self.figure.size, self.figure.position) == ("large", "centre")
 
 
 def held_out(figure: Figure, *, setting: str) -> bool:
@@ -120,10 +128,11 @@ def render_layers(
     land = Land(canvas, TIMES[scene.time], height * random.uniform(0.6, 0.66), unit, random)
     paint_background(land, setting=scene.setting, weather=scene.weather)
     empty = canvas.finished()
+    canvas.paper_share = 0.0  # figures stand out of the washes, in their own colours
     for figure in scene.figures:
         _paint_figure(land, figure, setting=scene.setting)
     picture = canvas.finished()
-    return (_pixelated(empty), _pixelated(picture)) if style == "pixel" else (empty, picture)
+    return (_pixelated(empty), _pixelated(picture)) if style == "pixel-art" else (empty, picture)
 
 
 def _paint_figure(land: Land, figure: Figure, *, setting: str) -> None:
@@ -151,4 +160,6 @@ def _paint_figure(land: Land, figure: Figure, *, setting: str) -> None:
 def _pixelated(picture: Image.Image) -> Image.Image:
     size = (picture.width // PIXEL_BLOCK, picture.height // PIXEL_BLOCK)
     small = picture.resize(size, Image.Resampling.NEAREST)
-    return ImageOps.posterize(small, 5).resize(picture.size, Image.Resampling.NEAREST)
+    vivid = ImageEnhance.Color(small).enhance(VIVIDNESS)
+    few = vivid.point(lambda level: PALETTE_STEP * round(level / PALETTE_STEP))
+    return few.resize(picture.size, Image.Resampling.NEAREST)

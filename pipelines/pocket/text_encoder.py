@@ -87,15 +87,14 @@ class Captioned:
 def caption_batch(
     scenes: list[Scene], random: Random, tokenizer: CLIPTokenizer, *, empty_share: float = 0.0, padded: bool = True
 ) -> Captioned:
-    """Word each scene afresh; `empty_share` of the captions are empty, as guidance needs.
+    """Word each scene afresh; `empty_share` of the portraits' captions are empty, as guidance needs.
 
-    No caption means one large subject: the whole space of scenes is more than a small network can paint unasked.
+    No caption means one large subject in the middle: all scenes are more than a small network can paint unasked.
     """
     texts: list[str] = []
     labels: list[list[int]] = []
     for scene in scenes:
-        is_simple = scene.companion is None and scene.figure.size == "large"
-        if is_simple and random.random() < empty_share:
+        if scene.is_portrait and random.random() < empty_share:
             texts.append("")
             labels.append([UNSAID] * len(ATTRIBUTES))
             continue

@@ -138,8 +138,8 @@ def _loss(vae: AutoencoderKL, *, seed: int, only_decoder: bool) -> tuple[Tensor,
 
 
 def _layered_batch(random: Random, *, count: int) -> tuple[Tensor, Tensor]:
-    """Render `count` scenes, four in five flat: pixels, and the weight (count, 1, 128, 128) of each in the loss."""
-    styles = [random.choice(("flat",) * 8 + ("pixel", "ink")) for _ in range(count)]
+    """Render `count` scenes, half of them flat: pixels, and the weight (count, 1, 128, 128) of each in the loss."""
+    styles = [random.choice(("flat", "flat", "pixel-art", "ink")) for _ in range(count)]
     layers = [render_layers(random_scene(random), style=style) for style in styles]
     empty, pixels = (to_pixels([layer[index] for layer in layers]) for index in range(2))
     subjects = ((pixels - empty).abs().amax(1, keepdim=True) > SUBJECT_THRESHOLD).float()

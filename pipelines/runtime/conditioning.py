@@ -2,8 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,13 +13,12 @@ from pipelines.runtime.loading import Components
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.errors import NotANumber
 from pipelines.spec.prompt import ChunkRules, chunk, parse, schedule, weigh
-from pipelines.spec.request import Emphasis, ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import told_steps
+from pipelines.spec.values import Emphasis
 
 Embeddings = Mapping[str, EmbeddingFile | BundledEmbedding]
 """By name: files, and what came with LoRAs."""
-
-_NONE: Embeddings = MappingProxyType({})
 
 CACHED_TEXTS = 64
 """Per loaded model. One chunk is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
@@ -28,6 +26,20 @@ CACHED_TEXTS = 64
 
 Worn = tuple[tuple[str, float], ...]
 """The LoRAs on the text encoders: hash and weight of each."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What prompts are read with beside the model."""
+
+    embeddings: Embeddings = field(default_factory=dict)
+    """Where the embeddings are that a request names."""
+    loras: Worn = ()
+    first_steps: int | None = None
+    """For a second pass, the steps of the first, from which prompts count on."""
+
+
+PLAIN = Reading()
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,23 +81,13 @@ class PromptEncoder:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Components, OrderedDict[_Key, Conditioning]] = WeakKeyDictionary()
 
-    def encode(
-        self,
-        request: ResolvedRequest,
-        *,
-        components: Components,
-        embeddings: Embeddings = _NONE,
-        loras: Worn = (),
-        first_steps: int | None = None,
-    ) -> EncodedPrompt:
+    def encode(self, request: ResolvedRequest, *, components: Components, reading: Reading = PLAIN) -> EncodedPrompt:
         """Return the encoded prompt of a request.
 
         Args:
             request: what to encode, and which embeddings it names.
             components: the loaded model; it is left as it was.
-            embeddings: where those embeddings are.
-            loras: those that the text encoders wear.
-            first_steps: for a second pass, the steps of the first, from which prompts count on.
+            reading: what the prompts are read with beside the model.
 
         Raises:
             ModelError: an embedding's file is not the one the request was resolved with, or cannot be used.
@@ -93,31 +95,20 @@ class PromptEncoder:
         prompt = parse(request.prompt)
         return EncodedPrompt(
             tuple(
-                Branch(
-                    branch.weight,
-                    self._schedule(branch.text, request, components, embeddings, loras=loras, first_steps=first_steps),
-                )
+                Branch(branch.weight, self._schedule(branch.text, request, components, reading))
                 for branch in prompt.branches
             )
         )
 
     def encode_negative(
-        self,
-        request: ResolvedRequest,
-        *,
-        components: Components,
-        embeddings: Embeddings = _NONE,
-        loras: Worn = (),
-        first_steps: int | None = None,
+        self, request: ResolvedRequest, *, components: Components, reading: Reading = PLAIN
     ) -> EncodedPrompt:
         """Return the encoded negative prompt of a request: one branch, in which AND is a word like any other.
 
         Arguments and errors are those of `encode`.
         """
         (branch,) = parse(request.negative_prompt, composable=False).branches
-        scheduled = self._schedule(
-            branch.text, request, components, embeddings, loras=loras, first_steps=first_steps, is_negative=True
-        )
+        scheduled = self._schedule(branch.text, request, components, reading, is_negative=True)
         return EncodedPrompt((Branch(1.0, scheduled),))
 
     def _schedule(
@@ -125,23 +116,21 @@ class PromptEncoder:
         text: str,
         request: ResolvedRequest,
         components: Components,
-        embeddings: Embeddings,
+        reading: Reading,
         *,
-        loras: Worn,
-        first_steps: int | None,
         is_negative: bool = False,
     ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
         named = tuple(sorted(request.embeddings.items()))
         scheduled = []
         steps = told_steps(request.scheduler, request.num_inference_steps)
-        clock = (steps, None) if first_steps is None else (first_steps, steps)
+        clock = (steps, None) if reading.first_steps is None else (reading.first_steps, steps)
         for part in schedule(text, num_inference_steps=clock[0], hires_steps=clock[1]):
             as_zeros = is_negative and not text and components.zero_empty_negative
             device = str(components.text_encoders[0].device)
-            key = _Key(part.text, named, request.emphasis, request.clip_skip, as_zeros, device, loras)
+            key = _Key(part.text, named, request.emphasis, request.clip_skip, as_zeros, device, reading.loras)
             if key not in known:
-                known[key] = _encode(key, components, embeddings)
+                known[key] = _encode(key, components, reading.embeddings)
             known.move_to_end(key)
             scheduled.append((part.until_step, known[key]))
         while len(known) > CACHED_TEXTS:

@@ -1,6 +1,6 @@
 """The U-Net as samplers want it: latents and a noise level in, the predicted original out, under guidance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ import torch
 from pipelines.runtime.conditioning import Conditioning, EncodedPrompt
 from pipelines.runtime.keeping import Keep
 from pipelines.runtime.loading import Components
+from pipelines.runtime.tiling import Tile, Tiles
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class Denoiser:
         components: the loaded model.
         guidance: one per picture.
         size: height and width of the picture in pixels, which SDXL is told.
+        tiles: of the latents; the U-Net sees one at a time.
         keep: what stays; the prediction shows it as it is, whatever the U-Net says.
         extra_channels: (1, channels, height, width) that a U-Net made for inpaint sees beside the latents.
+        on_tile: called before each tile of several; what it raises ends the work.
     """
 
     def __init__(
@@ -68,17 +71,22 @@ class Denoiser:
         *,
         guidance: Sequence[Guidance],
         size: tuple[int, int],
+        tiles: Tiles,
         keep: Keep | None,
         extra_channels: torch.Tensor | None,
+        on_tile: Callable[[], object] = lambda: None,
     ) -> None:
         self._components = components
         self._sigmas = components.sigmas
         self._prediction_type = components.prediction_type
         self._guidance = guidance
         self._size = size
+        self._tiles = tiles
         self._keep = keep
         self._extra_channels = extra_channels
-        self._stacked: dict[tuple[int, ...], tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
+        self._on_tile = on_tile
+        self._stacked: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._told: dict[Tile, torch.Tensor] = {}
         self.step = 1
         """The step that is being made, from 1: prompts may change with it."""
         self.evaluations = 0
@@ -89,20 +97,28 @@ class Denoiser:
         self.evaluations += 1
         scaled = latents / (sigma**2 + 1) ** 0.5
         timestep = torch.tensor(float(self._sigmas.sigma_to_t(sigma)), device=latents.device)
-        combined = torch.zeros_like(latents)
-        for rows in _calls(self._guidance, self.step):
-            predictions = self._predict(scaled, timestep, rows)
-            for row, prediction in zip(rows, predictions, strict=True):
-                combined[row.image] += row.weight * prediction
-        original = self._to_original(combined, latents, sigma)
+        prediction = self._tiles.blend(lambda tile: self._predict_tile(tile, scaled, timestep), like=latents)
+        original = self._to_original(prediction, latents, sigma)
         return original if self._keep is None else self._keep.apply(original, sigma=sigma, step=self.step)
 
-    def _predict(self, scaled: torch.Tensor, timestep: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
+    def _predict_tile(self, tile: Tile, scaled: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """Return what guidance makes of the U-Net's predictions for one tile of each picture."""
+        if len(self._tiles.each) > 1:
+            self._on_tile()
+        part = tile.cut(scaled).contiguous()
+        combined = torch.zeros_like(part)
+        for rows in _calls(self._guidance, self.step):
+            predictions = self._predict(part, timestep, rows, tile)
+            for row, prediction in zip(rows, predictions, strict=True):
+                combined[row.image] += row.weight * prediction
+        return combined
+
+    def _predict(self, scaled: torch.Tensor, timestep: torch.Tensor, rows: Sequence[_Row], tile: Tile) -> torch.Tensor:
         """Return the U-Net's predictions, float32 whatever it runs in: one per row."""
         batch = scaled[[row.image for row in rows]]
         if self._extra_channels is not None:
-            batch = torch.cat([batch, self._extra_channels.expand(len(rows), -1, -1, -1)], dim=1)
-        embeds, added = self._conditions([row.conditioning for row in rows])
+            batch = torch.cat([batch, tile.cut(self._extra_channels).expand(len(rows), -1, -1, -1)], dim=1)
+        embeds, added = self._conditions([row.conditioning for row in rows], tile)
         prediction: torch.Tensor = self._components.unet(
             batch.to(self._components.precision.dtype),
             timestep,
@@ -112,21 +128,32 @@ class Denoiser:
         )[0]
         return prediction.float()
 
-    def _conditions(self, conditionings: Sequence[Conditioning]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return what the U-Net is told beside latents and time; kept, because most steps are told the same.
-
-        SDXL is told the pooled prompt and, in pixels, original size, crop and target size (arXiv:2307.01952, 2.2).
-        """
+    def _conditions(
+        self, conditionings: Sequence[Conditioning], tile: Tile
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return what the U-Net is told beside latents and time; kept, because most steps are told the same."""
         key = tuple(map(id, conditionings))
         if key not in self._stacked:
-            embeds = torch.cat([each.prompt_embeds for each in conditionings])
             pooled = [each.pooled_prompt_embeds for each in conditionings if each.pooled_prompt_embeds is not None]
-            added = {}
-            if pooled:
-                time_ids = torch.tensor([[*self._size, 0, 0, *self._size]], dtype=embeds.dtype, device=embeds.device)
-                added = {"text_embeds": torch.cat(pooled), "time_ids": time_ids.repeat(len(pooled), 1)}
-            self._stacked[key] = embeds, added
-        return self._stacked[key]
+            embeds = torch.cat([each.prompt_embeds for each in conditionings])
+            self._stacked[key] = embeds, torch.cat(pooled) if pooled else None
+        embeds, text_embeds = self._stacked[key]
+        if text_embeds is None:
+            return embeds, {}
+        return embeds, {"text_embeds": text_embeds, "time_ids": self._time_ids(tile, embeds)}
+
+    def _time_ids(self, tile: Tile, embeds: torch.Tensor) -> torch.Tensor:
+        """Return what SDXL is told in pixels: original size, crop and target size (arXiv:2307.01952, section 2.2).
+
+        A tile is a crop of the picture: it is told the size of the whole, its own place and its own size. The place
+        keeps the subject from coming again in every tile, for SDXL paints one in the middle where it is told (0, 0).
+        """
+        if tile not in self._told:
+            factor = self._components.vae_scale_factor
+            place = tile.top, tile.left, tile.bottom - tile.top, tile.right - tile.left
+            ids = [[*self._size, *(factor * side for side in place)]]
+            self._told[tile] = torch.tensor(ids, dtype=embeds.dtype, device=embeds.device)
+        return self._told[tile].expand(len(embeds), -1)
 
     def _to_original(self, prediction: torch.Tensor, latents: torch.Tensor, sigma: float) -> torch.Tensor:
         """Return x0 for what this kind of model predicts (arXiv:2202.00512, section 4 and appendix D)."""

@@ -43,10 +43,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        sign in text
-        for sign in ("can't allocate memory", "out of memory", "not enough memory", "bad_alloc", "alloc_failed")
-    )
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS)
+
+
+_MEMORY_SIGNS = (
+    "can't allocate memory",
+    "out of memory",
+    "not enough memory",
+    "bad_alloc",
+    "alloc_failed",
+    "could not create a primitive",  # oneDNN, when there is no room for its generated code or its scratch memory
+    "could not create a memory object",
+)
 
 
 def release_memory(device: torch.device) -> None:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 
 _TINY = 1e-12
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from pipelines.runtime.philox import PhiloxGenerator
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 
 Draw = Callable[[tuple[int, ...]], torch.Tensor]
 """Returns standard normal noise of a shape, float32; each call goes on where the last one ended."""

@@ -16,10 +16,11 @@ from pipelines.runtime.preview import LatentPreview
 from pipelines.runtime.samplers import SAMPLERS, BrownianNoise, SamplerOptions, StepNoise
 from pipelines.runtime.sigmas import discard_next_to_last, make_sigmas
 from pipelines.runtime.starting import Start, start_denoising
+from pipelines.runtime.tiling import Tiles
 from pipelines.spec.canvas import Canvas
 from pipelines.spec.compositing import changed
 from pipelines.spec.errors import InvalidRequest
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
 from pipelines.spec.steps import scheduled_steps, steps_to_run
 
@@ -96,18 +97,23 @@ def denoise(
         components,
         guidance=guidance,
         size=(request.height, request.width),
+        tiles=latent_tiles(request, components),
         keep=start.keep,
         extra_channels=start.extra_channels,
+        on_tile=lambda: told(),
     )
     # 3. Walk down.
     preview = components.preview  # alone: whoever holds on to a step must not hold on to the model
     loras.at_step(0, num_steps)
-    progress(0, num_steps, None)
+    told = partial(progress, 0, num_steps, None)  # again before each tile: a step of many is long
+    told()
 
     def on_step(index: int, denoised: torch.Tensor) -> None:
+        nonlocal told
         denoiser.step = index + 2
         loras.at_step(index + 1, num_steps)
-        progress(index + 1, max(num_steps, index + 1), partial(_draw, preview, denoised[:1]))
+        told = partial(progress, index + 1, max(num_steps, index + 1), partial(_draw, preview, denoised[:1]))
+        told()
 
     latents = SAMPLERS[request.scheduler](
         denoiser,
@@ -128,6 +134,15 @@ def denoise(
         loras.audits,
         [_change(each, start, request) for each in torch.split(latents, 1)],
     )
+
+
+def latent_tiles(request: ResolvedRequest, components: Components) -> Tiles:
+    """Return the tiles in which the U-Net sees a picture's latents: one, unless the request asks for smaller ones."""
+    factor = components.vae_scale_factor
+    height, width = request.height // factor, request.width // factor
+    if request.tile_size is None or request.tile_overlap is None:
+        return Tiles.cover(height, width, size=None)
+    return Tiles.cover(height, width, size=request.tile_size // factor, overlap=request.tile_overlap // factor)
 
 
 def _change(latents: torch.Tensor, start: Start, request: ResolvedRequest) -> Image.Image | None:

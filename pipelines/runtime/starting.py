@@ -13,7 +13,7 @@ from pipelines.runtime.loading import Components
 from pipelines.runtime.noise import ImageNoise
 from pipelines.spec.canvas import Canvas
 from pipelines.spec.geometry import nearest_multiple, resize
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Larger pictures without denoising: Pillow's filters, and upscale models (spandrel) tile by tile in bounded memory."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipelines.runtime.guards import is_out_of_memory
+from pipelines.runtime.tiling import Tiles
 from pipelines.runtime.weights import fingerprint
 from pipelines.spec.errors import ModelError, NotANumber
 from pipelines.spec.safetensors_header import read_header
@@ -167,37 +168,8 @@ def in_tiles(
 
     Where tiles overlap, one fades into the next linearly, so that no seam shows. A picture of one tile is passed whole.
     """
-    height, width = pixels.shape[2:]
-    if max(height, width) <= tile:
-        return model(pixels)
-    total = pixels.new_zeros(1, pixels.shape[1], height * scale, width * scale)
-    shares = pixels.new_zeros(1, 1, height * scale, width * scale)
-    for top, bottom in _stretches(height, tile, overlap):
-        for left, right in _stretches(width, tile, overlap):
-            larger = model(pixels[:, :, top:bottom, left:right])
-            rows, columns = (_ramps(size, overlap * scale, pixels) for size in larger.shape[2:])
-            share = rows[:, None] * columns
-            area = (slice(None), slice(None), slice(top * scale, bottom * scale), slice(left * scale, right * scale))
-            total[area] += larger * share
-            shares[area] += share
-    return total / shares
-
-
-def _stretches(length: int, tile: int, overlap: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of tiles of one size that cover a length; neighbours share at least `overlap`."""
-    if length <= tile:
-        yield 0, length
-        return
-    count = -(-(length - overlap) // (tile - overlap))
-    for index in range(count):
-        start = index * (length - tile) // (count - 1)
-        yield start, start + tile
-
-
-def _ramps(size: int, length: int, like: torch.Tensor) -> torch.Tensor:
-    """Return (size,) shares: rising over `length` from the start, falling to the end, never 0."""
-    distance = torch.arange(1, size + 1, dtype=like.dtype)
-    return torch.minimum(distance, distance.flip(0)).clamp(max=length + 1) / (length + 1)
+    tiles = Tiles.cover(*pixels.shape[2:], size=tile, overlap=overlap)
+    return tiles.blend(lambda part: model(part.cut(pixels)), like=pixels, scale=scale)
 
 
 def _load(path: Path, device: torch.device) -> Any:

@@ -20,7 +20,8 @@ from pipelines.spec.geometry import (
     resize_by,
     undo_fill,
 )
-from pipelines.spec.request import ResolvedRequest, Task
+from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.values import Task
 
 OUTPAINT_OVERLAP = 8
 """Pixels of the old picture, next to a side that grows, that are repainted so that the new part finds its way in."""

@@ -12,8 +12,9 @@ from pipelines.spec.errors import InvalidRequest, ModelError, NotFound
 from pipelines.spec.lora_tags import lora_fields
 from pipelines.spec.loras import LoraSpec, ResolvedLora
 from pipelines.spec.model import Model
-from pipelines.spec.request import MAX_LORAS, ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
+from pipelines.spec.values import MAX_LORAS
 
 
 class KnownLora(Protocol):
@@ -40,7 +41,12 @@ FindLora = Callable[[str], KnownLora]
 
 
 def choose_loras(
-    request: ResolvedRequest, asked: Sequence[LoraSpec], *, model: Model, find: FindLora
+    request: ResolvedRequest,
+    asked: Sequence[LoraSpec],
+    *,
+    model: Model,
+    find: FindLora,
+    hires_model: Model | None = None,
 ) -> ResolvedRequest:
     """Return the request with its LoRAs, and without tags in its prompt.
 
@@ -52,6 +58,7 @@ def choose_loras(
         asked: the LoRAs of the field.
         model: what they are applied to.
         find: knows the LoRAs there are.
+        hires_model: the model of the second pass where that is another; the LoRAs are applied to it too.
 
     Raises:
         InvalidRequest: a LoRA that is not there, does not fit or is asked for twice; a tag that means nothing.
@@ -59,13 +66,14 @@ def choose_loras(
     for field in ("negative_prompt", "hires_prompt", "hires_negative_prompt"):
         _refuse_tags(field, getattr(request, field) or "")
     prompt, tagged = _tags(request.prompt)
+    hires_model = hires_model if request.hires_model else None
     if not asked and not tagged:
         return request
     chosen: dict[str, ResolvedLora] = {}
     for field, specs in (("loras", asked), ("prompt", tagged)):
         for spec in specs:
             _check_range(spec, field, request.scheduler)
-            lora = _resolved(spec, field, model=model, find=find)
+            lora = _resolved(spec, field, model=model, hires_model=hires_model, find=find)
             if lora.name in chosen:
                 raise InvalidRequest(f"{field} names the LoRA {lora.name} again; say once how it is meant", field=field)
             chosen[lora.name] = lora
@@ -73,6 +81,15 @@ def choose_loras(
     if len(applied) > MAX_LORAS:
         raise InvalidRequest(f"{len(applied)} LoRAs are asked for, and {MAX_LORAS} is the most; leave some out")
     return request.model_copy(update={"prompt": prompt, "loras": applied})
+
+
+def tagged_loras(prompt: str) -> list[str]:
+    """Return the names of the LoRAs that a prompt's own tags apply.
+
+    Raises:
+        InvalidRequest: a tag means nothing.
+    """
+    return [spec.name for spec in _tags(prompt)[1] if spec.weight or spec.text_encoder_weight]
 
 
 def _refuse_tags(field: str, text: str) -> None:
@@ -131,13 +148,20 @@ def _check_range(spec: LoraSpec, field: str, scheduler: str) -> None:
         )
 
 
-def _resolved(spec: LoraSpec, field: str, *, model: Model, find: FindLora) -> ResolvedLora:
+def _resolved(spec: LoraSpec, field: str, *, model: Model, hires_model: Model | None, find: FindLora) -> ResolvedLora:
     try:
         lora = find(spec.name)
         lora.check_fits(model)
         digest = lora.sha256
     except (NotFound, ModelError) as error:
         raise InvalidRequest(str(error), field=field) from error
+    if hires_model is not None and (spec.weight or spec.text_encoder_weight):
+        try:
+            lora.check_fits(hires_model)
+        except ModelError as error:
+            raise InvalidRequest(
+                f"hires_model {hires_model.name} gets the picture's LoRAs too: {error}", field="hires_model"
+            ) from error
     return ResolvedLora(
         name=lora.name,
         sha256=digest,

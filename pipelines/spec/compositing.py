@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipelines.spec.geometry import blur
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 
 _BLUR = 1.0
 """In latents: one that changed vouches for its neighbours."""

@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter, ImageOps
 
-from pipelines.spec.request import ResizeMode
+from pipelines.spec.values import ResizeMode
 
 THRESHOLD = 128
 """A mask pixel of this or more is repainted."""

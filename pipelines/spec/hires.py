@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from pipelines.spec.schedulers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from pipelines.spec.request import ResolvedRequest
+    from pipelines.spec.resolved import ResolvedRequest
 
 SIDE_STEP = 8
 """Pixels of the smallest step in size: one latent."""
@@ -18,6 +18,7 @@ HIRES_FIELDS = (
     *SIZE_FIELDS,
     *("hires_upscaler", "hires_steps", "hires_strength", "hires_scheduler", "hires_noise_schedule"),
     *("hires_guidance_scale", "hires_prompt", "hires_negative_prompt", "hires_model"),
+    *("hires_template", "hires_negative_template"),
 )
 
 

@@ -1,102 +1,62 @@
-"""What is asked (GenerationRequest) and what will run (ResolvedRequest). Bounds and descriptions stand here once.
+"""What is asked: GenerationRequest. Bounds and descriptions stand here once.
 
 OpenAPI, command-line help, browser hints and error messages are all read from these fields.
 """
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from pipelines.spec.fields import explained, field_rules
-from pipelines.spec.hires import DEFAULT_STRENGTH, Enlargement
+from pipelines.spec.hires import DEFAULT_STRENGTH
 from pipelines.spec.lora_tags import parse_lora
-from pipelines.spec.loras import LoraSpec, ResolvedLora
+from pipelines.spec.loras import LoraSpec
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
+from pipelines.spec.templates import TEMPLATES, is_template
 from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, canonical_upscaler
-
-MAX_IMAGES = 100
-MAX_SEED = 2**63 - 1
-MAX_PROMPT_CHARACTERS = 8000
-MIN_SIDE = 64
-MAX_SIDE = 4096
-MAX_STEPS = 200
-MAX_LORAS = 20
-MAX_SIGMA = 10_000
-MAX_OUTPAINT = 2048
-RANDOM_SEEDS = 2**32
-"""Seeds drawn for the user stay below this, so that every other program can type them."""
-
-OTHER_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "steps": "num_inference_steps",
-        "cfg": "guidance_scale",
-        "cfg_scale": "guidance_scale",
-        "guidance": "guidance_scale",
-        "sampler": "scheduler",
-        "sampler_name": "scheduler",
-        "schedule_type": "noise_schedule",
-        "schedule_min_sigma": "sigma_min",
-        "schedule_max_sigma": "sigma_max",
-        "schedule_rho": "rho",
-        "denoise": "strength",
-        "denoising_strength": "strength",
-        "negative": "negative_prompt",
-        "checkpoint": "model",
-        "image": "init_image",
-        "input": "init_image",
-        "mask": "mask_image",
-        "size": "width and height",
-        "lora": "loras",
-        "n": "num_images",
-        "count": "num_images",
-        "batch_size": "num_images",
-        "format": "output_format",
-        "hr_scale": "hires_scale",
-        "hr_resize_x": "hires_width",
-        "hr_resize_y": "hires_height",
-        "hr_upscaler": "hires_upscaler",
-        "hr_second_pass_steps": "hires_steps",
-    }
+from pipelines.spec.values import (
+    MAX_IMAGES,
+    MAX_LORAS,
+    MAX_OUTPAINT,
+    MAX_PROMPT_CHARACTERS,
+    MAX_SEED,
+    MAX_SIDE,
+    MAX_SIGMA,
+    MAX_STEPS,
+    MAX_STYLES,
+    MIN_SIDE,
+    OTHER_NAMES,
+    RANDOM_SEEDS,
+    Emphasis,
+    InpaintArea,
+    InputId,
+    MaskedContent,
+    MaskMode,
+    NoiseSource,
+    OutputFormat,
+    ResizeMode,
+    Side,
+    StepRule,
+    StyleName,
+    Task,
+    Text,
 )
-"""What other programs call a field: never accepted, but told to who tries it."""
-
-InputId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
-Side = Annotated[int, Field(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=8)]
-_TEMPLATE = re.compile(r"\{[^{}]*\}|__\S+?__")
-OutputFormat = Literal["png", "jpeg", "webp", "avif"]
-Emphasis = Literal["a1111", "no_norm", "comfy"]
-NoiseSource = Literal["cpu", "device", "nv"]
-ResizeMode = Literal["stretch", "crop", "fill", "latent"]
-StepRule = Literal["a1111", "exact"]
-MaskedContent = Literal["original", "fill", "latent_noise", "latent_nothing"]
-InpaintArea = Literal["whole_picture", "only_masked"]
-MaskMode = Literal["hard", "soft", "differential"]
 
 
-class Task(StrEnum):
-    """What a request makes from what."""
+class BaseRequest(BaseModel):
+    """What a request and a resolved one have in common: frozen and strict, and their task follows from their fields."""
 
-    TEXT_TO_IMAGE = "text-to-image"
-    IMAGE_TO_IMAGE = "image-to-image"
-    INPAINT = "inpaint"
-
-
-class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-    @field_validator("loras", mode="before", check_fields=False)
+    @field_validator("loras", "styles", mode="before", check_fields=False)
     @classmethod
-    def _list_of_loras(cls, loras: object) -> object:
+    def _list_of_several(cls, several: object) -> object:
         """JSON has lists, no tuples."""
-        return tuple(loras) if isinstance(loras, list) else loras
+        return tuple(several) if isinstance(several, list) else several
 
     @property
     def task(self) -> Task:
@@ -117,12 +77,18 @@ class _Frozen(BaseModel):
         return left + size[0] + right, top + size[1] + bottom
 
 
-class GenerationRequest(_Frozen):
+class GenerationRequest(BaseRequest):
     """All that a user can ask. None means the default of the model's family."""
 
     prompt: str = Field(default="", max_length=MAX_PROMPT_CHARACTERS, description="What the picture shows.")
     negative_prompt: str | None = Field(
         default=None, max_length=MAX_PROMPT_CHARACTERS, description="What the picture should not show."
+    )
+    styles: tuple[StyleName, ...] = Field(
+        default=(),
+        max_length=MAX_STYLES,
+        description="Styles of styles.csv to apply to the prompts, in this order: each is put around a prompt or "
+        "behind it. A prompt with a template holds them already.",
     )
     model: str | None = Field(default=None, min_length=1, max_length=256, description="Name of an installed model.")
     loras: tuple[LoraSpec, ...] = Field(
@@ -326,14 +292,24 @@ class GenerationRequest(_Frozen):
     hires_guidance_scale: float | None = Field(
         default=None, ge=1, le=50, description="How strictly the prompt is followed then. Empty: the same."
     )
-    hires_prompt: Text | None = Field(
-        default=None, description="What the picture shows then, as it stands (no templates). Empty: the same."
-    )
+    hires_prompt: Text | None = Field(default=None, description="What the picture shows then. Empty: the same.")
     hires_negative_prompt: Text | None = Field(
-        default=None, description="What it should not show then, as it stands. Empty: the same."
+        default=None, description="What it should not show then. Empty: the same."
     )
     hires_model: str | None = Field(
         default=None, min_length=1, max_length=256, description="The installed model that paints then. Empty: the same."
+    )
+    tile_size: Side | None = Field(
+        default=None,
+        description="Denoise a larger picture in overlapping squares of so many pixels, so that memory does not grow "
+        "with it (tiled diffusion). Empty: as a whole.",
+    )
+    tile_overlap: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SIDE,
+        multiple_of=8,
+        description="Pixels that neighbouring tiles share, where one fades into the other. Empty: half of tile_size.",
     )
     num_images: int = Field(
         default=1,
@@ -346,10 +322,19 @@ class GenerationRequest(_Frozen):
         default=None,
         max_length=MAX_PROMPT_CHARACTERS,
         description="What the prompt was made from, kept as a note. With it the prompt is taken as it stands; without "
-        "it {a|b} and __wildcards__ are expanded.",
+        "it styles are applied, and {a|b} and __wildcards__ expanded.",
+    )
+    negative_template: Text | None = Field(
+        default=None, description="The same for the negative prompt: what it was made from."
+    )
+    hires_template: Text | None = Field(
+        default=None, description="The same for the second pass's prompt: what it was made from."
+    )
+    hires_negative_template: Text | None = Field(
+        default=None, description="The same for its negative prompt: what it was made from."
     )
 
-    @field_validator("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt", "template")
+    @field_validator(*TEMPLATES, *TEMPLATES.values())
     @classmethod
     def _text_holds_no_nul(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is not None and "\0" in text:
@@ -363,6 +348,14 @@ class GenerationRequest(_Frozen):
         if not isinstance(loras, list | tuple):
             return loras
         return tuple(_lora_in_words(lora) if isinstance(lora, str) else lora for lora in loras)
+
+    @field_validator("styles")
+    @classmethod
+    def _each_style_once(cls, styles: tuple[str, ...]) -> tuple[str, ...]:
+        for name in styles:
+            if styles.count(name) > 1:
+                raise ValueError(f"names {name!r} twice; leave one out")
+        return styles
 
     @field_validator("scheduler", "hires_scheduler")
     @classmethod
@@ -397,114 +390,16 @@ class GenerationRequest(_Frozen):
             raise explained(error, cls, other_names=OTHER_NAMES) from error
 
     @property
-    def is_template(self) -> bool:
-        """Whether the prompt is still to be expanded; a brace without its partner is text."""
-        return self.template is None and _TEMPLATE.search(self.prompt) is not None
+    def is_to_be_written_out(self) -> bool:
+        """Whether a text of its own is a template still, or styles are to be applied."""
+        texts = {field: getattr(self, field) for field, note in TEMPLATES.items() if getattr(self, note) is None}
+        return bool(self.styles) or any(is_template(text or "") for text in texts.values())
 
     def with_seeds(self) -> Self:
         """Return the same request with drawn seeds where none were asked."""
         wanted = ["seed", "variation_seed"] if self.variation_strength else ["seed"]
         drawn = {name: secrets.randbelow(RANDOM_SEEDS) for name in wanted if getattr(self, name) is None}
         return self.model_copy(update=drawn) if drawn else self
-
-
-class ResolvedRequest(_Frozen):
-    """One picture, exactly as it will run: nothing is left to a default.
-
-    What is None here is not used: images and strength by the task, a variation, another size of the seed, a limit, the
-    template where the prompt came from none, and all of the second pass unless a size asks for it. Where there is one,
-    prompts and model that are None are the first pass's.
-    """
-
-    prompt: str
-    negative_prompt: str
-    model: str
-    loras: tuple[ResolvedLora, ...] = ()
-    init_image: InputId | None
-    mask_image: InputId | None
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    strength: float | None
-    step_rule: StepRule
-    resize_mode: ResizeMode
-    upscaler: str | None
-    invert_mask: bool
-    mask_blur_x: float
-    mask_blur_y: float
-    masked_content: MaskedContent
-    inpaint_area: InpaintArea
-    mask_padding: int
-    mask_mode: MaskMode
-    soft_schedule_bias: float
-    soft_preservation: float
-    soft_contrast_boost: float
-    soft_mask_influence: float
-    soft_difference_threshold: float
-    soft_difference_contrast: float
-    outpaint_left: int
-    outpaint_top: int
-    outpaint_right: int
-    outpaint_bottom: int
-    scheduler: str
-    noise_schedule: str
-    sigma_min: float | None
-    sigma_max: float | None
-    rho: float | None
-    eta: float
-    s_churn: float
-    s_tmin: float
-    s_tmax: float | None
-    s_noise: float
-    clip_skip: int
-    emphasis: Emphasis
-    seed: int
-    variation_seed: int | None
-    variation_strength: float
-    seed_resize_width: int | None
-    seed_resize_height: int | None
-    noise_source: NoiseSource
-    eta_noise_seed_delta: int
-    hires_scale: float | None
-    hires_width: int | None
-    hires_height: int | None
-    hires_upscaler: str | None
-    hires_steps: int | None
-    hires_strength: float | None
-    hires_scheduler: str | None
-    hires_noise_schedule: str | None
-    hires_guidance_scale: float | None
-    hires_prompt: str | None
-    hires_negative_prompt: str | None
-    hires_model: str | None
-    output_format: OutputFormat
-    template: str | None = None
-    embeddings: Mapping[str, str] = Field(default_factory=dict)
-    """The embeddings that the prompts name, and the SHA-256 of their files; the LoRA's, where one brings it."""
-
-    @property
-    def enlargement(self) -> Enlargement | None:
-        """The sizes of the second pass, if there is one."""
-        scale, width, height = self.hires_scale, self.hires_width, self.hires_height
-        if scale is None and width is None and height is None:
-            return None
-        return Enlargement.of(self.width, self.height, scale=scale, to_width=width, to_height=height)
-
-    @property
-    def final_size(self) -> tuple[int, int]:
-        """Width and height of the last pass."""
-        size = self.enlargement
-        return (self.width, self.height) if size is None else (size.width, size.height)
-
-    def asked(self) -> GenerationRequest:
-        """Return the request that makes exactly this picture again.
-
-        Raises:
-            InvalidRequest: this came from a foreign record and holds what nobody can ask.
-        """
-        loras = tuple(lora.asked() for lora in self.loras)
-        return GenerationRequest.parse({**self.model_dump(exclude={"embeddings"}), "loras": loras, "num_images": 1})
 
 
 def _lora_in_words(text: str) -> dict[str, Any]:

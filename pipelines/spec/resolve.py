@@ -7,18 +7,12 @@ from typing import Any
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.hires import DEFAULT_STRENGTH, HIRES_FIELDS, SIZE_FIELDS, Enlargement
 from pipelines.spec.model import Model
-from pipelines.spec.request import (
-    MAX_SEED,
-    MAX_SIDE,
-    MIN_SIDE,
-    GenerationRequest,
-    ResolvedRequest,
-    StepRule,
-    Task,
-)
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, RHO, SCHEDULERS, SPANNED
 from pipelines.spec.steps import MAX_SCHEDULED_STEPS
 from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, LatentUpscaler
+from pipelines.spec.values import MAX_SEED, MAX_SIDE, MIN_SIDE, StepRule, Task
 
 
 def resolve(
@@ -58,6 +52,7 @@ def resolve(
         "noise_schedule": noise_schedule,
         "eta": own.eta if request.eta is None else request.eta,
         "clip_skip": _or_default(request, model, "clip_skip"),
+        "tile_overlap": _tile_overlap(request, model),
         "embeddings": {},  # found in the prompts once these are expanded
     }
     if any(getattr(request, field) is not None for field in HIRES_FIELDS):
@@ -270,7 +265,13 @@ def _size(request: GenerationRequest, model: Model, input_size: tuple[int, int] 
             )
     width = native_width if request.width is None else request.width
     height = native_height if request.height is None else request.height
-    for field, side in (("width", width), ("height", height)):
+    _check_multiples(model, width=width, height=height)
+    return width, height
+
+
+def _check_multiples(model: Model, **sides: int) -> None:
+    step = model.family.size_multiple
+    for field, side in sides.items():
         if side % step:
             below = side // step * step
             raise InvalidRequest(
@@ -278,7 +279,25 @@ def _size(request: GenerationRequest, model: Model, input_size: tuple[int, int] 
                 f"try {below} or {below + step}",
                 field=field,
             )
-    return width, height
+
+
+def _tile_overlap(request: GenerationRequest, model: Model) -> int | None:
+    """Return how much tiles share: half of one where nothing is asked, None without tiles."""
+    size, overlap, step = request.tile_size, request.tile_overlap, model.family.size_multiple
+    if size is None:
+        if overlap is not None:
+            raise InvalidRequest(f"tile_overlap {overlap} needs tile_size, the side of a tile", field="tile_overlap")
+        return None
+    if overlap is None:
+        overlap = size // 2 // step * step
+    _check_multiples(model, tile_size=size, tile_overlap=overlap)
+    if overlap > size * 3 // 4:
+        raise InvalidRequest(
+            f"tile_overlap must be at most three quarters of tile_size {size}, got {overlap}; "
+            f"try {size // 2 // step * step}",
+            field="tile_overlap",
+        )
+    return overlap
 
 
 def _check_clip_skip(clip_skip: int, model: Model) -> None:

@@ -1,6 +1,6 @@
 """How many noise levels a request builds, and how many of them it runs: A1111's rule and the exact one."""
 
-from pipelines.spec.request import StepRule
+from pipelines.spec.values import StepRule
 
 MAX_SCHEDULED_STEPS = 1000
 """More levels than a model was trained on say nothing new."""

@@ -9,6 +9,9 @@ from pipelines.spec.dataset import Finding
 from pipelines.spec.model import Model
 from pipelines.spec.training import TrainingRequest
 
+LOSSES_NAME = "loss.csv"
+"""The curve, in a training's folder."""
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -19,26 +22,36 @@ class TrainingPlan:
     batches_per_epoch: int
     buckets: Sequence[tuple[int, int, int]]
     """Width, height and number of pictures."""
-    num_parameters: int
-    """Numbers that are trained."""
-    predicted_bytes: int
-    """Memory at the peak of a step, on the device: weights, activations, gradients, optimizer."""
-    free_bytes: int
-    """Of the device, at the moment."""
     findings: Sequence[Finding]
+    demand: "Demand | None" = None
+    """What it demands of the device; None where nobody has looked at one."""
 
     def sentence(self) -> str:
         """Say it in words."""
         sizes = ", ".join(f"{width}×{height} ({count})" for width, height, count in self.buckets)
-        return (
-            f"{self.num_pictures} pictures in sizes {sizes}; {self.num_steps} steps of "
-            f"{self.num_parameters:,} numbers; about {self.predicted_bytes / 2**20:,.0f} MiB of memory"
-        )
+        told = f"{self.num_pictures} pictures in sizes {sizes}; {self.num_steps} steps"
+        return told if self.demand is None else f"{told} of {self.demand.sentence()}"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a training takes of a device."""
+
+    num_parameters: int
+    """Numbers that are trained."""
+    predicted_bytes: int
+    """Memory at the peak of a step: weights, activations, gradients, optimizer."""
+    free_bytes: int
+    """Of the device, at the moment."""
+
+    def sentence(self) -> str:
+        """Say it in words."""
+        return f"{self.num_parameters:,} numbers; about {self.predicted_bytes / 2**20:,.0f} MiB of memory"
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """One step is done."""
+    """One step is done, or part of a validation picture after it."""
 
     step: int
     """Steps done, from 1; 0 says that all is read and the first step begins."""
@@ -47,6 +60,8 @@ class TrainingStep:
     """Mean over the latest steps; 0 before the first."""
     eta: float | None
     """Seconds that are probably left, from the measured steps; None before there are any."""
+    picture: Path | None = None
+    """The latest validation pictures, side by side."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,8 @@ class Trainer(Protocol):
             output: the LoRA's file; written whole or not at all.
             resume: go on from the checkpoint in `folder`: the result equals that of an uninterrupted training, on a
                 processor bit for bit.
-            on_step: called after every step; False stops and keeps what is learnt.
+            on_step: called after every step; False stops and keeps what is learnt. What it raises is passed on, and
+                nothing is written.
 
         Raises:
             InvalidRequest: it cannot work, or the checkpoint is of another request.

@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.fields import explained
-from pipelines.spec.request import MAX_PROMPT_CHARACTERS, MAX_SEED
+from pipelines.spec.values import MAX_PROMPT_CHARACTERS, MAX_SEED
 
 AdapterKind = Literal["lora", "lokr", "dora"]
 Optimizer = Literal["adamw", "adamw8bit"]
 LearningRateSchedule = Literal["constant", "linear", "cosine"]
 MixedPrecision = Literal["no", "bf16", "fp16"]
 SaveDtype = Literal["float16", "bfloat16", "float32"]
+Existing = Literal["refuse", "overwrite", "resume"]
 
 DEFAULT_STEPS = 1000
 """Of a request that names neither steps nor epochs."""
@@ -55,6 +56,10 @@ class TrainingRequest(BaseModel):
         max_length=100,
         pattern=r"^[^\W_][\w .+-]*$",
         description="Name of the LoRA, and of its file. Letters, digits, space and . _ + - are allowed.",
+    )
+    existing: Existing = Field(
+        default="refuse",
+        description="Where there is a LoRA of this name: refuse, overwrite it, or resume from its last checkpoint.",
     )
     model: str | None = Field(default=None, min_length=1, max_length=256, description="Name of an installed model.")
     kind: AdapterKind = Field(

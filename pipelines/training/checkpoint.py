@@ -11,15 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.resuming import CHECKPOINT_NAME, IDENTITY, damaged, lasting, refuse_another
 from pipelines.spec.training import TrainingRequest
 from pipelines.training.files import write_safetensors
 from pipelines.training.optimization import Average
-
-NAME = "checkpoint.safetensors"
-FREE_FIELDS = frozenset(
-    {"save_every", "validation_every", "validation_prompts", "validation_seed", "description", "author", "licence"}
-)
-"""Fields that may differ when a training is taken up again: what is learnt does not depend on them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +37,7 @@ class Identity:
 
     def to_json(self) -> dict[str, Any]:
         """Return what decides about what is learnt."""
-        asked = self.request.model_dump(mode="json", exclude=set(FREE_FIELDS))
-        return {**asked, "model_fingerprint": self.model_fingerprint, "data_sha256": self.data_sha256}
+        return {**lasting(self.request), "model_fingerprint": self.model_fingerprint, "data_sha256": self.data_sha256}
 
 
 def save(folder: Path, state: State, *, step: int, started_at: float, identity: Identity) -> None:
@@ -64,11 +58,11 @@ def save(folder: Path, state: State, *, step: int, started_at: float, identity: 
     metadata = {
         "step": str(step),
         "started_at": repr(started_at),
-        "identity": json.dumps(identity.to_json(), sort_keys=True),
+        IDENTITY: json.dumps(identity.to_json(), sort_keys=True),
         "optimizer": json.dumps(plain),
         "scaler": json.dumps(state.scaler.state_dict()),
     }
-    write_safetensors(folder / NAME, tensors, metadata)
+    write_safetensors(folder / CHECKPOINT_NAME, tensors, metadata)
 
 
 def load(folder: Path, state: State, *, identity: Identity) -> tuple[int, float]:
@@ -77,29 +71,17 @@ def load(folder: Path, state: State, *, identity: Identity) -> tuple[int, float]
     Raises:
         InvalidRequest: there is none, it is damaged, or it belongs to another request, data set or model.
     """
-    path = folder / NAME
+    path = folder / CHECKPOINT_NAME
     if not path.is_file():
         raise InvalidRequest(f"there is no checkpoint {path} to resume; start without --resume")
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        _check(json.loads(metadata["identity"]), identity.to_json(), path)
+        refuse_another(json.loads(metadata[IDENTITY]), identity.to_json(), path)
         return _restore(state, tensors, metadata)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise InvalidRequest(f"the checkpoint {path} is damaged ({error}); start without --resume") from error
-
-
-def _check(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    for field in sorted(saved.keys() | wanted.keys()):
-        if saved.get(field) != wanted.get(field):
-            what = {"data_sha256": "data", "model_fingerprint": "model"}.get(field, field)
-            told = f" {saved.get(field)!r}, and {wanted.get(field)!r} is asked" if what == field else ""
-            raise InvalidRequest(
-                f"{what}: the checkpoint {path} was made with another {what}{told}; "
-                "give what it was made with, or start without --resume",
-                field=what,
-            )
+        raise damaged(path, error) from error
 
 
 @torch.no_grad()

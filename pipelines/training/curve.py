@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from pipelines.spec.errors import StorageError
+from pipelines.spec.trainer import LOSSES_NAME
 from pipelines.training.files import replace_file
 
-CSV_NAME, CHART_NAME = "loss.csv", "loss.png"
+CHART_NAME = "loss.png"
 COLUMNS = ("step", "loss", "learning_rate", "seconds")
 WINDOW = 50
 """Steps that the smoothed line, and the loss that is told, are the mean of."""
@@ -40,7 +41,7 @@ class LossCurve:
     """
 
     def __init__(self, folder: Path, *, resumed_at: int) -> None:
-        self._csv, self._chart = folder / CSV_NAME, folder / CHART_NAME
+        self._csv, self._chart = folder / LOSSES_NAME, folder / CHART_NAME
         self._points = [point for point in _read(self._csv) if point.step <= resumed_at]
         self._drawn_at = time.monotonic()
         text = io.StringIO()

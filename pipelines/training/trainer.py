@@ -4,8 +4,8 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,10 @@ import torch
 from pipelines.runtime.device import DeviceInfo, describe_device
 from pipelines.runtime.guards import NotFinite, is_out_of_memory
 from pipelines.runtime.loading import Components, ModelCache
-from pipelines.runtime.weights import read_json
-from pipelines.spec.buckets import BatchPlan
-from pipelines.spec.dataset import DataSet, read_dataset
 from pipelines.spec.errors import InvalidRequest, NotANumber, OutOfMemory
+from pipelines.spec.material import Material, validation_name
 from pipelines.spec.model import Model
-from pipelines.spec.request import ResolvedRequest
-from pipelines.spec.trainer import TrainedLora, TrainingPlan, TrainingStep
+from pipelines.spec.trainer import Demand, TrainedLora, TrainingPlan, TrainingStep
 from pipelines.spec.training import TrainingRequest
 from pipelines.training import checkpoint, memory
 from pipelines.training.adapters import Adapter
@@ -31,27 +28,10 @@ from pipelines.training.latents import LatentCache
 from pipelines.training.metadata import Story, describe
 from pipelines.training.objective import Objective
 from pipelines.training.optimization import Average, check_optimizer, learning_rate_share, make_optimizer
-from pipelines.training.painting import paint, save_row, save_sweep, validation_requests
+from pipelines.training.painting import SWEEP_NAME, forget_pictures, paint, save_row, save_sweep
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What a training works on, read and checked."""
-
-    request: TrainingRequest
-    model: Model
-    dataset: DataSet
-    batches: BatchPlan
-    resolution: int
-    clip_skip: int
-    shown: list[ResolvedRequest]
-
-    @property
-    def num_steps(self) -> int:
-        return self.request.num_steps(self.batches.batches_per_epoch)
 
 
 class LoraTrainer:
@@ -79,16 +59,7 @@ class LoraTrainer:
                 "smaller batch_size or resolution, or gradient_checkpointing",
                 field="batch_size",
             )
-        return TrainingPlan(
-            num_pictures=len(material.dataset.examples),
-            num_steps=material.num_steps,
-            batches_per_epoch=material.batches.batches_per_epoch,
-            buckets=[(*size, count) for size, count in material.batches.counts().items()],
-            num_parameters=trained,
-            predicted_bytes=predicted,
-            free_bytes=device.free_bytes,
-            findings=material.dataset.findings,
-        )
+        return replace(material.plan(), demand=Demand(trained, predicted, device.free_bytes))
 
     def train(
         self,
@@ -118,10 +89,14 @@ class LoraTrainer:
             ) from error
 
 
+class _Stopped(Exception):
+    """`on_step` said to stop."""
+
+
 class _Run:
     """One training from its first step, or the checkpoint's, to the file."""
 
-    def __init__(self, material: _Material, components: Components, folder: Path) -> None:
+    def __init__(self, material: Material, components: Components, folder: Path) -> None:
         request = self._request = material.request
         self._material, self._components, self._folder = material, components, folder
         self._adapter = Adapter.inject(request, components)
@@ -143,26 +118,35 @@ class _Run:
         done, started_at = 0, time.time()
         if resume:
             done, started_at = checkpoint.load(self._folder, self._state, identity=self._identity)
+        forget_pictures(self._folder, after=done)
         curve, num_steps = LossCurve(self._folder, resumed_at=done), self._material.num_steps
-        goes_on = on_step(TrainingStep(done, num_steps, curve.loss, None))
-        while done < num_steps and goes_on:
-            began = time.monotonic()
-            loss, rate = self._step(done)
-            done += 1
-            curve.add(Point(done, loss, rate, time.monotonic() - began))
-            if _is_due(done, self._request.save_every) and done < num_steps:
-                self._save_checkpoint(done, started_at)
-            if _is_due(done, self._request.validation_every) and done < num_steps:
-                self._show(done)
-            goes_on = on_step(TrainingStep(done, num_steps, curve.loss, curve.eta(num_steps - done)))
+        told = TrainingStep(done, num_steps, curve.loss, None)
+
+        def tell() -> None:
+            if not on_step(told):
+                raise _Stopped
+
+        with suppress(_Stopped):
+            tell()
+            while done < num_steps:
+                began = time.monotonic()
+                loss, rate = self._step(done)
+                done += 1
+                curve.add(Point(done, loss, rate, time.monotonic() - began))
+                if _is_due(done, self._request.save_every) and done < num_steps:
+                    self._save_checkpoint(done, started_at)
+                told = TrainingStep(done, num_steps, curve.loss, curve.eta(num_steps - done), told.picture)
+                tell()
+                if _is_due(done, self._request.validation_every) and done < num_steps:
+                    told = replace(told, picture=self._show(done, tell))
         self._save_checkpoint(done, started_at)
         curve.draw()
         with self._state.average.in_place():
             self._write(output, steps=done, started_at=started_at)
-            if done == num_steps:
-                self._show(done)
-                path = self._folder / "strengths.png"
-                save_sweep(path, self._material.shown, components=self._components, adapter=self._adapter)
+        if done == num_steps:
+            with suppress(_Stopped):
+                told = replace(told, picture=self._show(done, tell))
+                self._sweep(tell)
         return TrainedLora(output, done, num_steps, curve.loss, self._folder)
 
     def _step(self, step: int) -> tuple[float, float]:
@@ -196,9 +180,16 @@ class _Run:
     def _save_checkpoint(self, step: int, started_at: float) -> None:
         checkpoint.save(self._folder, self._state, step=step, started_at=started_at, identity=self._identity)
 
-    def _show(self, step: int) -> None:
+    def _show(self, step: int, tell: Callable[[], None]) -> Path:
+        path = self._folder / validation_name(step)
         with self._state.average.in_place():
-            save_row(self._folder / f"step-{step:06d}.png", paint(self._material.shown, self._components))
+            save_row(path, paint(self._material.shown, self._components, tell))
+        return path
+
+    def _sweep(self, tell: Callable[[], None]) -> None:
+        path, shown = self._folder / SWEEP_NAME, self._material.shown
+        with self._state.average.in_place():
+            save_sweep(path, shown, components=self._components, adapter=self._adapter, on_step=tell)
 
     def _write(self, output: Path, *, steps: int, started_at: float) -> None:
         material = self._material
@@ -223,45 +214,12 @@ class _Run:
         write_safetensors(output, tensors, describe(story, tensors))
 
 
-def _read(request: TrainingRequest, model: Model, device: DeviceInfo) -> _Material:
-    """Read the data set and refuse what cannot work."""
-    if model.unet_in_channels != 4:
-        raise InvalidRequest(
-            f"model {model.name} is made for inpaint, which LoRAs are not trained on; choose its text-to-image sibling",
-            field="model",
-        )
+def _read(request: TrainingRequest, model: Model, device: DeviceInfo) -> Material:
+    """Read the data set and refuse what cannot work, on this device either."""
     check_optimizer(request, device.device)
     if request.mixed_precision == "fp16" and device.kind == "cpu":
         raise InvalidRequest("mixed_precision fp16 needs a graphics card; choose bf16 or no", field="mixed_precision")
-    clip_skip = model.default("clip_skip") if request.clip_skip is None else request.clip_skip
-    if clip_skip > model.text_encoder_layers:
-        raise InvalidRequest(
-            f"clip_skip must be at most {model.text_encoder_layers} for model {model.name}, got {clip_skip}",
-            field="clip_skip",
-        )
-    resolution = request.resolution or round(math.sqrt(model.native_width * model.native_height))
-    step = _bucket_step(model)
-    if resolution < step:
-        raise InvalidRequest(
-            f"resolution must be at least {step} for {model.name}, got {resolution}", field="resolution"
-        )
-    dataset = read_dataset(Path(request.data).expanduser(), caption=request.caption, least_side=resolution // 2)
-    batches = BatchPlan.make(
-        dataset.examples,
-        resolution=resolution,
-        step=step,
-        buckets=request.aspect_buckets,
-        batch_size=request.batch_size,
-        seed=request.seed,
-    )
-    shown = validation_requests(request, model, [each.caption for each in dataset.examples])
-    return _Material(request, model, dataset, batches, resolution, clip_skip, shown)
-
-
-def _bucket_step(model: Model) -> int:
-    """Return the pixels that one cell of the U-Net's coarsest level covers; sides are multiples of it."""
-    levels = [len(read_json(model.path / part / "config.json")["block_out_channels"]) for part in ("vae", "unet")]
-    return int(2 ** (sum(levels) - 2))
+    return Material.read(request, model)
 
 
 def _prepare(components: Components, request: TrainingRequest) -> None:
@@ -274,7 +232,7 @@ def _prepare(components: Components, request: TrainingRequest) -> None:
             encoder.train()  # transformers keeps everything otherwise; these encoders have no dropout
 
 
-def _hash(material: _Material) -> str:
+def _hash(material: Material) -> str:
     """Return what changes with the data set: names, captions, sizes and bytes of its pictures."""
     digest = hashlib.sha256()
     for each in material.dataset.examples:

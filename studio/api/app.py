@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from importlib import import_module
 
 import uvicorn
@@ -13,7 +14,7 @@ from fastapi import APIRouter, FastAPI
 from pipelines.spec.errors import AlreadyRunning, InvalidRequest
 from studio import __version__
 from studio.api import errors, guard, images, jobs
-from studio.api.views import EmbeddingView, Health, LoraView, ModelView, StudioDep
+from studio.api.views import EmbeddingView, Health, LoraView, ModelView, StudioDep, StyleView
 from studio.core import Studio
 from studio.settings import Settings
 from studio.supervisor import Supervisor
@@ -77,6 +78,12 @@ def list_loras(studio: StudioDep) -> list[LoraView]:
 def list_embeddings(studio: StudioDep) -> list[EmbeddingView]:
     """List the embeddings (textual inversion): words that prompts may use."""
     return [EmbeddingView(**embedding.described()) for embedding in studio.embeddings()]
+
+
+@_router.get("/api/v1/styles", tags=["models"])
+def list_styles(studio: StudioDep) -> list[StyleView]:
+    """List the styles of styles.csv: named pieces of prompt that a request's `styles` may name."""
+    return [StyleView(**asdict(style)) for style in studio.styles()]
 
 
 def serve(

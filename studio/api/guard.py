@@ -16,9 +16,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 256 * 2**10
-MAX_UPLOAD_BYTES = 32 * 2**20 + 2**16
-"""The largest input image and its multipart envelope."""
-UPLOAD_PATHS = ("/api/v1/inputs", "/gradio_api/upload")
+UPLOADS: Mapping[str, int] = {"/api/v1/inputs": 32 * 2**20 + 2**16, "/gradio_api/upload": 2**30}
+"""Path -> bytes: the largest input image and its multipart envelope; the pictures of a training, all at once, which
+Gradio writes to the disk as they come and limits one by one."""
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
@@ -119,7 +119,7 @@ class LimitedBodies:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            limit = MAX_UPLOAD_BYTES if scope["path"] in UPLOAD_PATHS else MAX_BODY_BYTES
+            limit = UPLOADS.get(scope["path"], MAX_BODY_BYTES)
             length = headers.get("content-length", "0")
             if "transfer-encoding" in headers:
                 await _refuse(send, 411, "send a Content-Length: bodies of unknown size are not accepted")

@@ -9,9 +9,10 @@ from pydantic import BaseModel, Field
 from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.training import TrainingRequest
 from studio.core import Studio
 from studio.gallery import GalleryImage
-from studio.jobs import Job, JobState
+from studio.jobs import Job, JobKind, JobState
 from studio.store import InstalledLora, described_lora
 
 
@@ -28,8 +29,9 @@ class JobView(BaseModel):
     """A job as it stands. Times are seconds since the epoch."""
 
     id: str
+    kind: JobKind
     state: JobState
-    request: GenerationRequest = Field(description="As asked, with the seed that was drawn.")
+    request: GenerationRequest | TrainingRequest = Field(description="As asked, with the seed that was drawn.")
     created_at: float
     started_at: float | None
     finished_at: float | None
@@ -37,8 +39,10 @@ class JobView(BaseModel):
     attempt: int
     image_index: int = Field(description="The picture being made, from 0; the first of those made at once.")
     images_at_once: int = Field(description="How many pictures are being made.")
-    step: int = Field(description="Steps done of that picture.")
-    num_steps: int = Field(description="Steps of one picture; 0 until the model is loaded.")
+    step: int = Field(description="Steps done of that picture, or of the training.")
+    num_steps: int = Field(description="Steps of one picture, or of the training; 0 until the model is loaded.")
+    loss: float | None = Field(description="Of a training: the mean of its latest steps.")
+    status: str = Field(description="Where it stands, in a few words.")
     progress: float = Field(description="How much is done, from 0 to 1.")
     eta: float | None = Field(description="Seconds that are probably left.")
     cancel_requested: bool
@@ -116,6 +120,14 @@ class ModelView(BaseModel):
             tasks=sorted(model.family.tasks),
             defaults={**model.family.defaults, **model.defaults},
         )
+
+
+class StyleView(BaseModel):
+    """A row of a styles file."""
+
+    name: str = Field(description="For `styles`.")
+    prompt: str = Field(description="What it adds to a prompt; {prompt} stands for that.")
+    negative_prompt: str = Field(description="What it adds to a negative prompt.")
 
 
 class LoraView(BaseModel):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, StudioError
-from pipelines.spec.request import MAX_SEED, GenerationRequest
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.values import MAX_SEED
 from studio.cli.copies import FORMATS, Copies
 from studio.cli.generate import IMAGE_FIELDS, described, keep_log
 from studio.cli.interruption import noticed
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from studio.batch import Line
     from studio.core import Studio
     from studio.jobs import Job
-    from studio.styles import Styles
 
 
 def install(app: typer.Typer) -> None:
@@ -63,9 +63,6 @@ def batch(
         bool,
         typer.Option("--combinatorial", help="Make every combination of a template, not a random one per picture."),
     ] = False,
-    style: Annotated[
-        list[str] | None, typer.Option(help="Apply this style of styles*.csv to every line. May be repeated.")
-    ] = None,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Make the other lines although some cannot work.")
     ] = False,
@@ -86,15 +83,13 @@ def batch(
     Ctrl-C stops and cancels what is queued. After that, or a crash, the same command makes what is missing.
     """
     from studio.core import Studio
-    from studio.styles import Styles
 
     if output is not None:
         _check_folder(output)
     with Studio(settings) as studio:
         keep_log(settings)
         lines = _lines(file, input_format)
-        styles = (Styles(settings.home), style) if style else None
-        entries, refused = _planned(studio, lines, fields, combinatorial=combinatorial, styles=styles)
+        entries, refused = _planned(studio, lines, fields, combinatorial=combinatorial)
         if refused and not keep_going:
             raise InvalidRequest(
                 f"{_count(refused, 'line')} of {len(lines)} cannot work, and nothing was made; "
@@ -141,7 +136,6 @@ def _planned(
     fields: dict[str, Any],
     *,
     combinatorial: bool,
-    styles: "tuple[Styles, list[str]] | None",
 ) -> tuple[list[_Entry], set[int]]:
     """Return what is to be made, all of it checked, and the lines that cannot work, each of which is told."""
     entries: list[_Entry] = []
@@ -151,8 +145,6 @@ def _planned(
             if line.error is not None:
                 raise line.error
             request = studio.request({**fields, **line.fields})
-            if styles is not None:
-                request = _styled(request, *styles)
             for one in _combined(studio, request) if combinatorial else [request]:
                 seeded = one.with_seeds()
                 studio.check(seeded)
@@ -164,17 +156,13 @@ def _planned(
     return [entry for entry in entries if entry.line not in refused], refused
 
 
-def _styled(request: GenerationRequest, styles: "Styles", names: list[str]) -> GenerationRequest:
-    prompt, negative_prompt = styles.apply(names, prompt=request.prompt, negative_prompt=request.negative_prompt or "")
-    values = {**request.model_dump(), "prompt": prompt}
-    return GenerationRequest.parse({**values, "negative_prompt": negative_prompt or request.negative_prompt})
-
-
 def _combined(studio: "Studio", request: GenerationRequest) -> list[GenerationRequest]:
-    """Return a request per combination of its template; seeds count on, as those of one request's pictures do."""
-    if not request.is_template:
+    """Return a request per combination of its prompt; seeds count on, as those of one request's pictures do."""
+    if request.template is not None or not request.is_to_be_written_out:
         return [request]
-    prompts = studio.combinations(request.prompt)
+    prompts = studio.combinations(request.prompt, styles=request.styles)
+    if prompts == [request.prompt]:
+        return [request]
     first = request.seed
     if first is not None and first + len(prompts) * request.num_images - 1 > MAX_SEED:
         raise InvalidRequest(

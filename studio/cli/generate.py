@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from pipelines.spec.errors import Cancelled, InvalidRequest, StorageError
-from pipelines.spec.request import GenerationRequest, InputId
+from pipelines.spec.errors import InvalidRequest, StorageError
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.values import InputId
 from studio.cli.copies import Copies
-from studio.cli.interruption import noticed
 from studio.cli.options import SETTINGS_EPILOG, with_request, with_settings
 from studio.cli.output import print_json, printable
-from studio.cli.progress import progress
+from studio.cli.progress import follow, progress
 from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.core import Studio
     from studio.gallery import GalleryImage
-    from studio.jobs import Job
 
 LOG_BYTES = 4 * 2**20
 IMAGE_FIELDS = tuple(
@@ -81,7 +80,7 @@ def make(studio: "Studio", request: GenerationRequest, *, copies: Copies | None,
         copies.check(request.num_images)
     for note in studio.notes(request):
         typer.echo(printable(f"note: {note}"), err=True)
-    job = _run(studio, request)
+    job = follow(studio, studio.submit(request), progress())
     for image in studio.gallery.of_job(job.id):  # those made before a failure too
         path = image.path if copies is None else copies.put(image, num_images=request.num_images)
         if as_json:
@@ -109,25 +108,6 @@ def _read(prompt: str) -> str:
         return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"prompt: standard input is not UTF-8: {error}", field="prompt") from error
-
-
-def _run(studio: "Studio", request: GenerationRequest) -> "Job":
-    """Submit, show and wait. The first Ctrl-C cancels the job, and the wait goes on until that has happened."""
-    with noticed() as asked:
-        job = studio.submit(request)
-        shown = progress()
-
-        def watch(job: "Job") -> None:
-            if asked.is_set() and not job.cancel_requested and not job.is_finished:
-                job = studio.cancel(job.id)
-            shown.show(job)
-
-        try:
-            return studio.wait(job.id, on_update=watch)
-        except KeyboardInterrupt:  # the second one; `wait` has cancelled the job
-            raise Cancelled(f"job {job.id} is being cancelled") from None
-        finally:
-            shown.close()
 
 
 def described(image: "GalleryImage", path: Path) -> dict[str, Any]:

@@ -128,13 +128,14 @@ def _watch_lines(look: "Callable[[], list[Job]]", *, as_json: bool) -> None:
 
 def _row(job: "Job") -> tuple[str, ...]:
     left = "" if job.eta is None else f"{job.eta:.0f} s"
-    images = f"{job.images_made}/{job.request.num_images}"
-    return job.id, str(job.state), f"{job.progress:.0%}", left, images, job.error or shown_prompt(job.request.prompt)
+    images = f"{job.images_made}/{job.num_images}" if job.num_images else ""
+    return job.id, str(job.state), f"{job.progress:.0%}", left, images, job.error or shown_prompt(job.title)
 
 
 def _described(job: "Job") -> dict[str, Any]:
     return {
         "id": job.id,
+        "kind": job.kind,
         "state": job.state,
         "progress": job.progress,
         "eta": job.eta,

@@ -18,7 +18,10 @@ SETTINGS_EPILOG = (
 )
 
 _TYPES: Mapping[str, Any] = {"boolean": bool, "integer": int, "number": float, "string": str, "array": list[str]}
-_ONE_OF_MANY: Mapping[str, tuple[str, str]] = {"loras": ("--lora", "NAME[:WEIGHT…]")}
+_ONE_OF_MANY: Mapping[str, tuple[str, str]] = {
+    "loras": ("--lora", "NAME[:WEIGHT…]"),
+    "styles": ("--style", "NAME"),
+}
 """Field that holds several values -> the option that gives one of them and may be repeated, and its value in a word."""
 
 

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import typer
 
+from pipelines.spec.errors import Cancelled
+from studio.cli.interruption import noticed
+
 if TYPE_CHECKING:
+    from studio.core import Studio
     from studio.jobs import Job
 
 
@@ -24,6 +28,27 @@ class Progress(Protocol):
 def progress() -> Progress:
     """Return what suits standard error."""
     return _Bar() if sys.stderr.isatty() else _Lines()
+
+
+def follow(studio: "Studio", job: "Job", shown: Progress) -> "Job":
+    """Wait for a job and show it. The first Ctrl-C cancels it, and the wait goes on until that has happened.
+
+    Raises:
+        Cancelled: at the second one.
+    """
+    with noticed() as asked:
+
+        def watch(job: "Job") -> None:
+            if asked.is_set() and not job.cancel_requested and not job.is_finished:
+                job = studio.cancel(job.id)
+            shown.show(job)
+
+        try:
+            return studio.wait(job.id, on_update=watch)
+        except KeyboardInterrupt:  # the second one; `wait` has cancelled the job
+            raise Cancelled(f"job {job.id} is being cancelled") from None
+        finally:
+            shown.close()
 
 
 class BatchProgress(Protocol):

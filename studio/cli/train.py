@@ -2,21 +2,21 @@
 
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.spec.errors import Cancelled
+from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.training import TrainingRequest
 from studio.cli.generate import keep_log
-from studio.cli.interruption import noticed
 from studio.cli.options import SETTINGS_EPILOG, with_fields, with_settings
 from studio.cli.output import print_json, printable
+from studio.cli.progress import Progress, follow, progress
 from studio.settings import Settings
 
 if TYPE_CHECKING:
-    from pipelines.spec.trainer import TrainedLora, TrainingPlan, TrainingStep
+    from pipelines.spec.trainer import TrainedLora, TrainingPlan
+    from studio.jobs import Job
 
 LINE_SECONDS = 30.0
 """How often progress is told where nobody watches a bar."""
@@ -25,7 +25,8 @@ SHOWN_FINDINGS = 20
 
 def install(app: typer.Typer) -> None:
     """Add the command, with every field of a training as an option."""
-    command = with_fields(train, TrainingRequest, leave_out=("data", "validation_prompts"), required=("name",))
+    leave_out = ("data", "existing", "validation_prompts")
+    command = with_fields(train, TrainingRequest, leave_out=leave_out, required=("name",))
     app.command(epilog=SETTINGS_EPILOG)(with_settings(command))
 
 
@@ -46,29 +47,27 @@ def train(
 
     Loss curve, validation pictures, checkpoints and a sweep of strengths are put into outputs/training/NAME.
 
-    Ctrl-C stops, and keeps what is learnt: --resume goes on from there.
+    A running server does the work, else this process. Ctrl-C stops, and keeps what is learnt: --resume goes on from
+    there.
     """
-    from studio.training import Training
+    from studio.core import Studio
 
+    if resume and overwrite:
+        raise InvalidRequest("--resume and --overwrite both say what to do with what is there; give one")
+    existing = "resume" if resume else "overwrite" if overwrite else "refuse"
     prompts = {} if validation_prompt is None else {"validation_prompts": tuple(validation_prompt)}
-    request = TrainingRequest.parse({"data": data, **fields, **prompts})
-    training = Training(settings, request, resume=resume, overwrite=overwrite)
-    settings.outputs_dir.mkdir(parents=True, exist_ok=True)
-    keep_log(settings)
-    _tell(training.plan())
-    if check:
-        return
-    with noticed() as asked:
-        shown = _Bar() if sys.stderr.isatty() else _Lines()
-        try:
-            lora = training.run(_watch(shown, asked.is_set))
-        except KeyboardInterrupt:
-            raise Cancelled("training was interrupted; --resume goes on from the last checkpoint") from None
-        finally:
-            shown.close()
-    _print(lora, as_json=as_json)
-    if not lora.is_complete:
-        raise Cancelled(f"stopped after {lora.steps} of {lora.num_steps} steps, which are kept; --resume goes on")
+    request = TrainingRequest.parse({"data": data, "existing": existing, **fields, **prompts})
+    with Studio(settings) as studio:
+        keep_log(settings)
+        if check:
+            _tell(studio.plan_training(request, is_for_here=True))
+            return
+        submitted = studio.submit_training(request, is_for_here=not studio.live_workers(), on_plan=_tell)
+        job = follow(studio, submitted, progress() if sys.stderr.isatty() else _Lines())
+        lora = studio.outcome(job)
+        if job.state in {"done", "cancelled"} and lora.steps and lora.path.exists():  # stopped, it has learnt too
+            _print(lora, as_json=as_json)
+        studio.trained(job)
 
 
 def _tell(plan: "TrainingPlan") -> None:
@@ -77,8 +76,8 @@ def _tell(plan: "TrainingPlan") -> None:
     if len(plan.findings) > SHOWN_FINDINGS:
         typer.echo(f"… and {len(plan.findings) - SHOWN_FINDINGS} more files", err=True)
     typer.echo(plan.sentence(), err=True)
-    if plan.predicted_bytes > plan.free_bytes:
-        typer.echo(f"note: only {plan.free_bytes / 2**20:,.0f} MiB of memory are free", err=True)
+    if plan.demand is not None and plan.demand.predicted_bytes > plan.demand.free_bytes:
+        typer.echo(f"note: only {plan.demand.free_bytes / 2**20:,.0f} MiB of memory are free", err=True)
 
 
 def _print(lora: "TrainedLora", *, as_json: bool) -> None:
@@ -97,60 +96,23 @@ def _print(lora: "TrainedLora", *, as_json: bool) -> None:
     )
 
 
-class _Shown(Protocol):
-    def show(self, step: "TrainingStep") -> None: ...
+class _Lines(Progress):
+    """A line whenever the stage changes, and now and then between."""
 
-    def close(self) -> None: ...
+    def __init__(self) -> None:
+        self._stage, self._shown_at = "", 0.0
 
+    def show(self, job: "Job") -> None:
+        if job.stage != self._stage or time.monotonic() - self._shown_at > LINE_SECONDS:
+            left = "" if job.eta is None else f", {_duration(job.eta)} left"
+            typer.echo(f"job {job.id}: {job.status}{left}", err=True)
+            self._stage, self._shown_at = job.stage, time.monotonic()
 
-def _watch(shown: _Shown, is_asked_to_stop: Callable[[], bool]) -> "Callable[[TrainingStep], bool]":
-    def watch(step: "TrainingStep") -> bool:
-        shown.show(step)
-        return not is_asked_to_stop()
-
-    return watch
-
-
-def _sentence(step: "TrainingStep") -> str:
-    left = "" if step.eta is None else f", {_duration(step.eta)} left"
-    return f"step {step.step}/{step.num_steps}, loss {step.loss:.4f}{left}"
+    def close(self) -> None:
+        pass
 
 
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class _Bar:
-    """A bar; it goes when the training is over."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("reading", total=1.0)
-        self._bar.start()
-
-    def show(self, step: "TrainingStep") -> None:
-        self._bar.update(self._task, completed=step.step / step.num_steps, description=_sentence(step))
-
-    def close(self) -> None:
-        self._bar.stop()
-
-
-class _Lines:
-    """A line now and then."""
-
-    def __init__(self) -> None:
-        self._shown_at = 0.0
-
-    def show(self, step: "TrainingStep") -> None:
-        if time.monotonic() - self._shown_at > LINE_SECONDS or step.step == step.num_steps:
-            typer.echo(_sentence(step), err=True)
-            self._shown_at = time.monotonic()
-
-    def close(self) -> None:
-        pass

@@ -4,7 +4,7 @@ A job is queued, then running, then done, failed or cancelled. A running job bel
 write of a worker names its attempt, so that a worker that lost its job changes nothing (fencing).
 """
 
-from studio.jobs.job import UNFINISHED, ClaimLost, Job, JobState
+from studio.jobs.job import UNFINISHED, ClaimLost, GenerationJob, Job, JobKind, JobState, TrainingJob
 from studio.jobs.store import JobStore
 
-__all__ = ["UNFINISHED", "ClaimLost", "Job", "JobState", "JobStore"]
+__all__ = ["UNFINISHED", "ClaimLost", "GenerationJob", "Job", "JobKind", "JobState", "JobStore", "TrainingJob"]

@@ -1,11 +1,14 @@
-"""What a job is: where it stands, and what can be said of it."""
+"""What a job is: where it stands, and what can be said of it. One class for each kind of work."""
 
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from pipelines.spec.errors import StudioError
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.training import TrainingRequest
 
 
 class JobState(StrEnum):
@@ -18,6 +21,13 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class JobKind(StrEnum):
+    """What a job does."""
+
+    GENERATE = "generate"
+    TRAIN = "train"
+
+
 UNFINISHED = frozenset({JobState.QUEUED, JobState.RUNNING})
 
 
@@ -26,12 +36,14 @@ class ClaimLost(StudioError):
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(ABC):
     """One row of the queue. Times are seconds since the epoch."""
+
+    kind: ClassVar[JobKind]
 
     id: str
     state: JobState
-    request: GenerationRequest
+    request: GenerationRequest | TrainingRequest
     """As asked, with a seed; an empty one if it cannot be read any more, and then `error` says so."""
     created_at: float
     started_at: float | None
@@ -46,9 +58,13 @@ class Job:
     images_at_once: int
     """How many images are being made."""
     step: int
-    """Steps done of those images."""
+    """Steps done: of those images, or of the training."""
     num_steps: int
-    """Steps of one image; 0 until the model is loaded."""
+    """Steps of one image, or of the training; 0 until the model is loaded."""
+    loss: float | None
+    """Of a training: the mean of its latest steps."""
+    seconds_left: float | None
+    """Of a training: what its latest steps let expect."""
     error: str | None
     """Why it failed, in words."""
     images_made: int
@@ -60,12 +76,24 @@ class Job:
         return self.state not in UNFINISHED
 
     @property
+    @abstractmethod
+    def title(self) -> str:
+        """What it is about, in the user's words; empty if there were none."""
+
+    @property
+    @abstractmethod
+    def num_images(self) -> int:
+        """How many images it puts into the gallery."""
+
+    @property
+    @abstractmethod
+    def work(self) -> str:
+        """What a worker does for it, in a few words: "image 2/4", "training my-style"."""
+
+    @property
+    @abstractmethod
     def progress(self) -> float:
         """How much is done, from 0 to 1."""
-        if self.state is JobState.DONE:
-            return 1.0
-        within = self.step / self.num_steps if self.num_steps else 0.0
-        return min(1.0, (self.image_index + self.images_at_once * within) / self.request.num_images)
 
     @property
     def stage(self) -> str:
@@ -74,22 +102,13 @@ class Job:
             return str(self.state)
         if not self.num_steps:
             return "cancelling once the model is loaded" if self.cancel_requested else "loading the model"
-        if self.cancel_requested:
-            return "cancelling"
-        return self.painting
-
-    @property
-    def painting(self) -> str:
-        """Which images are being made: "image 2/4", "images 1 to 3/4"."""
-        total = self.request.num_images
-        first, last = (min(number, total) for number in (self.image_index + 1, self.image_index + self.images_at_once))
-        return f"image {first}/{total}" if first == last else f"images {first} to {last}/{total}"
+        return "cancelling" if self.cancel_requested else self.work
 
     @property
     def status(self) -> str:
-        """The stage and, while an image is made, its step."""
-        is_painting = self.state is JobState.RUNNING and self.num_steps
-        return f"{self.stage}, step {self.step}/{self.num_steps}" if is_painting else self.stage
+        """The stage and, while there are steps, which is done."""
+        is_stepping = self.state is JobState.RUNNING and self.num_steps
+        return f"{self.stage}, step {self.step}/{self.num_steps}" if is_stepping else self.stage
 
     @property
     def eta(self) -> float | None:
@@ -98,3 +117,77 @@ class Job:
             return None
         elapsed = max(0.0, time.time() - self.started_at)
         return elapsed * (1 - self.progress) / self.progress
+
+
+@dataclass(frozen=True)
+class GenerationJob(Job):
+    """A job that makes pictures."""
+
+    kind: ClassVar[JobKind] = JobKind.GENERATE
+    request: GenerationRequest
+
+    @property
+    def title(self) -> str:
+        """The prompt."""
+        return self.request.prompt
+
+    @property
+    def num_images(self) -> int:
+        return self.request.num_images
+
+    @property
+    def progress(self) -> float:
+        if self.state is JobState.DONE:
+            return 1.0
+        within = self.step / self.num_steps if self.num_steps else 0.0
+        return min(1.0, (self.image_index + self.images_at_once * within) / self.num_images)
+
+    @property
+    def work(self) -> str:
+        """Which images are being made: "image 2/4", "images 1 to 3/4"."""
+        total = self.num_images
+        first, last = (min(number, total) for number in (self.image_index + 1, self.image_index + self.images_at_once))
+        return f"image {first}/{total}" if first == last else f"images {first} to {last}/{total}"
+
+
+@dataclass(frozen=True)
+class TrainingJob(Job):
+    """A job that trains a LoRA."""
+
+    kind: ClassVar[JobKind] = JobKind.TRAIN
+    request: TrainingRequest
+
+    @property
+    def title(self) -> str:
+        return f"LoRA {self.request.name}"
+
+    @property
+    def num_images(self) -> int:
+        return 0
+
+    @property
+    def progress(self) -> float:
+        if self.state is JobState.DONE:
+            return 1.0
+        return self.step / self.num_steps if self.num_steps else 0.0
+
+    @property
+    def work(self) -> str:
+        return f"training {self.request.name}"
+
+    @property
+    def status(self) -> str:
+        """The stage, the step and the loss: "training my-style, step 120/1500, loss 0.1234"."""
+        is_learning = self.state is JobState.RUNNING and self.step and self.loss is not None
+        return f"{super().status}, loss {self.loss:.4f}" if is_learning else super().status
+
+    @property
+    def kept(self) -> str:
+        """What is left of a training that was stopped."""
+        if not self.step:
+            return "nothing was learnt yet"
+        return f"{self.step} of {self.num_steps} steps are learnt and kept: --resume, or Go on, takes it up again"
+
+    @property
+    def eta(self) -> float | None:
+        return self.seconds_left if self.state is JobState.RUNNING and self.num_steps else None

@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +11,17 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.training import TrainingRequest
 from studio.database import Database, image_table, job_table
-from studio.jobs.job import UNFINISHED, ClaimLost, Job, JobState
+from studio.jobs.job import UNFINISHED, ClaimLost, GenerationJob, Job, JobKind, JobState, TrainingJob
+from studio.jobs.turns import next_job
 
 _FENCE_LOST = "this job is no longer ours"
 _KEYS_AT_ONCE = 500
 
 
 _COLUMNS = [
-    *(column for column in job_table.columns if column.name in Job.__dataclass_fields__ and column.name != "request"),
+    *(column for column in job_table.columns if column.name in {"kind", *Job.__dataclass_fields__} - {"request"}),
     sa.cast(job_table.c.request, sa.Text).label("request"),  # read in `_job`, so that one damaged row hurts no other
     sa.select(sa.func.count())
     .select_from(image_table)
@@ -40,12 +42,16 @@ class JobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, request: GenerationRequest, *, idempotency_key: str | None = None) -> Job:
+    def submit(self, request: GenerationRequest | TrainingRequest, *, idempotency_key: str | None = None) -> Job:
         """Store a request as a queued job. The same idempotency key always returns the first job it made."""
+        kind = JobKind.GENERATE if isinstance(request, GenerationRequest) else JobKind.TRAIN
+        if isinstance(request, GenerationRequest):
+            request = request.with_seeds()
         values = {
             "id": secrets.token_hex(8),
+            "kind": kind,
             "state": JobState.QUEUED,
-            "request": request.with_seeds().model_dump(mode="json", exclude_defaults=True),
+            "request": request.model_dump(mode="json", exclude_defaults=True),
             "idempotency_key": idempotency_key,
             "created_at": time.time(),
         }
@@ -70,17 +76,19 @@ class JobStore:
             raise NotFound(f"there is no job {job_id[:80]!r}; `studio jobs` lists them")
         return _job(row)
 
-    def newest(self, *, states: Collection[JobState] | None = None, limit: int = 50) -> list[Job]:
-        """Return the newest jobs first, of some states only if asked."""
-        query = sa.select(*_COLUMNS).order_by(job_table.c.sequence.desc()).limit(limit)
+    def newest(
+        self, *, states: Collection[JobState] | None = None, kind: JobKind | None = None, limit: int = 50
+    ) -> list[Job]:
+        """Return the newest jobs first, of some states or of one kind only if asked."""
+        query = sa.select(*_COLUMNS).where(_is_of(kind)).order_by(job_table.c.sequence.desc()).limit(limit)
         if states is not None:
             query = query.where(job_table.c.state.in_(states))
         with self._database.read() as connection:
             return [_job(row) for row in connection.execute(query)]
 
-    def current(self) -> Job | None:
+    def current(self, *, kind: JobKind | None = None) -> Job | None:
         """Return the job that runs, the oldest if there are several; else the one that will run next."""
-        query = sa.select(*_COLUMNS).where(job_table.c.state.in_(UNFINISHED))
+        query = sa.select(*_COLUMNS).where(job_table.c.state.in_(UNFINISHED), _is_of(kind))
         running_first = (sa.case((job_table.c.state == JobState.RUNNING, 0), else_=1), job_table.c.sequence)
         with self._database.read() as connection:
             row = connection.execute(query.order_by(*running_first).limit(1)).one_or_none()
@@ -143,20 +151,22 @@ class JobStore:
     # What workers do.
 
     def claim(self, device: str, *, job_id: str | None = None) -> Job | None:
-        """Take the oldest queued job, or one by id; None when there is nothing to take. A damaged one fails."""
-        query = sa.select(job_table.c.sequence).where(job_table.c.state == JobState.QUEUED)
-        if job_id is not None:
-            query = query.where(_is(job_id))
+        """Take a queued job, or one by id; None when there is nothing to take. A damaged one fails.
+
+        Of the oldest and those that came right behind it, the first goes that wants what the device's last job wanted:
+        its model and LoRAs, else its model. Fewer than `turns.SIDE_BY_SIDE` later ones ever overtake a job.
+        """
+        among = () if job_id is None else (_is(job_id),)
         while True:
             with self._database.read() as connection:
-                oldest = connection.execute(query.order_by(job_table.c.sequence).limit(1)).scalar()
-            if oldest is None:
+                chosen = next_job(connection, device, *among)
+            if chosen is None:
                 return None
             values: dict[str, Any] = {"state": JobState.RUNNING, "device": device, "started_at": time.time()}
             with self._database.write() as connection:
                 row = connection.execute(
                     sa.update(job_table)
-                    .where(job_table.c.sequence == oldest, job_table.c.state == JobState.QUEUED)
+                    .where(job_table.c.sequence == chosen, job_table.c.state == JobState.QUEUED)
                     .values(**values, attempt=job_table.c.attempt + 1, num_steps=0, step=0, error=None)
                     .returning(*_COLUMNS)
                 ).one_or_none()
@@ -168,11 +178,13 @@ class JobStore:
         self,
         job: Job,
         *,
-        image_index: int,
+        image_index: int = 0,
+        images_at_once: int = 1,
         step: int,
         num_steps: int,
+        loss: float | None = None,
+        seconds_left: float | None = None,
         preview: bytes | None,
-        images_at_once: int = 1,
     ) -> bool:
         """Write progress; return whether cancelling was asked. A None preview keeps the last one.
 
@@ -184,13 +196,12 @@ class JobStore:
             "images_at_once": images_at_once,
             "step": step,
             "num_steps": num_steps,
+            "loss": loss,
+            "seconds_left": seconds_left,
+            "new_preview": preview,
         }
-        if preview is not None:
-            values["preview"] = preview
         with self._database.write() as connection:
-            asked = connection.execute(
-                sa.update(job_table).where(*_fence(job)).values(values).returning(job_table.c.cancel_requested)
-            ).scalar()
+            asked = connection.execute(_REPORT, _attempt(job) | values).scalar()
         if asked is None:
             raise ClaimLost(_FENCE_LOST)
         return bool(asked)
@@ -202,7 +213,7 @@ class JobStore:
             ClaimLost: the job belongs to another attempt, or is over.
         """
         with self._database.read() as connection:
-            asked = connection.execute(sa.select(job_table.c.cancel_requested).where(*_fence(job))).scalar()
+            asked = connection.execute(_IS_CANCEL_REQUESTED, _attempt(job)).scalar()
         if asked is None:
             raise ClaimLost(_FENCE_LOST)
         return bool(asked)
@@ -237,7 +248,7 @@ class JobStore:
         Raises:
             ClaimLost: it does not.
         """
-        if connection.execute(sa.select(job_table.c.id).where(*_fence(job))).scalar() is None:
+        if connection.execute(_IS_CANCEL_REQUESTED, _attempt(job)).scalar() is None:
             raise ClaimLost(_FENCE_LOST)
 
     def bury(self, device: str, *, max_worker_deaths: int) -> list[Job]:
@@ -248,7 +259,9 @@ class JobStore:
         """
         deaths = job_table.c.worker_deaths + 1
         is_poison = deaths >= max_worker_deaths
-        message = f"the worker died {max_worker_deaths} times while running this job; see the log for the reason"
+        died = f"the worker died {max_worker_deaths} times while running this job; see the log for the reason"
+        kept = "what it learnt until its last checkpoint is kept: train the same with --resume, or press Go on"
+        message = sa.case((job_table.c.kind == JobKind.TRAIN, f"{died}; {kept}"), else_=died)
         with self._database.write() as connection:
             rows = connection.execute(
                 sa.update(job_table)
@@ -275,13 +288,17 @@ class JobStore:
             return set(connection.execute(query).scalars())
 
     def _update(self, connection: sa.Connection, job: Job, values: dict[str, Any]) -> None:
-        if connection.execute(sa.update(job_table).where(*_fence(job)).values(values)).rowcount != 1:
+        if connection.execute(sa.update(job_table).where(*_FENCE).values(values), _attempt(job)).rowcount != 1:
             raise ClaimLost(_FENCE_LOST)
 
 
 def _is(job_id: str) -> sa.ColumnElement[bool]:
     """Match one job. What is not ASCII is no id, and half of a surrogate pair cannot even be looked up."""
     return job_table.c.id == job_id if job_id.isascii() else sa.false()
+
+
+def _is_of(kind: JobKind | None) -> sa.ColumnElement[bool]:
+    return sa.true() if kind is None else job_table.c.kind == kind
 
 
 def _given_back() -> dict[str, Any]:
@@ -293,24 +310,53 @@ def _given_back() -> dict[str, Any]:
     }
 
 
-def _fence(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        job_table.c.id == job.id,
-        job_table.c.attempt == job.attempt,
-        job_table.c.state == JobState.RUNNING,
+_FENCE = (
+    job_table.c.id == sa.bindparam("job_id"),
+    job_table.c.attempt == sa.bindparam("job_attempt"),
+    job_table.c.state == JobState.RUNNING,
+)
+"""Matches a running job of one attempt, which `_attempt` names."""
+
+# Asked again and again while a job runs, and therefore built once.
+_IS_CANCEL_REQUESTED = sa.select(job_table.c.cancel_requested).where(*_FENCE)
+_REPORT = (
+    sa.update(job_table)
+    .where(*_FENCE)
+    .values(
+        **{
+            name: sa.bindparam(name)
+            for name in ("image_index", "images_at_once", "step", "num_steps", "loss", "seconds_left")
+        },
+        preview=sa.func.coalesce(sa.bindparam("new_preview", type_=sa.LargeBinary), job_table.c.preview),
     )
+    .returning(job_table.c.cancel_requested)
+)
+
+
+def _attempt(job: Job) -> dict[str, Any]:
+    return {"job_id": job.id, "job_attempt": job.attempt}
 
 
 def _job(row: sa.Row[Any]) -> Job:
     """Read a row. If it cannot be read, the job says so as its error: the others must go on."""
     values = dict(row._mapping)
+    made: type[Job]
+    asked: GenerationRequest | TrainingRequest
+    made, parse, asked = _KINDS.get(values.pop("kind"), _KINDS[JobKind.GENERATE])
     try:
-        state, request = JobState(values["state"]), GenerationRequest.parse(json.loads(values["request"]))
+        state, asked = JobState(values["state"]), parse(json.loads(values["request"]))
     except (ValueError, TypeError, InvalidRequest) as error:
         state = JobState(values["state"]) if values["state"] in set(JobState) else JobState.FAILED
         reason = " ".join(str(error).split())[:300]
-        request, values["error"] = GenerationRequest(), f"job {values['id']} in the database is damaged: {reason}"
-    return Job(**{**values, "state": state, "request": request})
+        values["error"] = f"job {values['id']} in the database is damaged: {reason}"
+    return made(**{**values, "state": state, "request": asked})
+
+
+_KINDS: Mapping[str, tuple[type[Job], Callable[..., Any], GenerationRequest | TrainingRequest]] = {
+    JobKind.GENERATE: (GenerationJob, GenerationRequest.parse, GenerationRequest()),
+    JobKind.TRAIN: (TrainingJob, TrainingRequest.parse, TrainingRequest(data="unknown", name="unknown")),
+}
+"""Kind -> its class, what reads its request, and what stands for one that cannot be read."""
 
 
 def _failed_if_damaged(connection: sa.Connection, job: Job) -> Job:

@@ -12,7 +12,8 @@ from PIL import Image, features
 from PIL.PngImagePlugin import PngInfo
 
 from pipelines.spec.errors import InvalidRequest, NotFound
-from pipelines.spec.request import OutputFormat, ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.values import OutputFormat
 from studio.metadata import a1111, native, provenance
 from studio.metadata.importing import Imported, Note, import_request
 from studio.metadata.meanings import FindLora, FindModel, FoundLora, Outcome

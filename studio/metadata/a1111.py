@@ -10,9 +10,11 @@ import re
 from collections.abc import Mapping
 
 from pipelines.spec.lora_tags import writable_name, write_lora
-from pipelines.spec.request import Emphasis, MaskedContent, NoiseSource, ResolvedRequest, Task
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import upscaler_label
+from pipelines.spec.values import Emphasis, MaskedContent, NoiseSource, Task
 from studio import __version__
 from studio.metadata.foreign import Foreign, json_object
 from studio.metadata.record import Record
@@ -21,6 +23,9 @@ KEY = "parameters"
 _NEGATIVE = "Negative prompt:"
 _MIN_PAIRS = 3
 """Fewer pairs are a line of prose with colons in it."""
+
+_EXTRAS_ONLY = "Postprocess "
+"""So begins a line of the Extras tab, which in a JPEG stands alone; it may have a single pair."""
 
 _MAX_PAIRS_CHARACTERS = 200_000
 
@@ -56,6 +61,23 @@ _INPAINT_DEFAULTS = {
     "Masked area padding": "32",
 }
 
+TEMPLATE_KEYS: Mapping[str, str] = {
+    "prompt": "Template",
+    "negative_prompt": "Negative template",
+    "hires_prompt": "Hires template",
+    "hires_negative_prompt": "Hires negative template",
+}
+"""Our texts -> the keys of what they were made from."""
+
+EXTRAS = ("postprocessing", "extras")
+"""The text fields where A1111's Extras tab says what it did to a finished picture."""
+
+ENLARGED = (
+    *("Postprocess upscale by", "Postprocess upscale to", "Postprocess max side length", "Postprocess crop to"),
+    *("Postprocess upscaler", "Postprocess upscaler 2"),
+)
+"""A1111's keys of a picture that was made larger without painting."""
+
 NOT_IN_HASHES = str.maketrans("", "", ":,")
 """What A1111 takes out of the name of a LoRA or an embedding when it writes its hash down."""
 
@@ -84,6 +106,7 @@ def write(record: Record) -> str:
         *_sampling(request),
         *_inpaint(request),
         *_options(request),
+        *_enlarged(request),
         *_hires(request),
         ("Lora hashes", _lora_hashes(request)),
         ("Version", f"Open Weights Studio {__version__}"),
@@ -161,7 +184,8 @@ def _inpaint(request: ResolvedRequest) -> list[_Pair]:
 
 def _options(request: ResolvedRequest) -> list[_Pair]:
     return [
-        ("Template", request.template or None),
+        ("Styles", ", ".join(request.styles) or None),
+        *((label, _typed(request, field)) for field, label in TEMPLATE_KEYS.items()),
         ("Resize mode", None if request.resize_mode == "crop" else request.resize_mode),
         ("Image upscaler", None if request.upscaler is None else upscaler_label(request.upscaler)),
         ("Step rule", None if request.step_rule == "a1111" else request.step_rule),
@@ -174,7 +198,27 @@ def _options(request: ResolvedRequest) -> list[_Pair]:
         ("Sigma tmin", _number(request.s_tmin) if request.s_tmin else None),
         ("Sigma tmax", None if request.s_tmax is None else _number(request.s_tmax)),
         ("Sigma noise", _number(request.s_noise) if request.s_noise != 1 else None),
+        ("Tile size", request.tile_size),
+        ("Tile overlap", request.tile_overlap),
         ("TI hashes", _embedding_hashes(request)),
+    ]
+
+
+def _typed(request: ResolvedRequest, field: str) -> str | None:
+    """Return what a text was made from, where that says more than the text."""
+    template: str | None = getattr(request, TEMPLATES[field])
+    return template if template != getattr(request, field) else None
+
+
+def _enlarged(request: ResolvedRequest) -> list[_Pair]:
+    """Say in the words of the Extras tab what strength 0 does: cover a size, and crop what overhangs."""
+    if request.strength != 0:
+        return []
+    size = f"{request.width}x{request.height}"
+    return [
+        ("Postprocess upscale to", size if request.resize_mode == "crop" else None),
+        ("Postprocess crop to", size if request.resize_mode == "crop" else None),
+        ("Postprocess upscaler", upscaler_label(request.upscaler or "lanczos")),
     ]
 
 
@@ -207,12 +251,15 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     sizes of the old hires fix ("First pass size") as those of today.
     """
     text = texts.get(KEY, "").strip()
-    if not text or (text.startswith("{") and json_object(text) is not None):
+    extras = next((texts[key].strip() for key in EXTRAS if texts.get(key)), "")
+    if not (text or extras) or (text.startswith("{") and json_object(text) is not None):
         return None
     *lines, last = text.split("\n")
     pairs = _pairs(last) if len(last) <= _MAX_PAIRS_CHARACTERS else {}
-    if len(pairs) < _MIN_PAIRS:
+    if len(pairs) < _MIN_PAIRS and not last.startswith(_EXTRAS_ONLY):
         lines, pairs = [*lines, last], {}
+    if extras.startswith(_EXTRAS_ONLY) and len(extras) <= _MAX_PAIRS_CHARACTERS:
+        pairs |= _pairs(extras)
     prompt, negative_prompt = _prompts(lines)
     defaults = dict(_DEFAULTS) if pairs else {}
     _split_sampler(pairs)

@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.lora_tags import parse_lora
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
 from studio.metadata.foreign import Foreign, Lora, number_of
 from studio.metadata.meanings import (
@@ -110,11 +111,14 @@ def import_request(
     notes += _loras(loras, find_lora, fields)
     notes += _embeddings(foreign, find_embedding)
     notes += _input(foreign, fields)
-    known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING
+    notes += _styles(foreign)
+    notes += _enlarged(foreign, fields)
+    sizes = {f"{key}-{side}" for key in a1111.ENLARGED for side in (1, 2)}
+    known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING | sizes
     for key, value in foreign.pairs.items():
         if key not in known and value not in _NOTHING:
             notes.append(Note(key, value, Outcome.IGNORED, "there is nothing like it here"))
-    return Imported(foreign.program, fields, tuple(notes[:_MAX_NOTES]))
+    return Imported(foreign.program, as_it_stands(fields), tuple(notes[:_MAX_NOTES]))
 
 
 def _ours(text: str) -> Imported | None:
@@ -241,6 +245,27 @@ def _embeddings(foreign: Foreign, find_embedding: FindModel) -> Iterator[Note]:
         else:
             why = f"it is installed as {found}: write that into the prompt instead of {name}"
             yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
+
+
+def _styles(foreign: Foreign) -> Iterator[Note]:
+    """Say that styles are in the prompts already: to name them again would apply them twice."""
+    if foreign.format == "a1111" and (names := foreign.pairs.get("Styles")) is not None and names not in _NOTHING:
+        yield Note("styles", names, Outcome.USED, "the prompts hold what these styles add")
+
+
+def _enlarged(foreign: Foreign, fields: Mapping[str, Any]) -> Iterator[Note]:
+    """Say what was done to the finished picture in A1111's Extras tab, or here with strength 0."""
+    paints_nothing = fields.get("strength") == 0
+    for key in a1111.ENLARGED:
+        size = "x".join(foreign.pairs.get(f"{key}-{side}", "") for side in (1, 2))
+        value = foreign.pairs.get(key) or (size if size != "x" else "")
+        if not value:
+            continue
+        if paints_nothing:
+            yield Note(key, value, Outcome.USED, "image-to-image of strength 0")
+        else:
+            why = "it was made larger when it was finished; make it, then enlarge it (`studio upscale`)"
+            yield Note(key, value, Outcome.IGNORED, why)
 
 
 def _input(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:

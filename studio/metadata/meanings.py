@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pipelines.spec.schedulers import AUTOMATIC, NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import UPSCALERS, canonical_upscaler
 from studio.metadata import a1111, vocabulary
 from studio.metadata.foreign import Foreign, stem
@@ -303,7 +304,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("mask_blur_y", _number, a1111="Mask blur y"),
     Meaning("resize_mode", _text, a1111="Resize mode"),
     Meaning("step_rule", _text, a1111="Step rule"),
-    Meaning("template", _text, a1111="Template"),
+    *(Meaning(TEMPLATES[field], _text, a1111=key) for field, key in a1111.TEMPLATE_KEYS.items()),
     Meaning("invert_mask", partial(_chosen, choices={"inpaint masked": False, "inpaint not masked": True}),
             a1111="Mask mode"),
     Meaning("masked_content", partial(_chosen, choices=_CONTENTS), a1111="Masked content"),
@@ -336,12 +337,26 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("hires_prompt", _text, a1111="Hires prompt"),
     Meaning("hires_negative_prompt", _text, a1111="Hires negative prompt"),
     Meaning("hires_model", _hires_model, a1111="Hires checkpoint"),
+    Meaning("tile_size", _whole, a1111="Tile size"),
+    Meaning("tile_overlap", _whole, a1111="Tile overlap"),
 )
 # fmt: on
 
 SAYS_NOTHING: frozenset[str] = frozenset(
     {
-        *("Version", "App", "Backend", "User", "Operations", "Pipeline", "Lora hashes", "TI hashes", "Hashes"),
+        *a1111.ENLARGED,
+        *(
+            "Styles",
+            "Version",
+            "App",
+            "Backend",
+            "User",
+            "Operations",
+            "Pipeline",
+            "Lora hashes",
+            "TI hashes",
+            "Hashes",
+        ),
         *("Civitai resources", "Civitai metadata", "VAE hash", "First pass size-1", "First pass size-2"),
         *("version", "metadata_scheme", "app_version", "model_hash", "base_model_hash", "vae_hash", "created_by"),
         *("swarm_version", "aspectratio"),

@@ -1,6 +1,6 @@
 """The IPTC mark that says that a picture was generated: XMP, `Iptc4xmpExt:DigitalSourceType`."""
 
-from pipelines.spec.request import Task
+from pipelines.spec.values import Task
 
 NAMESPACE = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"

@@ -6,12 +6,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.spec.request import MAX_IMAGES, GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
+from pipelines.spec.values import MAX_IMAGES
 from studio import __version__
 
-SCHEMA = 4
-"""In 2 and 3, a request had fewer fields; in 1, its schedulers were diffusers' own: see `_upgraded`."""
+SCHEMA = 5
+"""In 2 to 4, a request had fewer fields; in 1, its schedulers were diffusers' own: see `_upgraded`."""
 
 YEAR_10000 = 253402214400
 """The first moment that no calendar of Python can show, wherever it stands: a day before the year 10000 in UTC."""
@@ -56,7 +58,7 @@ class Record:
 
 def _upgraded(data: Any) -> Any:
     """Bring a record of an older schema to the present one."""
-    if not isinstance(data, dict) or data.get("schema") not in {1, 2, 3}:
+    if not isinstance(data, dict) or data.get("schema") not in {1, 2, 3, 4}:
         return data
     request = data.get("request")
     if isinstance(request, dict):
@@ -87,7 +89,7 @@ class _Stored(BaseModel):
     """The shape of a record as plain data. It may come from anyone's file."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
-    schema_: Literal[4] = Field(alias="schema")
+    schema_: Literal[5] = Field(alias="schema")
     job: str = Field(pattern="^[0-9a-f]{16}$")
     index: int = Field(ge=0, lt=MAX_IMAGES)
     software: str = Field(max_length=200)

@@ -13,7 +13,7 @@ from pipelines.spec.embeddings import EmbeddingFile, EmbeddingLayout, check_fits
 from pipelines.spec.errors import InvalidRequest, ModelError
 from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.model import Model
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.safetensors_header import read_header
 from pipelines.spec.schedulers import told_steps
 from studio.store.loras import InstalledLora

@@ -12,7 +12,8 @@ from pipelines.spec.errors import InvalidRequest, ModelError, NotFound
 from pipelines.spec.families import family_of
 from pipelines.spec.families.family import Family
 from pipelines.spec.model import Model
-from pipelines.spec.request import MAX_SIDE, GenerationRequest
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.values import MAX_SIDE
 
 POCKET = Path(pipelines.__file__).parent / "pocket" / "weights"
 """The model that ships with the project."""

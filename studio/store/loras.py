@@ -22,6 +22,8 @@ from studio.store.lora_header import FAMILY_LABELS, LoraHeader, read_lora_header
 SUFFIX = ".safetensors"
 PREVIEWS = tuple(f"{ending}.{kind}" for ending in ("", ".preview") for kind in ("png", "jpg", "jpeg", "webp", "avif"))
 """How a picture beside a file is called, behind the file's name."""
+_NAMES_OF_FOLDERS = frozenset({"adapter_model", "pytorch_lora_weights"})
+"""What PEFT and diffusers call every file: the folder that it lies in bears the name."""
 MAX_SEARCH_BYTES = 2**31
 """How much is hashed at most to find a file by a hash: a second or two."""
 _MAX_NAME = 256
@@ -35,10 +37,11 @@ class InstalledLora:
     """One file of the catalogue."""
 
     name: str
-    """The file's name without its ending; where several are called so, its path within its folder as well."""
+    """The file's name without its ending, or its folder's where PEFT or diffusers named it; if several are called so,
+    its path within its folder as well."""
     path: Path
     place: str
-    """The path within its folder, with / and without the ending."""
+    """The path within its folder, with / and without the ending (PEFT's and diffusers' files: the folder's)."""
     size: int
     """In bytes."""
     header: LoraHeader | None
@@ -289,23 +292,27 @@ def _by_name(entry: "os.DirEntry[str]") -> str:
 def _file(folder: Path, entry: "os.DirEntry[str]", names: set[str]) -> _File | None:
     """Return a file as it is; None if it is gone since it was listed."""
     path = Path(entry.path)
+    place = path.relative_to(folder).with_suffix("")
+    if place.name in _NAMES_OF_FOLDERS and place.parent.name:
+        place = place.parent
     stem = path.stem
     preview = next((path.with_name(stem + ending) for ending in PREVIEWS if stem + ending in names), None)
     try:
         state = key(path, entry.stat())
     except OSError:
         return None
-    return _File(folder, path, _readable(path.relative_to(folder).with_suffix("").as_posix()), state, preview)
+    return _File(folder, path, _readable(place.as_posix()), state, preview)
 
 
 def _named(found: Iterable[_File]) -> dict[str, _File]:
     """Name each file: as it is called, else by its path in its folder, else with that folder's name, else with all."""
     files = list(found)
-    stems = Counter(file.path.stem for file in files)
+    stems = Counter(file.place.rpartition("/")[2] for file in files)
     names: dict[str, _File] = {}
     for file in files:
+        stem = file.place.rpartition("/")[2]
         ways = (
-            file.place.rpartition("/")[2] if stems[file.path.stem] == 1 else file.place,
+            stem if stems[stem] == 1 else file.place,
             file.place,
             f"{_readable(file.folder.name)}/{file.place}",
             _readable(file.path.as_posix()),

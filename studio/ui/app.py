@@ -10,7 +10,7 @@ from studio.files import MAX_INPUT_BYTES
 from studio.ui import theme
 from studio.ui.foreign_tags import NoForeignTags
 from studio.ui.sending import Sender
-from studio.ui.tabs import gallery, generate, read
+from studio.ui.tabs import gallery, generate, read, train
 from studio.ui.tabs.gallery import GalleryTab
 from studio.ui.tabs.generate import GenerateTab
 from studio.ui.tabs.read import ReadTab
@@ -55,13 +55,23 @@ def build(studio: Studio) -> gr.Blocks:
                 keeping = gallery.build(studio)
             with gr.Tab("Read a picture", id="read", elem_id="tab-read") as read_tab:
                 reading = read.build(studio)
+            with gr.Tab("Train", id="train", elem_id="tab-train") as train_tab:
+                training = train.build(studio)
         _connect(studio, tabs, making=making, keeping=keeping, reading=reading)
         gallery_tab.select(keeping.panel.show_page, keeping.panel.page, keeping.panel.outputs, **QUIET)
         gallery_tab.select(lambda: gr.Timer(active=True), None, keeping.timer, **QUIET)
-        for tab in (generate_tab, read_tab):
-            tab.select(lambda: gr.Timer(active=False), None, keeping.timer, **QUIET)
+        train_tab.select(training.look_anew, None, training.outputs, **QUIET)
+        looking = {gallery_tab: keeping.timer, train_tab: training.timer}
+        for tab in (generate_tab, gallery_tab, read_tab, train_tab):
+            others = [timer for owner, timer in looking.items() if owner is not tab]
+            tab.select(partial(_rest, len(others)), None, others, **QUIET)
     demo.queue(api_open=False)
     return demo
+
+
+def _rest(count: int) -> list[gr.Timer] | gr.Timer:
+    """Return updates that let the timers of other tabs rest."""
+    return [gr.Timer(active=False) for _ in range(count)] if count > 1 else gr.Timer(active=False)
 
 
 def _connect(studio: Studio, tabs: gr.Tabs, *, making: GenerateTab, keeping: GalleryTab, reading: ReadTab) -> None:

@@ -1,6 +1,5 @@
 """The form: widgets and the request they stand for, matched by field name. Bounds and hints come from the request."""
 
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,20 +10,22 @@ from gradio.blocks import Block
 from gradio.components import Component
 from PIL import Image
 
-from pipelines.spec.errors import NotFound
+from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.hires import DEFAULT_STRENGTH
 from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest, bounds, field_names
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, upscaler_label
 from studio.core import Studio
 from studio.files import INPUT_FORMATS
-from studio.ui.widgets import Updates, image_input
+from studio.ui.widgets import Updates, hint, image_input, number_input, read_number
 
 LABELS: Mapping[str, str] = {
     "prompt": "Prompt",
     "negative_prompt": "Negative prompt",
+    "styles": "Styles",
     "model": "Model",
     "loras": "LoRAs",
     "init_image": "Image",
@@ -85,9 +86,14 @@ LABELS: Mapping[str, str] = {
     "hires_prompt": "Prompt, second pass",
     "hires_negative_prompt": "Negative prompt, second pass",
     "hires_model": "Model, second pass",
+    "tile_size": "Tiles of",
+    "tile_overlap": "Tiles share",
     "num_images": "Images",
     "output_format": "Format",
     "template": "Template",
+    "negative_template": "Template of the negative prompt",
+    "hires_template": "Template, second pass",
+    "hires_negative_template": "Template of its negative prompt",
 }
 SHAPES: Mapping[str, float] = {"Square": 1, "Portrait": 2 / 3, "Landscape": 3 / 2, "Wide": 16 / 9}
 """Width divided by height."""
@@ -137,7 +143,9 @@ _ALWAYS: Mapping[str, str] = {
     "hires_guidance_scale": "the same",
     "hires_prompt": "the same",
     "hires_negative_prompt": "the same",
-    "template": "",
+    "tile_size": "the whole picture",
+    "tile_overlap": "half of a tile",
+    **dict.fromkeys(TEMPLATES.values(), ""),
 }
 """What an empty widget means, or might hold, with every model."""
 
@@ -178,6 +186,7 @@ class RequestForm:
 
     def write(self, request: GenerationRequest) -> Updates:
         """Return updates that make the form stand for a request; models that are not installed are left out."""
+        request = self._studio.as_typed(request)
         installed = {model.name for model in self._studio.models()}
         values = {name: self._to_widget(name, getattr(request, name)) for name in self.widgets}
         if request.model not in installed and (default := self._model(None)) is not None:
@@ -206,6 +215,8 @@ class RequestForm:
     def _can_show(self, name: str, value: object, *, choices: list[tuple[str, str]] | None = None) -> bool:
         """Whether a value is one that a field's widget may have."""
         widget = self[name]
+        if isinstance(widget, gr.Dropdown) and widget.multiselect:
+            return isinstance(value, list) and all(isinstance(each, str) for each in value)
         if isinstance(widget, gr.Dropdown):
             return value in [possible for _, possible in choices or widget.choices]
         return isinstance(value, bool if name in _SWITCHES else str) and name not in _IMAGES
@@ -218,12 +229,17 @@ class RequestForm:
         }
         hints[self["scheduler"]] = {"choices": _schedulers(model)}
         hints[self["loras"]] = {"choices": self._loras(model)}
+        hints[self["styles"]] = {"choices": self._styles()}
         hints[self["noise_schedule"]] = {"choices": _noise_schedules(model, scheduler=scheduler or None)}
         return hints
 
     def lora_choices(self, model_name: str | None) -> dict[str, Any]:
         """Return an update with the LoRAs that are there at this moment and fit a model."""
         return gr.update(choices=self._loras(self._model(model_name)))
+
+    def style_choices(self) -> dict[str, Any]:
+        """Return an update with the styles that are there at this moment."""
+        return gr.update(choices=self._styles())
 
     def shaped(self, model_name: str | None, ratio: float) -> tuple[int, int]:
         """Return width and height of about a model's native area, with a ratio of width to height."""
@@ -244,20 +260,22 @@ class RequestForm:
         usable = ((lora.name, lora.header.family) for lora in self._studio.loras() if lora.header)
         return [name for name, made_for in usable if not (family and made_for) or made_for == family]
 
+    def _styles(self) -> list[str]:
+        """Return the names of the styles. A file that cannot be read is told where its styles are asked for."""
+        try:
+            return [style.name for style in self._studio.styles()]
+        except InvalidRequest:
+            return []
+
     def _make(self, name: str, model: Model | None) -> Component:
-        common: dict[str, Any] = {"label": LABELS[name], "info": _hint(name), "elem_id": name, "render": False}
+        common: dict[str, Any] = {
+            "label": LABELS[name],
+            "info": hint(bounds(name), limits=name != "seed"),
+            "elem_id": name,
+            "render": False,
+        }
         if name in _NUMBERS:
-            # gr.Number shows None as 0 and rounds seeds beyond 2**53; a text box is empty when empty, and exact
-            plain = gr.InputHTMLAttributes(autocomplete="off", spellcheck=False)
-            placeholder = "random" if name == "seed" else _default(name, model)
-            return gr.Textbox(
-                placeholder=placeholder,
-                html_attributes=plain,
-                elem_classes="number",
-                max_lines=1,
-                min_width=80,
-                **common,
-            )
+            return number_input(placeholder="random" if name == "seed" else _default(name, model), **common)
         if name in _CHOICES:
             return self._make_choice(name, model, common)
         if name == "loras":
@@ -265,6 +283,8 @@ class RequestForm:
             return gr.Dropdown(
                 self._loras(model), value=[], multiselect=True, allow_custom_value=True, filterable=True, **common
             )
+        if name == "styles":
+            return gr.Dropdown(self._styles(), value=[], multiselect=True, allow_custom_value=True, **common)
         if name in _IMAGES:
             del common["info"]
             return image_input(height=180, **common)
@@ -304,7 +324,7 @@ class RequestForm:
     def _to_field(self, name: str, value: Any) -> Any:
         if name in _IMAGES:
             return self._studio.inputs.put(Path(value), field=name)
-        return _number(name, value) if name in _NUMBERS else value
+        return read_number(bounds(name), value) if name in _NUMBERS else value
 
     def _to_widget(self, name: str, value: Any) -> Any:
         if value is None:
@@ -313,6 +333,8 @@ class RequestForm:
             return self.image_value(value)
         if name == "loras":
             return [write_lora(lora) for lora in value]
+        if name == "styles":
+            return list(value)
         return str(value).removesuffix(".0") if name in _NUMBERS else value
 
     def image_value(self, input_id: str) -> str | None:
@@ -328,17 +350,6 @@ class RequestForm:
         return str(copy)
 
 
-def _number(name: str, text: str) -> int | float | str:
-    """Read a number as it was typed; what is none is left for the request to refuse by name."""
-    if re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", text.strip()):
-        return text  # 1,000 is a thousand to some and one to others
-    kind = int if bounds(name)["type"] == "integer" else float
-    try:
-        return kind(text.replace(",", ".") if kind is float else text)
-    except ValueError:
-        return text
-
-
 def _default(name: str, model: Model | None) -> str:
     """Return what an empty widget means, for its placeholder."""
     if name in _ALWAYS:
@@ -349,13 +360,6 @@ def _default(name: str, model: Model | None) -> str:
     always = bounds(name).get("default")
     value = native.get(name) or (model.default(name) if always is None else always)
     return f"{value:g}" if isinstance(value, int | float) else value or "nothing in particular"
-
-
-def _hint(name: str) -> str:
-    rules = bounds(name)
-    low, high = rules.get("minimum", rules.get("exclusiveMinimum")), rules.get("maximum")
-    limits = f" {low} to {high}." if low is not None and high is not None and name != "seed" else ""
-    return f"{rules['description']}{limits}"
 
 
 def _schedulers(model: Model | None) -> list[tuple[str, str]]:

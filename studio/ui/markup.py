@@ -1,10 +1,10 @@
 """Pictures and settings as HTML. Everything that a user typed is escaped here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from pipelines.spec.lora_tags import write_lora
-from pipelines.spec.request import ResolvedRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.upscalers import upscaler_label
 from studio.gallery import GalleryImage
@@ -13,6 +13,10 @@ from studio.verification import Verification
 
 _API = "/api/v1"
 """Pictures come from the REST routes: as files, byte for byte, and never through Gradio's cache."""
+
+CURVE_WIDTH, CURVE_HEIGHT, CURVE_POINTS = 600, 160, 300
+CURVE_WINDOW = 50
+"""Steps that the smooth line of a loss curve is about the mean of."""
 
 
 def thumbnail(image: GalleryImage) -> str:
@@ -68,6 +72,8 @@ def settings(image: GalleryImage) -> str:
     rows = [("Prompt", request.prompt or "–")]
     if request.negative_prompt:
         rows.append(("Negative prompt", request.negative_prompt))
+    if request.styles:
+        rows.append(("Styles", ", ".join(request.styles)))
     rows.append(("Model", request.model))
     if request.loras:
         rows.append(("LoRAs", ", ".join(map(write_lora, request.loras))))
@@ -147,3 +153,38 @@ def _second_pass(request: ResolvedRequest) -> str:
     width, height = request.final_size
     upscaler = upscaler_label(str(request.hires_upscaler))
     return f"{width} × {height}, {upscaler}, {request.hires_steps} steps, strength {request.hires_strength:g}"
+
+
+def curve(losses: Sequence[tuple[int, float]]) -> str:
+    """Return a training's loss by step as a drawing: every step in grey, the mean of the latest in the accent colour.
+
+    Args:
+        losses: steps, from 1, and their losses.
+    """
+    if len(losses) < 2:
+        return ""
+    smooth: list[tuple[int, float]] = []
+    mean = losses[0][1]
+    for step, loss in losses:
+        mean += (loss - mean) / min(len(smooth) + 1, CURVE_WINDOW)
+        smooth.append((step, mean))
+    first, last = losses[0][0], losses[-1][0]
+    top = sorted(loss for _, loss in losses)[int(0.98 * (len(losses) - 1))] * 1.1 or 1.0
+    lines = "".join(
+        f'<polyline class="{name}" points="{_points(line, first=first, last=last, top=top)}"/>'
+        for name, line in (("each", losses), ("mean", smooth))
+    )
+    words = f"Loss {mean:.4f} after step {last}"
+    return (
+        f'<figure class="curve"><svg viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" preserveAspectRatio="none" '
+        f'role="img" aria-label="{words}">{lines}</svg><figcaption>{words}</figcaption></figure>'
+    )
+
+
+def _points(line: Sequence[tuple[int, float]], *, first: int, last: int, top: float) -> str:
+    """Return at most CURVE_POINTS places of a line, as SVG writes them; the last is always among them."""
+    chosen = [*line[:: -(-len(line) // CURVE_POINTS)], line[-1]]
+    return " ".join(
+        f"{CURVE_WIDTH * (step - first) / (last - first):.1f},{CURVE_HEIGHT * (1 - min(loss, top) / top):.1f}"
+        for step, loss in chosen
+    )

@@ -8,7 +8,7 @@ from html import escape
 
 from studio.core import Studio
 from studio.gallery import GalleryImage
-from studio.jobs import Job, JobState
+from studio.jobs import Job, JobKind, JobState
 from studio.ui import markup
 
 STRIP_LENGTH = 12
@@ -34,10 +34,14 @@ class View:
 
 
 def observe(studio: Studio) -> View:
-    """Return what to show now: the job that runs, else the next one, else how the last one ended."""
+    """Return what to show now: the pictures being made, else the next ones, else how the last ended.
+
+    Trainings have a tab of their own; here it is only told that pictures wait for one.
+    """
     latest = studio.gallery.page(limit=STRIP_LENGTH)
     strip = markup.grid(latest, label="Latest pictures") if latest else ""
-    job = studio.current_job() or next(iter(studio.jobs(limit=1)), None)
+    kind = JobKind.GENERATE
+    job = studio.current_job(kind=kind) or next(iter(studio.jobs(kind=kind, limit=1)), None)
     if job is None:
         return View(None, is_active=False, stage=_WELCOME, strip=strip)
     images = studio.gallery.of_job(job.id)
@@ -54,22 +58,33 @@ def _status(studio: Studio, job: Job, *, waiting: int) -> str:
     if job.cancel_requested:
         parts.append("Cancelling")
     elif job.state is JobState.QUEUED:
-        parts.append("In the queue" if studio.live_workers() else "Waiting for the worker to start")
+        parts.append(_waits_for(studio))
     elif job.num_steps == 0:
         parts.append("Loading the model")
     else:
-        if job.request.num_images > 1:
-            parts.append(job.painting.replace("/", " of "))
+        if job.num_images > 1:
+            parts.append(job.work.replace("/", " of "))
         parts.append(f"step {job.step} of {job.num_steps}")
         if job.eta is not None:
-            parts.append(f"{_duration(job.eta)} left")
+            parts.append(f"{duration(job.eta)} left")
     if waiting:
         parts.append(f"{waiting} more in the queue")
     text = " · ".join(parts)
     return text[:1].upper() + text[1:]
 
 
-def _duration(seconds: float) -> str:
+def _waits_for(studio: Studio) -> str:
+    if not studio.live_workers():
+        return "Waiting for the worker to start"
+    training = studio.current_job(kind=JobKind.TRAIN)
+    if training is None or training.state is not JobState.RUNNING:
+        return "In the queue"
+    left = "" if training.eta is None else f", {duration(training.eta)} left"
+    return f"In the queue behind a training: {training.status}{left}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
     whole = max(1, round(seconds))
     return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60:02d} s"
 
@@ -102,7 +117,8 @@ def _ended(job: Job, images: Sequence[GalleryImage]) -> str:
         case JobState.FAILED:
             words = f'<p class="complaint" role="alert">{escape(job.error or "The job failed.")}</p>'
         case JobState.CANCELLED:
-            words = '<p class="status" role="status">Cancelled</p>'
+            kept = f" after {len(images)} of {job.num_images} pictures" if images else ""
+            words = f'<p class="status" role="status">Cancelled{kept}</p>'
         case _ if not images:
             words = '<p class="status" role="status">Done; the pictures have been deleted since</p>'
         case _:
@@ -124,4 +140,4 @@ def _summary(job: Job, images: Sequence[GalleryImage]) -> str:
 
 
 def _prompt(job: Job) -> str:
-    return f'<p class="prompt">{escape(job.request.prompt)}</p>' if job.request.prompt else ""
+    return f'<p class="prompt">{escape(job.title)}</p>' if job.title else ""

@@ -43,6 +43,8 @@ class Sender:
             for field, name in (("model", request.model), ("hires_model", request.hires_model))
             if name is not None and name not in installed
         ]
+        if request.styles and not self._studio.as_typed(request).styles:
+            warnings.append(f"the styles {', '.join(request.styles)} have changed; the prompts hold them as they were")
         return {
             self._tabs: gr.Tabs(selected="generate"),
             making.complaint: complaint("; ".join(warnings)),

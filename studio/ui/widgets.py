@@ -1,5 +1,6 @@
 """What all tabs share: how events are declared, and the box that shows pictures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -26,6 +27,43 @@ def image_input(**options: Any) -> gr.Image:
     image = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], buttons=[], **options)
     image.example_payload = lambda: None  # type: ignore[method-assign]  # or every page names a picture on Gradio's site
     return image
+
+
+def files_input(**options: Any) -> gr.File:
+    """Return a place for many files that users give."""
+    files = gr.File(file_count="multiple", **options)
+    files.example_payload = lambda: None  # type: ignore[method-assign]  # see `image_input`
+    return files
+
+
+def number_input(**options: Any) -> gr.Textbox:
+    """Return a place for a number, or for none."""
+    # gr.Number shows None as 0 and rounds seeds beyond 2**53; a text box is empty when empty, and exact
+    plain = gr.InputHTMLAttributes(autocomplete="off", spellcheck=False)
+    return gr.Textbox(html_attributes=plain, elem_classes="number", max_lines=1, min_width=80, **options)
+
+
+def read_number(rules: Mapping[str, Any], text: str) -> int | float | str:
+    """Read a number as it was typed; what is none is left for the request to refuse by name.
+
+    Args:
+        rules: the field's, as `pipelines.spec.fields.field_rules` returns them.
+        text: what was typed.
+    """
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+", text.strip()):
+        return text  # 1,000 is a thousand to some and one to others
+    kind = int if rules["type"] == "integer" else float
+    try:
+        return kind(text.replace(",", ".") if kind is float else text)
+    except ValueError:
+        return text
+
+
+def hint(rules: Mapping[str, Any], *, limits: bool = True) -> str:
+    """Return what a field means and, if asked, between which bounds it lies."""
+    low, high = rules.get("minimum", rules.get("exclusiveMinimum")), rules.get("maximum")
+    between = f" {low} to {high}." if low is not None and high is not None and limits else ""
+    return f"{rules['description']}{between}"
 
 
 def pictures(value: str = "", *, elem_id: str, **options: Any) -> gr.HTML:

@@ -26,7 +26,7 @@ def write_model(folder: Path) -> None:
     """Write the configuration files of a small Stable Diffusion 1.x model, native size 128 × 128."""
     files = {
         "model_index.json": {"_class_name": "StableDiffusionPipeline"},
-        "unet/config.json": {"sample_size": 16, "in_channels": 4},
+        "unet/config.json": {"sample_size": 16, "in_channels": 4, "block_out_channels": [32, 64]},
         "text_encoder/config.json": {"num_hidden_layers": 12},
         "vae/config.json": {"block_out_channels": [16, 32, 64, 128]},
         "studio.json": {"defaults": {"num_inference_steps": 4}, "licence": "Apache-2.0"},

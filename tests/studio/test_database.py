@@ -18,9 +18,10 @@ from alembic.script import ScriptDirectory
 
 from pipelines.spec.errors import NotFound, StorageError
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.training import TrainingRequest
 from studio import Settings, Studio, database
 from studio.database import HEAD, Database, wal_is_safe
-from studio.jobs import ClaimLost, JobState, JobStore
+from studio.jobs import ClaimLost, GenerationJob, JobKind, JobState, JobStore
 
 
 @pytest.fixture
@@ -69,6 +70,28 @@ def test_a_picture_of_before_its_size_was_kept_gets_the_painted_one(path: Path) 
     opened.close()
 
 
+def test_jobs_of_before_there_were_trainings_make_pictures(path: Path) -> None:
+    engine, config = sa.create_engine(f"sqlite:///{path}"), Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        row = """INSERT INTO job (id, state, request, created_at) VALUES ('a', 'queued', '{"prompt": "a boat"}', 1.0)"""
+        connection.exec_driver_sql(row)
+    engine.dispose()
+
+    opened = open_database(path)
+    jobs = JobStore(opened)
+
+    claimed = jobs.claim("cpu")
+    assert isinstance(claimed, GenerationJob)
+    assert (claimed.kind, claimed.title, claimed.loss) == (JobKind.GENERATE, "a boat", None)
+    training = jobs.submit(TrainingRequest(data="/pictures", name="my-style"))
+    assert jobs.get(training.id) == training
+    opened.close()
+
+
 def test_opening_again_changes_nothing_and_imports_no_migrations(path: Path) -> None:
     open_database(path).close()
     before = path.read_bytes()
@@ -89,6 +112,7 @@ import sys
 from studio.database import Database
 from studio.jobs import JobStore
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.training import TrainingRequest
 print("ready", flush=True)
 sys.stdin.read(1)
 database = Database("sqlite:///{path}")

@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from hypothesis import given
 
 from pipelines.spec.errors import NotFound
+from pipelines.spec.loras import LoraSpec
 from pipelines.spec.request import GenerationRequest
 from studio.database import Database, image_table
 from studio.jobs import ClaimLost, Job, JobState, JobStore
+from studio.jobs.turns import SIDE_BY_SIDE
 from tests.pipelines.spec.test_request import REQUESTS
 
 BOAT = GenerationRequest(prompt="a boat", seed=1)
@@ -82,6 +84,39 @@ def test_jobs_are_claimed_oldest_first_and_once(jobs: JobStore) -> None:
 def test_a_single_worker_claims_in_the_order_of_submission(jobs: JobStore) -> None:
     submitted = [jobs.submit(BOAT).id for _ in range(5)]
     assert [job.id for _ in range(5) if (job := jobs.claim("cpu"))] == submitted
+
+
+def _worked_off(jobs: JobStore) -> list[str]:
+    names = []
+    while (job := jobs.claim("cpu")) is not None:
+        jobs.finish(job, JobState.DONE)
+        names.append((job.request.model or "") + "".join(f"+{lora.name}" for lora in job.request.loras))
+    return names
+
+
+def test_a_mixed_queue_changes_models_and_loras_little(jobs: JobStore) -> None:
+    for model, lora in [("a", "x"), ("b", ""), ("a", ""), ("a", "x"), ("b", ""), ("a", "y"), ("a", "x")]:
+        jobs.submit(BOAT.model_copy(update={"model": model, "loras": (LoraSpec(name=lora),) if lora else ()}))
+
+    assert _worked_off(jobs) == ["a+x", "a+x", "a+x", "a", "a+y", "b", "b"]
+
+
+def test_no_job_is_overtaken_again_and_again(jobs: JobStore) -> None:
+    def submit(model: str) -> None:
+        jobs.submit(BOAT.model_copy(update={"model": model}))
+
+    submit("a")
+    submit("b")
+    done: list[str] = []
+    while "b" not in done:
+        submit("a")
+        submit("a")
+        job = jobs.claim("cpu")
+        assert job is not None
+        jobs.finish(job, JobState.DONE)
+        done.append(str(job.request.model))
+
+    assert len(done) == 1 + SIDE_BY_SIDE, "the first, seven that came behind it, and then its turn"
 
 
 def test_one_job_can_be_claimed_past_the_queue(jobs: JobStore) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from studio import InvalidRequest, NotFound, Settings, Studio
+from studio import GenerationRequest, InvalidRequest, NotFound, Settings, Studio
 from studio.metadata import FoundLora, read, read_texts
 from studio.store import InstalledLora
 from tests.studio.lora_files import KOHYA, Shape, write_lora_file
@@ -167,6 +167,38 @@ def test_a_batch_may_mean_different_things_by_a_word(studio: Studio, write: Call
     assert {lora.name for image in images for lora in image.request.loras} == {"ship", "boat"}
 
 
+def test_words_in_its_file_count_as_their_tokens(studio: Studio, write: Callable[..., Path]) -> None:
+    write("ship", BRINGING)
+    vectors = own(studio)["ship"].header.embeddings["sea"].vectors  # type: ignore[union-attr]
+
+    def used(prompt: str) -> int:
+        return studio.count_tokens(prompt, model="pocket").used
+
+    word = used("sea") - used("")
+    assert vectors != word
+    assert used("a Sea <lora:ship:1>") == used("a") + vectors
+    assert used("a sea <lora:ship:0>") == used("a sea <lora:gone:1>") == used("a") + word
+
+
+def test_a_hires_model_of_another_family_is_refused_before_anything_runs(
+    studio: Studio, write: Callable[..., Path]
+) -> None:
+    toy = studio.settings.models_dir / "toy"
+    unet = toy / "unet" / "config.json"
+    unet.write_text(json.dumps({**json.loads(unet.read_text()), "cross_attention_dim": 768}))
+    other = shutil.copytree(toy, toy.with_name("other")) / "unet" / "config.json"
+    other.write_text(json.dumps({**json.loads(other.read_text()), "cross_attention_dim": 2048}))
+    write("x")
+    hires = {"hires_scale": 2.0, "hires_model": "other", "hires_upscaler": "lanczos"}
+
+    for fields in ({"prompt": "a boat <lora:x:1>"}, {"prompt": "a boat", "loras": ["x"]}):
+        message = "hires_model other gets the picture's LoRAs too: LoRA x is made for .* and model other"
+        with pytest.raises(InvalidRequest, match=message) as refused:
+            studio.submit(GenerationRequest.parse({**fields, **hires, "model": "toy"}))
+        assert refused.value.field == "hires_model"
+    assert studio.jobs() == []
+
+
 def test_a_bundle_that_cannot_be_used_is_told(studio: Studio, write: Callable[..., Path]) -> None:
     write("ship", BRINGING)
     write_lora_file(studio.settings.embeddings_dir / "sea.safetensors", {"emb_params": (2, 128)})
@@ -184,12 +216,22 @@ def test_a_bundle_that_cannot_be_used_is_told(studio: Studio, write: Callable[..
     assert "an embedding called '', which no prompt can name" in problems["nameless"]
 
 
+def _with_header(text: bytes) -> bytes:
+    return len(text).to_bytes(8, "little") + text
+
+
 BROKEN: list[tuple[str, bytes, str]] = [
     ("empty", b"", "its header is cut short or missing"),
     ("renamed pickle", b"\x80\x02}q\x00(X\x0b" + bytes(64), "it is a pickle"),
     ("zip", b"PK\x03\x04" + bytes(64), "it is a pickle"),
     ("hostile length", (2**62).to_bytes(8, "little") + b"{}", "its header is cut short or missing"),
     ("overlap", b"", "begins at byte 0, where 4 is expected"),
+    ("33 MB of header", _with_header(b"{" + b" " * 33 * 2**20 + b"}"), "has a header of 34603010 bytes; at most"),
+    (
+        "500,000 tensors",
+        _with_header(b"{" + b",".join(b'"%d":{}' % number for number in range(500_000)) + b"}"),
+        "its header announces 500000 tensors, and 50000 is the most",
+    ),
     ("no lora", b"", "is no LoRA: none of its 1 tensors belongs to one"),
 ]
 
@@ -251,23 +293,33 @@ def test_only_changed_headers_are_read(
 
 def test_folders_of_other_programs_are_looked_through(settings: Settings, tmp_path: Path) -> None:
     other = tmp_path / "webui" / "Lora"
-    write_lora_file(settings.home / "loras" / "ink.safetensors")
-    write_lora_file(other / "style" / "ink.safetensors", value=1.0)
+    write_lora_file(settings.home / "loras" / "brush.safetensors")
+    write_lora_file(other / "style" / "brush.safetensors", value=1.0)
     write_lora_file(other / "style" / "only.SAFETENSORS", value=2.0)
     write_lora_file(other / ".hidden.safetensors")
-    write_lora_file(other / "ink.safetensors", value=3.0)
+    write_lora_file(other / "brush.safetensors", value=3.0)
     (other / "loop").symlink_to(other)
-    (other / "same.safetensors").symlink_to(settings.home / "loras" / "ink.safetensors")
+    (other / "same.safetensors").symlink_to(settings.home / "loras" / "brush.safetensors")
     with Studio(settings.model_copy(update={"lora_dirs": (other,)})) as studio:
         places = {lora.name: lora.path.relative_to(tmp_path).as_posix() for lora in own(studio).values()}
 
         assert places == {
-            "ink": "loras/ink.safetensors",
-            "style/ink": "webui/Lora/style/ink.safetensors",
-            "Lora/ink": "webui/Lora/ink.safetensors",
+            "brush": "loras/brush.safetensors",
+            "style/brush": "webui/Lora/style/brush.safetensors",
+            "Lora/brush": "webui/Lora/brush.safetensors",
             "only": "webui/Lora/style/only.SAFETENSORS",
         }
         assert studio.lora("style/only").name == "only"
+
+
+def test_a_file_that_bears_a_programs_name_is_called_as_its_folder(studio: Studio, write: Callable[..., Path]) -> None:
+    write("brush/adapter_model")
+    write("style/brush/pytorch_lora_weights", value=1.0)
+    write("sea/adapter_model", value=2.0)
+    write("adapter_model", value=3.0)
+
+    assert own(studio).keys() == {"brush", "style/brush", "sea", "adapter_model"}
+    assert studio.lora("style/brush").path.name == "pytorch_lora_weights.safetensors"
 
 
 def test_names_can_be_written_in_a_tag(studio: Studio, write: Callable[..., Path]) -> None:
@@ -329,14 +381,14 @@ def test_another_family_is_refused_before_anything_runs(
 
 
 def test_each_picture_of_a_batch_gets_its_own_loras_and_says_so(studio: Studio, write: Callable[..., Path]) -> None:
-    write("ink")
+    write("brush")
     write("sea", value=1.0)
-    template = "a boat {<lora:ink:0.5>|<lora:sea:1>|}"
+    template = "a boat {<lora:brush:0.5>|<lora:sea:1>|}"
 
     images = studio.generate(template, num_images=12, seed=1, progress=False)
 
     named = {lora.name for image in images for lora in image.request.loras}
-    assert named == {"ink", "sea"}
+    assert named == {"brush", "sea"}
     assert any(not image.request.loras for image in images)
     for image in images:
         record = read(image.path).request
@@ -347,77 +399,77 @@ def test_each_picture_of_a_batch_gets_its_own_loras_and_says_so(studio: Studio, 
 
 
 def test_a_lora_changes_the_picture_and_its_absence_changes_it_back(studio: Studio, write: Callable[..., Path]) -> None:
-    write("ink")
+    write("brush")
 
     def paint(prompt: str) -> bytes:
         return studio.generate(prompt, seed=1, progress=False)[0].image.tobytes()
 
-    plain, inked, stronger = paint("a boat"), paint("a boat <lora:ink:0.5>"), paint("a boat <lora:ink:1>")
+    plain, inked, stronger = paint("a boat"), paint("a boat <lora:brush:0.5>"), paint("a boat <lora:brush:1>")
     assert len({plain, inked, stronger}) == 3
-    assert paint("a boat <lora:ink:0>") == plain
+    assert paint("a boat <lora:brush:0>") == plain
 
 
 def test_a_picture_made_again_is_the_same_although_its_lora_was_renamed(
     studio: Studio, write: Callable[..., Path]
 ) -> None:
-    path = write("ink")
-    image = studio.generate("a boat <lora:ink:0.5>", seed=1, progress=False)[0]
+    path = write("brush")
+    image = studio.generate("a boat <lora:brush:0.5>", seed=1, progress=False)[0]
 
     assert studio.verify(image.path, progress=False).differences == ()
     path.rename(path.with_name("tinte.safetensors"))
-    assert studio.find_lora("ink", image.request.loras[0].sha256) == FoundLora("tinte", is_exact=True)
+    assert studio.find_lora("brush", image.request.loras[0].sha256) == FoundLora("tinte", is_exact=True)
     assert [each.name for each in studio.verify(image.path, progress=False).differences] == []
 
 
 def test_a_changed_lora_is_the_first_difference_and_a_missing_one_is_named(
     studio: Studio, write: Callable[..., Path]
 ) -> None:
-    path = write("ink")
-    image = studio.generate("a boat <lora:ink:0.5>", seed=1, progress=False)[0]
+    path = write("brush")
+    image = studio.generate("a boat <lora:brush:0.5>", seed=1, progress=False)[0]
     then = image.request.loras[0].sha256[:12]
 
-    write("ink", value=1.0)
+    write("brush", value=1.0)
     result = studio.verify(image.path, progress=False)
     path.unlink()
 
     assert not result.is_exact
     first = result.differences[0]
-    assert (first.name, first.then) == ("LoRA ink", then)
+    assert (first.name, first.then) == ("LoRA brush", then)
     assert first.now != then
-    with pytest.raises(InvalidRequest, match="LoRA 'ink' is not installed"):
+    with pytest.raises(InvalidRequest, match="LoRA 'brush' is not installed"):
         studio.verify(image.path, progress=False)
 
 
 def test_a_lora_is_found_by_its_hash_first(studio: Studio, write: Callable[..., Path]) -> None:
-    write("ink")
+    write("brush")
     write("sea", value=1.0)
-    hashes = {name: studio.lora(name).hashes for name in ("ink", "sea")}
+    hashes = {name: studio.lora(name).hashes for name in ("brush", "sea")}
 
-    assert studio.find_lora("ink", hashes["sea"].tensors[:12]) == FoundLora("sea", is_exact=True)
+    assert studio.find_lora("brush", hashes["sea"].tensors[:12]) == FoundLora("sea", is_exact=True)
     assert studio.find_lora("gone", hashes["sea"].file[:10].upper()) == FoundLora("sea", is_exact=True)
-    assert studio.find_lora("ink", "0" * 12) == FoundLora("ink", is_exact=False)
-    assert studio.find_lora("ink", "") == FoundLora("ink", is_exact=True)
+    assert studio.find_lora("brush", "0" * 12) == FoundLora("brush", is_exact=False)
+    assert studio.find_lora("brush", "") == FoundLora("brush", is_exact=True)
     assert studio.find_lora("gone", "0" * 12) is None
 
 
 def test_a_lora_that_changes_while_its_job_waits_is_applied_as_it_is(
     studio: Studio, write: Callable[..., Path]
 ) -> None:
-    write("ink")
-    job = studio.submit(studio.request("a boat", loras=["ink"]))
-    write("ink", value=1.0)
+    write("brush")
+    job = studio.submit(studio.request("a boat", loras=["brush"]))
+    write("brush", value=1.0)
 
     studio.wait(job.id)
 
-    assert studio.result(job)[0].request.loras[0].sha256 == studio.lora("ink").sha256
+    assert studio.result(job)[0].request.loras[0].sha256 == studio.lora("brush").sha256
 
 
 def test_a_lora_that_goes_while_its_job_waits_fails_the_job(studio: Studio, write: Callable[..., Path]) -> None:
-    path = write("ink")
-    job = studio.submit(studio.request("a boat", loras=["ink"]))
+    path = write("brush")
+    job = studio.submit(studio.request("a boat", loras=["brush"]))
     path.unlink()
 
-    assert studio.wait(job.id).error == f"LoRA 'ink' is not installed; there are {_shipped(studio)}"
+    assert studio.wait(job.id).error == f"LoRA 'brush' is not installed; there are {_shipped(studio)}"
 
 
 def _shipped(studio: Studio) -> str:

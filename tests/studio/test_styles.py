@@ -78,8 +78,10 @@ def test_a_style_whose_negative_piece_is_missing_was_not_applied(styles: Styles)
 
 
 def test_an_unknown_style_is_refused_with_those_that_exist(styles: Styles) -> None:
-    with pytest.raises(InvalidRequest, match="style 'Drak' is unknown; there are Dark"):
+    message = r"styles names 'Drak', which is unknown; there are Dark in .*styles\*\.csv"
+    with pytest.raises(InvalidRequest, match=message) as refused:
         styles.apply(["Drak"], prompt="a boat")
+    assert refused.value.field == "styles"
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"\xff", "UTF-8"), (b"a,b\n1,2\n", "need the columns name, prompt")])

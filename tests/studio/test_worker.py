@@ -13,12 +13,15 @@ from PIL import Image
 from pipelines.engines.fake_engine import FakeEngine
 from pipelines.spec.engine import Engine, GeneratedImage, Inputs, Step
 from pipelines.spec.errors import AlreadyRunning, NotANumber, OutOfMemory, StorageError
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.trainer import Trainer
 from studio import JobState, Settings, Studio
 from studio.jobs import Job
+from studio.reporting import Draining
 from studio.storage import Storage, server_lock, worker_lock
 from studio.supervisor import Supervisor
-from studio.worker import Draining, load_engine, run_job, take_over, tidy, work
+from studio.worker import Machines, load_engine, run_job, take_over, tidy, work
 
 
 class Trouble(FakeEngine):
@@ -48,8 +51,12 @@ def run(storage: Storage, engine: Engine, *, drain: threading.Event | None = Non
     submitted = storage.jobs.submit(GenerationRequest.parse({"prompt": "a boat", "num_images": 3, **fields}))
     job = storage.jobs.claim("cpu", job_id=submitted.id)
     assert job is not None
-    run_job(job, storage=storage, engine=lambda: engine, drain=drain or threading.Event())
+    run_job(job, storage=storage, machines=Machines(lambda: engine, no_trainer), drain=drain or threading.Event())
     return storage.jobs.get(job.id)
+
+
+def no_trainer() -> Trainer:
+    raise AssertionError("nothing is trained here")
 
 
 def raising(error: Exception) -> Callable[[], object]:
@@ -84,7 +91,9 @@ def test_an_engine_that_cannot_be_loaded_fails_the_job(storage: Storage) -> None
     submitted = storage.jobs.submit(GenerationRequest(prompt="a boat"))
     job = storage.jobs.claim("cpu")
     assert job is not None
-    run_job(job, storage=storage, engine=raising(ImportError("no torch")), drain=threading.Event())
+    run_job(
+        job, storage=storage, machines=Machines(raising(ImportError("no torch")), no_trainer), drain=threading.Event()
+    )
     assert storage.jobs.get(submitted.id).error == ("unexpected ImportError: no torch; the log has the details")
 
 
@@ -130,16 +139,19 @@ def test_a_preview_that_breaks_fails_the_job_and_does_not_deafen_the_worker(stor
 
 
 def test_a_job_cancelled_between_two_pictures_keeps_the_first(storage: Storage) -> None:
-    job = run(storage, Trouble(lambda: storage.jobs.cancel(storage.jobs.newest()[0].id), step_seconds=0.05))
+    trouble = Trouble(lambda: storage.jobs.cancel(storage.jobs.newest()[0].id), step_seconds=0.02)
+    job = run(storage, trouble, num_inference_steps=60)
     assert (job.state, job.error) == (JobState.CANCELLED, None)
     assert [image.index for image in storage.gallery.of_job(job.id)] == [0]
 
 
 def test_a_job_that_was_taken_away_is_dropped_without_a_trace(storage: Storage) -> None:
     def bury() -> None:
+        while not storage.gallery.count():
+            time.sleep(0.01)  # the first picture is published while the second is made
         storage.jobs.bury("cpu", max_worker_deaths=9)
 
-    job = run(storage, Trouble(bury, step_seconds=0.05))
+    job = run(storage, Trouble(bury, step_seconds=0.02), num_inference_steps=60)
     assert (job.state, job.attempt, job.worker_deaths, job.error) == (JobState.QUEUED, 1, 1, None)
     assert [image.index for image in storage.gallery.of_job(job.id)] == [0]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from pipelines.runtime.adapters.deltas import Delta
-from pipelines.runtime.adapters.layers import UNET, Layers, Place
+from pipelines.runtime.adapters.layers import Layers, Place
 from pipelines.runtime.adapters.loaded import LoadedLora, moved
 from pipelines.runtime.embeddings import BundledEmbedding
 from pipelines.spec.loras import ResolvedLora
@@ -45,7 +45,7 @@ class AppliedLoras:
         self.on_text_encoders = tuple(
             (asked.sha256, asked.text_encoder_weight)
             for asked, loaded in loras
-            if asked.text_encoder_weight and any(place.part != UNET for place in loaded.deltas)
+            if asked.text_encoder_weight and any(not place.is_in_denoiser for place in loaded.deltas)
         )
         """What encoded prompts depend on."""
         self.on_unet = tuple(
@@ -92,7 +92,7 @@ def _by_place(loras: Sequence[tuple[ResolvedLora, LoadedLora]]) -> Mapping[Place
     for asked, loaded in loras:
         for place, deltas in loaded.deltas.items():
             weight = _weight(asked, place)
-            start, end = (asked.start, asked.end) if place.part == UNET else (0.0, 1.0)
+            start, end = (asked.start, asked.end) if place.is_in_denoiser else (0.0, 1.0)
             if weight:
                 parts.setdefault(place, []).extend(_Part(delta, weight, start, end) for delta in deltas)
     return parts
@@ -100,7 +100,7 @@ def _by_place(loras: Sequence[tuple[ResolvedLora, LoadedLora]]) -> Mapping[Place
 
 def _weight(asked: ResolvedLora, place: Place) -> float:
     """Return what a LoRA counts on a layer: of all block names that the layer's begins with, the longest holds."""
-    if place.part != UNET:
+    if not place.is_in_denoiser:
         return asked.text_encoder_weight
     fitting = [name for name in asked.block_weights if f"{place.path}.".startswith(f"{name}.")]
     factor = asked.block_weights[max(fitting, key=len)] if fitting else 1.0

@@ -1,6 +1,7 @@
 """Proof that nothing has changed the base model: torch's count of writes to each weight, and a sample of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,7 @@ class BaseWeights:
         return tuple(
             (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
             for holders in self._held
-            for held in holders
-            for weight in held.values()
-            if weight is not None
+            for weight in _weights(holders)
         )
 
     def are_unchanged(self, *, since: Writes) -> bool:
@@ -47,14 +46,24 @@ class BaseWeights:
         """Return the samples of all weights as bytes, on the processor, in one order wherever the modules are."""
         read: list[Tensor] = []
         for holders in self._held:
+            weights = _weights(holders)
+            shapes, strides = zip(*map(_spread, map(Tensor.numel, weights)), strict=True)
             samples: dict[torch.dtype, list[Tensor]] = {}
-            for weight in (each for held in holders for each in held.values() if each is not None):
-                size = weight.numel()
-                taken = min(size, SAMPLES)
-                spread = weight.as_strided((taken,), (size // max(taken, 1),))
-                samples.setdefault(weight.dtype, []).append(spread)
+            for sample in map(torch.as_strided, weights, shapes, strides):
+                samples.setdefault(sample.dtype, []).append(sample)
             read += (torch.cat(each).cpu().view(torch.uint8) for each in samples.values())
         return torch.cat(read)
+
+
+@cache
+def _spread(size: int) -> tuple[tuple[int], tuple[int]]:
+    """Return shape and stride of the samples of a tensor of some size."""
+    taken = min(size, SAMPLES)
+    return (taken,), (size // max(taken, 1),)
+
+
+def _weights(holders: Iterable[Mapping[str, Tensor | None]]) -> list[Tensor]:
+    return [weight for held in holders for weight in held.values() if weight is not None]
 
 
 def _holders(module: nn.Module) -> Iterator[Mapping[str, Tensor | None]]:

@@ -83,8 +83,11 @@ class Hadamard:
     t2: Tensor | None = None
 
     def weight(self) -> Tensor:
-        first, second = _product(self.w1_a, self.w1_b, self.t1), _product(self.w2_a, self.w2_b, self.t2)
-        return (first * second * self.scale).reshape(self.shape)
+        return (self.product() * self.scale).reshape(self.shape)
+
+    def product(self) -> Tensor:
+        """Return ΔW before it is scaled; of a convolution, with its kernel flat or not."""
+        return _product(self.w1_a, self.w1_b, self.t1) * _product(self.w2_a, self.w2_b, self.t2)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(
@@ -104,10 +107,14 @@ class Kronecker:
     t2: Tensor | None = None
 
     def weight(self) -> Tensor:
+        return (self.product() * self.scale).reshape(self.shape)
+
+    def product(self) -> Tensor:
+        """Return ΔW before it is scaled; of a convolution, with its kernel flat or not."""
         first = self.w1[0] if len(self.w1) == 1 else self.w1[0] @ self.w1[1]
         second = self.w2[0] if len(self.w2) == 1 else _product(self.w2[0], self.w2[1], self.t2)
         first = first.reshape(*first.shape, *[1] * (second.dim() - first.dim()))
-        return (torch.kron(first, second) * self.scale).reshape(self.shape)
+        return torch.kron(first, second)
 
     def tensors(self) -> tuple[Tensor, ...]:
         return (*self.w1, *self.w2) if self.t2 is None else (*self.w1, *self.w2, self.t2)
@@ -286,7 +293,7 @@ def rotations(blocks: Tensor, *, constraint: float) -> Tensor:
 
 
 def dora_ratio(lengths: Tensor, *, weight: Tensor, change: Tensor, is_on_outputs: bool) -> Tensor:
-    """Return wanted length / length in W + ΔW, (out,) or (in,).
+    """Return wanted length / length in W + ΔW, (out,) or (in,); 1 for what has no length, and so stays.
 
     Args:
         lengths: the wanted ones, as many as there are outputs or inputs.
@@ -296,12 +303,12 @@ def dora_ratio(lengths: Tensor, *, weight: Tensor, change: Tensor, is_on_outputs
     """
     merged = weight.float() + change.float()
     found = torch.linalg.vector_norm(merged.transpose(0, 0 if is_on_outputs else 1).flatten(1), dim=1)
-    ratio: Tensor = lengths.float().flatten() / found.clamp(min=torch.finfo(torch.float32).eps)
-    return ratio
+    has_length = found > 0
+    return torch.where(has_length, lengths.float().flatten() / torch.where(has_length, found, 1), 1)
 
 
-def delta_weight(delta: Delta, layer: Any) -> Tensor:
-    """Return ΔW of a linear layer or convolution: what the delta adds for every unit input. Float32."""
+def delta_weight(delta: Delta, shape: tuple[int, ...]) -> Tensor:
+    """Return ΔW of a linear layer or convolution in the shape of W: what is added for every unit input. Float32."""
     if isinstance(delta, DenseDelta):
         return delta.dense.weight().float()
     if isinstance(delta, LowRank):
@@ -309,7 +316,7 @@ def delta_weight(delta: Delta, layer: Any) -> Tensor:
         if delta.mid is not None:
             rebuilt = torch.einsum("ijhw,jc,oi->ochw", delta.mid.float(), down.flatten(1), up.flatten(1))
             return rebuilt * delta.scale
-        return ((up.flatten(1) @ down.flatten(1)) * delta.scale).reshape(layer.weight.shape)
+        return ((up.flatten(1) @ down.flatten(1)) * delta.scale).reshape(shape)
     raise TypeError(f"{type(delta).__name__} has no weight of its own")
 
 

@@ -1,13 +1,8 @@
-"""From the keys of a LoRA file to one delta per layer. Every key has a meaning, or the file is refused.
+"""From the tensors that a LoRA file has for a layer to the delta they mean. Every tensor has a meaning."""
 
-kohya and LyCORIS write `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`: a layer's name without dots, then
-the name of a tensor. diffusers and PEFT write `unet.mid_block.attentions.0.proj_in.lora_A.weight`.
-"""
-
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -15,127 +10,51 @@ from torch import Tensor, nn
 
 from pipelines.runtime.adapters import deltas
 from pipelines.runtime.adapters.deltas import Delta
-from pipelines.runtime.adapters.layers import Layers, Place
-from pipelines.spec.embeddings import BUNDLED
+from pipelines.runtime.adapters.notes import Strength
+from pipelines.runtime.adapters.rows import Rows, pick, rows_of
+from pipelines.runtime.adapters.unfit import Unfit, Unreadable
 
 Tensors = Mapping[str, Tensor]
-
-_FLAT_PREFIXES = ("lora_unet_", "lora_te", "lycoris_", "oft_unet_")
-_TENSOR_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        # PEFT and diffusers -> kohya
-        "lora_A.weight": "lora_down.weight",
-        "lora_B.weight": "lora_up.weight",
-        "lora_A.default.weight": "lora_down.weight",
-        "lora_B.default.weight": "lora_up.weight",
-        "lora.down.weight": "lora_down.weight",
-        "lora.up.weight": "lora_up.weight",
-        "lora_linear_layer.down.weight": "lora_down.weight",
-        "lora_linear_layer.up.weight": "lora_up.weight",
-        "down.weight": "lora_down.weight",
-        "up.weight": "lora_up.weight",
-        "lora_magnitude_vector": "magnitude",
-        "lora_magnitude_vector.weight": "magnitude",
-        "lora_magnitude_vector.default.weight": "magnitude",
-        # kohya's own behind a name with dots, as OneTrainer and others write
-        **{name: name for name in ("lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale")},
-    }
-)
-_DOTTED_ENDINGS = sorted(_TENSOR_NAMES, key=len, reverse=True)
-_PROCESSOR = re.compile(r"\.processor\.(to_q|to_k|to_v|to_out)_lora$|\.(to_q|to_k|to_v|to_out)_lora$")
-_TEXT_ATTENTION: Mapping[str, str] = MappingProxyType(
-    {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-)
+_AS_TRAINED = Strength()
 
 
-class Unfit(Exception):
-    """The file does not fit the model. `str(error)` says why, without naming the file."""
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """The keys of a file, by what they are for."""
-
-    layers: Mapping[Place, dict[str, Tensor]]
-    """Tensors of each layer under kohya's names: lora_down.weight, alpha, hada_w1_a, …"""
-    unknown: tuple[str, ...] = ()
-    """Keys that name no layer of this model."""
-    embeddings: tuple[str, ...] = ()
-    """Keys of bundled textual inversions."""
-
-
-@dataclass
-class _Collected:
-    layers: dict[Place, dict[str, Tensor]] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    embeddings: list[str] = field(default_factory=list)
-
-
-def sort_keys(tensors: Tensors, layers: Layers) -> Sorted:
-    """Sort the keys of a file by the model's layers."""
-    found = _Collected()
-    for key, tensor in tensors.items():
-        if key.startswith(BUNDLED):
-            found.embeddings.append(key)
-            continue
-        place, name = _flat(key, layers) if key.startswith(_FLAT_PREFIXES) else _dotted(key, layers)
-        if place is None:
-            found.unknown.append(key)
-        else:
-            found.layers.setdefault(place, {})[name] = tensor
-    return Sorted(found.layers, tuple(found.unknown), tuple(found.embeddings))
-
-
-def build(tensors: Tensors, layer: Any, *, scale: Callable[[int], float]) -> tuple[Delta, ...]:
-    """Return what the tensors of one layer add to it.
+def build(
+    tensors: Tensors, layers: Sequence[Any], *, strength: Strength = _AS_TRAINED, is_swapped: bool = False
+) -> tuple[tuple[Delta, ...], ...]:
+    """Return what the tensors add to each of some layers, whose outputs lie one after the other in the file.
 
     Args:
         tensors: under kohya's names.
-        layer: the base layer.
-        scale: what a change of a rank is multiplied with where the layer has no alpha of its own.
+        layers: the base layers; most files have one of each.
+        strength: where the tensors have no alpha.
+        is_swapped: whether the file has the second half of the outputs first.
 
     Raises:
-        Unfit: a shape does not fit the layer, a tensor is missing or unknown.
+        Unfit: a shape does not fit the layers, a tensor is missing or unknown.
     """
-    names = frozenset(tensors)
-    for builder, required, optional in _KINDS:
-        if required <= names <= required | optional:
-            return builder(_Parts(tensors, layer, scale))
-    raise Unfit(f"has {', '.join(sorted(names))}, which together are no kind that is known")
-
-
-def _flat(key: str, layers: Layers) -> tuple[Place | None, str]:
-    layer, _, name = key.partition(".")
-    return layers.flat(layer), name
-
-
-def _dotted(key: str, layers: Layers) -> tuple[Place | None, str]:
-    key = key.removeprefix("base_model.model.")
-    for ending in _DOTTED_ENDINGS:
-        if key.endswith(f".{ending}"):
-            return layers.dotted(_module(key.removesuffix(f".{ending}"))), _TENSOR_NAMES[ending]
-    layer, _, name = key.rpartition(".")
-    return layers.dotted(layer), name
-
-
-def _module(name: str) -> str:
-    """Return the module that an attention processor's projection stands beside, in files of old."""
-    match = _PROCESSOR.search(name)
-    if match is None:
-        return name
-    before, projection = name[: match.start()], match[1] or match[2]
-    if name.startswith("text_encoder"):
-        return f"{before}.{_TEXT_ATTENTION[projection]}"
-    return f"{before}.{projection}" + (".0" if projection == "to_out" else "")
+    ends = [0, *accumulate(int(layer.weight.shape[0]) for layer in layers)] if len(layers) > 1 else []
+    if is_swapped:
+        half = int(layers[0].weight.shape[0]) // 2
+        own: list[Rows] = [(slice(half, None), slice(None, half))]
+    else:
+        own = [(slice(start, end),) for start, end in pairwise(ends)]
+    built = _builder(frozenset(tensors))(_Parts(tensors, layers, strength, own[0] if is_swapped else ()))
+    if not own:
+        return (built,)
+    if any(isinstance(each, deltas.Rotated | deltas.Butterfly) for each in built):
+        raise Unreadable("turns the outputs of several layers together, which is not supported")
+    return tuple(tuple(rows_of(each, rows) for each in built) for rows in own)
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """The tensors of one layer while they are put together."""
+    """The tensors of one layer (or several in one) while they are put together."""
 
     tensors: Tensors
-    layer: Any
-    file_scale: Callable[[int], float]
+    layers: Sequence[Any]
+    strength: Strength
+    swapped: Rows
+    """How the rows of the base weight stand in the file, if in another order."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -144,50 +63,95 @@ class _Parts:
         return self.tensors.get(name)
 
     @property
+    def layer(self) -> Any:
+        """One of the layers; all are of one kind."""
+        return self.layers[0]
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of the base weight; packed weights of quantized layers have another."""
-        layer = self.layer
-        if isinstance(layer, nn.Linear):
-            return layer.out_features, layer.in_features
-        return tuple(layer.weight.shape)
+        first, *others = (
+            (each.out_features, each.in_features) if isinstance(each, nn.Linear) else tuple(each.weight.shape)
+            for each in self.layers
+        )
+        return (sum(out for out, *_ in (first, *others)), *first[1:])
+
+    @property
+    def matrix(self) -> tuple[int, ...]:
+        """The shape of a weight that is multiplied with."""
+        if len(self.shape) < 2:
+            raise Unfit(f"has {', '.join(sorted(self.tensors))}, where the model has a normalisation")
+        return self.shape
+
+    @property
+    def weight(self) -> Tensor:
+        """The base weight as the file sees it."""
+        weights = [each.weight for each in self.layers]
+        if not all(each.is_floating_point() for each in weights) or sum(map(torch.numel, weights)) != _size(self.shape):
+            raise Unfit("is a DoRA, whose lengths need the whole weight, and this layer is quantized")
+        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        return pick(whole, self.swapped) if self.swapped else whole
+
+    def number(self, name: str) -> float:
+        tensor = self[name]
+        if tensor.numel() != 1:
+            raise Unreadable(f"has {name} of {_by(tensor.shape)}, where one number is meant")
+        return float(tensor)
+
+    def rank(self, name: str) -> int:
+        """Return the first side of a matrix."""
+        tensor = self[name]
+        if tensor.dim() < 2 or not tensor.numel():
+            raise Unreadable(f"has {name} of {_by(tensor.shape)}, where a matrix is meant")
+        return int(tensor.shape[0])
 
     def scale(self, rank: int) -> float:
-        alpha = self.get("alpha")
-        return self.file_scale(rank) if alpha is None else float(alpha) / rank
+        """Return alpha / rank; an alpha of 0 is the rank, as for the trainers that write it (sd-scripts, LyCORIS)."""
+        if "alpha" in self.tensors:
+            return (self.number("alpha") or rank) / rank
+        return self.strength.scale(rank)
 
     def check(self, name: str, *, shape: tuple[int, ...]) -> Tensor:
         """Return a tensor of the wanted shape, or of one that differs by sides of 1 at the end."""
         tensor = self[name]
         if tuple(tensor.shape) == shape:
             return tensor
-        if _trimmed(tensor.shape) == _trimmed(shape) and tensor.numel() == torch.Size(shape).numel():
+        if _trimmed(tensor.shape) == _trimmed(shape):
             return tensor.reshape(shape)
         raise Unfit(f"has {name} of {_by(tensor.shape)}, where the model needs {_by(shape)}")
 
 
 def _lora(parts: _Parts) -> tuple[Delta, ...]:
-    rank = parts["lora_down.weight"].shape[0]
-    out, inside, *kernel = parts.shape
+    rank = parts.rank("lora_down.weight")
+    out, inside, *kernel = parts.matrix
     pointwise = [1] * len(kernel)
     mid = None
     if parts.get("lora_mid.weight") is not None:
         mid = parts.check("lora_mid.weight", shape=(rank, rank, *kernel))
         down = parts.check("lora_down.weight", shape=(rank, inside, *pointwise))
+        if not kernel:
+            down, mid = mid @ down, None
     else:
         down = parts.check("lora_down.weight", shape=(rank, inside, *kernel))
     up = parts.check("lora_up.weight", shape=(out, rank, *pointwise))
-    return _decomposed(parts, deltas.LowRank(down, up, parts.scale(rank), mid))
+    scale = parts.scale(rank)
+    change = _decomposed(parts, deltas.LowRank(down, up, scale, mid))
+    if parts.get("lora_up.bias") is None:
+        return change
+    if len(change) > 1 or not isinstance(change[0], deltas.LowRank):
+        raise Unreadable("has lora_up.bias beside DoRA or diff_b, which together are no kind that is known")
+    return (*change, deltas.Bias(parts.check("lora_up.bias", shape=(out,)) * scale))
 
 
 def _loha(parts: _Parts) -> tuple[Delta, ...]:
-    rank = parts["hada_w1_b"].shape[0]
+    rank, *_ = (parts.rank(name) for name in ("hada_w1_b", "hada_w1_a", "hada_w2_a", "hada_w2_b"))
     hadamard = deltas.Hadamard(
         parts["hada_w1_a"],
         parts["hada_w1_b"],
         parts["hada_w2_a"],
         parts["hada_w2_b"],
         parts.scale(rank),
-        parts.shape,
+        parts.matrix,
         t1=parts.get("hada_t1"),
         t2=parts.get("hada_t2"),
     )
@@ -200,11 +164,14 @@ def _lokr(parts: _Parts) -> tuple[Delta, ...]:
     split = [each[1] for each in (first, second) if len(each) == 2]
     # where both factors are whole there is no rank, and LyCORIS ignores alpha
     scale = parts.scale(split[0].shape[0]) if split else 1.0
-    kronecker = deltas.Kronecker(first, second, scale, parts.shape, parts.get("lokr_t2"))
+    kronecker = deltas.Kronecker(first, second, scale, parts.matrix, parts.get("lokr_t2"))
     return _decomposed(parts, _dense(kronecker))
 
 
 def _factor(parts: _Parts, name: str) -> tuple[Tensor, ...]:
+    for each in (name, f"{name}_a", f"{name}_b"):
+        if each in parts.tensors:
+            parts.rank(each)
     whole = parts.get(name)
     if whole is not None:
         return (whole,)
@@ -215,7 +182,7 @@ def _factor(parts: _Parts, name: str) -> tuple[Tensor, ...]:
 
 
 def _diff(parts: _Parts) -> tuple[Delta, ...]:
-    change = _dense(deltas.Difference(parts.check("diff", shape=parts.shape)))
+    change = deltas.DenseDelta(deltas.Difference(parts.check("diff", shape=parts.shape)))
     return (change, *_bias(parts))
 
 
@@ -237,8 +204,8 @@ def _diff_of_any(parts: _Parts) -> tuple[Delta, ...]:
 
 
 def _ia3(parts: _Parts) -> tuple[Delta, ...]:
-    on_input = bool(parts["on_input"].item())
-    size = parts.shape[1 if on_input else 0]
+    on_input = bool(parts.number("on_input"))
+    size = parts.matrix[1 if on_input else 0]
     if parts["weight"].numel() != size:
         raise Unfit(f"has weight of {_by(parts['weight'].shape)}, where the model needs {size}")
     return (deltas.Scaled(parts["weight"].flatten(), not on_input),)
@@ -247,22 +214,25 @@ def _ia3(parts: _Parts) -> tuple[Delta, ...]:
 def _oft(parts: _Parts) -> tuple[Delta, ...]:
     """Blocks (blocks, size, size) of OFT, or (stages, blocks, size, size) of BOFT; alpha limits the turn (COFT)."""
     blocks = parts["oft_blocks" if parts.get("oft_blocks") is not None else "oft_diag"]
-    out = parts.shape[0]
+    out = parts.matrix[0]
     *stages, number, size, also_size = blocks.shape if blocks.dim() in {3, 4} else (0, 0, 0)
     widest = 2 ** stages[0] * size // 2 if stages else size
     if size != also_size or number * size != out or (stages and size % 2) or widest == 0 or out % widest:
         raise Unfit(f"has oft_blocks of {_by(blocks.shape)}, which do not turn {out} outputs")
-    alpha = parts.get("alpha")
-    turned = deltas.rotations(blocks, constraint=0.0 if alpha is None else float(alpha) * out)
+    constraint = parts.number("alpha") * out if "alpha" in parts.tensors else 0.0
+    turned = deltas.rotations(blocks, constraint=constraint)
     rescale = None if parts.get("rescale") is None else parts.check("rescale", shape=(out,))
     return (deltas.Butterfly(turned, rescale) if stages else deltas.Rotated(turned, rescale),)
 
 
-def _dense(dense: deltas.Dense) -> deltas.DenseDelta:
+def _dense(dense: deltas.Hadamard | deltas.Kronecker) -> deltas.DenseDelta:
+    reason = "has factors whose product does not have the shape of the model's weight"
     try:
-        dense.weight()
-    except RuntimeError as error:
-        raise Unfit("has factors whose product does not have the shape of the model's weight") from error
+        product = dense.product()
+    except (RuntimeError, IndexError) as error:
+        raise Unfit(reason) from error
+    if product.shape[0] != dense.shape[0] or product.numel() != _size(dense.shape):
+        raise Unfit(reason)
     return deltas.DenseDelta(dense)
 
 
@@ -270,10 +240,8 @@ def _decomposed(parts: _Parts, change: Delta) -> tuple[Delta, ...]:
     """Put DoRA's lengths around a change, where the file has them, and a change of the bias beside it."""
     if not parts.tensors.keys().isdisjoint({"dora_scale", "magnitude"}):
         lengths, is_on_outputs = _lengths(parts)
-        weight = parts.layer.weight
-        if tuple(weight.shape) != parts.shape or not weight.is_floating_point():
-            raise Unfit("is a DoRA, whose lengths need the whole weight, and this layer is quantized")
-        full = deltas.delta_weight(change, parts.layer).to(weight.device)
+        weight = parts.weight
+        full = deltas.delta_weight(change, parts.shape).to(weight.device)
         ratio = deltas.dora_ratio(lengths.to(weight.device), weight=weight, change=full, is_on_outputs=is_on_outputs)
         change = deltas.Decomposed(change, ratio, is_on_outputs)
     return (change, *_bias(parts))
@@ -299,7 +267,7 @@ def _lengths(parts: _Parts) -> tuple[Tensor, bool]:
 
 _Builder = Callable[[_Parts], tuple[Delta, ...]]
 _EXTRAS = frozenset({"alpha", "dora_scale", "diff_b"})
-_LORA_EXTRAS = _EXTRAS | {"lora_mid.weight", "magnitude"}
+_LORA_EXTRAS = _EXTRAS | {"lora_mid.weight", "lora_up.bias", "magnitude"}
 _KINDS: tuple[tuple[_Builder, frozenset[str], frozenset[str]], ...] = (
     (_lora, frozenset({"lora_down.weight", "lora_up.weight"}), _LORA_EXTRAS),
     (_loha, frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}), _EXTRAS | {"hada_t1", "hada_t2"}),
@@ -322,11 +290,22 @@ _KINDS: tuple[tuple[_Builder, frozenset[str], frozenset[str]], ...] = (
 """What builds a kind, the tensors it must have, and those it may have."""
 
 
+def _builder(names: frozenset[str]) -> _Builder:
+    for builder, required, optional in _KINDS:
+        if required <= names <= required | optional:
+            return builder
+    raise Unreadable(f"has {', '.join(sorted(names))}, which together are no kind that is known")
+
+
 def _trimmed(shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
     sides = tuple(shape)
     while sides and sides[-1] == 1:
         sides = sides[:-1]
     return sides
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
 
 
 def _by(shape: torch.Size | tuple[int, ...]) -> str:

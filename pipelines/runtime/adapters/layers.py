@@ -6,43 +6,64 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-UNET = "unet"
+from pipelines.runtime.adapters.transformer_names import original_names
+
+UNET, TRANSFORMER = "unet", "transformer"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+_DENOISER_FLAT = ("lora_unet_", "lycoris_", "oft_unet_")
+FLAT_PREFIXES = (*_DENOISER_FLAT, "lora_te")
+"""How names without dots begin."""
 
 
 class Place(NamedTuple):
     """A layer of a model."""
 
     part: str
-    """unet, text_encoder or text_encoder_2."""
+    """unet, transformer, text_encoder or text_encoder_2."""
     path: str
     """Name of the module within its part, in diffusers' words."""
+
+    @property
+    def is_in_denoiser(self) -> bool:
+        return self.part not in TEXT_ENCODERS
+
+
+class Target(NamedTuple):
+    """What a layer in a file is here."""
+
+    places: tuple[Place, ...]
+    """One layer, or several whose outputs lie one after the other in the file."""
+    is_swapped: bool = False
+    """Whether the second half of the outputs stands first in the file."""
 
 
 class Layers:
     """The layers of one loaded model that can be adapted, by their names in files.
 
     Args:
-        unet: the denoiser.
+        denoiser: a U-Net or transformer of diffusers.
         text_encoders: one, or SDXL's two.
     """
 
-    def __init__(self, unet: Any, text_encoders: tuple[Any, ...]) -> None:
+    def __init__(self, denoiser: Any, text_encoders: tuple[Any, ...]) -> None:
         self._modules: dict[Place, nn.Module] = {}
-        self._flat: dict[str, Place] = {}
-        self._dotted: dict[str, Place] = {}
-        per_block = int(unet.config.layers_per_block)
-        attentive = {int(level) for level, block in enumerate(unet.up_blocks) if hasattr(block, "attentions")}
-        for path, module in _adaptable(unet):
-            place = Place(UNET, path)
-            self._modules[place] = module
-            for name in (path, sgm_path(path, layers_per_block=per_block, attentive=attentive)):
-                for prefix in ("lora_unet_", "lycoris_", "oft_unet_"):
-                    self._flat.setdefault(prefix + name.replace(".", "_"), place)
-            for prefix in ("unet.", ""):
-                self._dotted.setdefault(prefix + path, place)
-        self.text_width = int(unet.config.cross_attention_dim)
-        """Of the text that cross-attention reads."""
+        self._flat: dict[str, Target] = {}
+        self._dotted: dict[str, Target] = {}
+        part = UNET if hasattr(denoiser, "up_blocks") else TRANSFORMER
+        places = {path: Place(part, path) for path, _ in _adaptable(denoiser)}
+        self._modules.update((places[path], module) for path, module in _adaptable(denoiser))
+        names: list[tuple[str, tuple[str, ...], bool]] = [(path, (path,), False) for path in places]
+        names += _sgm_names(denoiser, places) if part == UNET else original_names(denoiser)
+        for name, paths, is_swapped in names:
+            if all(path in places for path in paths):
+                target = Target(tuple(places[path] for path in paths), is_swapped)
+                for prefix in _DENOISER_FLAT:
+                    self._flat.setdefault(prefix + name.replace(".", "_"), target)
+                for prefix in (f"{part}.", "diffusion_model.", ""):
+                    self._dotted.setdefault(prefix + name, target)
+        width = denoiser.config.get("cross_attention_dim")
+        self.text_width = None if width is None else int(width)
+        """Of the text that cross-attention reads; transformers have none."""
         self.text_widths = tuple(int(encoder.config.hidden_size) for encoder in text_encoders)
         """Of the text encoders' vectors, in their order."""
         for number, encoder in enumerate(text_encoders):
@@ -51,11 +72,11 @@ class Layers:
     def __getitem__(self, place: Place) -> Any:
         return self._modules[place]
 
-    def flat(self, name: str) -> Place | None:
+    def flat(self, name: str) -> Target | None:
         """Return what kohya's name means, such as lora_unet_mid_block_attentions_0_proj_in."""
         return self._flat.get(name)
 
-    def dotted(self, name: str) -> Place | None:
+    def dotted(self, name: str) -> Target | None:
         """Return what diffusers' name means, such as unet.mid_block.attentions.0.proj_in."""
         return self._dotted.get(name)
 
@@ -71,15 +92,21 @@ class Layers:
             names = (short, f"text_model.{short}")
             for prefix in prefixes:
                 for name in names:
-                    self._flat.setdefault(prefix + name.replace(".", "_"), place)
+                    self._flat.setdefault(prefix + name.replace(".", "_"), Target((place,)))
             for prefix in dotted:
                 for name in names:
-                    self._dotted.setdefault(prefix + name, place)
+                    self._dotted.setdefault(prefix + name, Target((place,)))
 
 
 def _adaptable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     kinds = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
     return ((path, module) for path, module in model.named_modules() if isinstance(module, kinds))
+
+
+def _sgm_names(unet: Any, paths: Collection[str]) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    per_block = int(unet.config.layers_per_block)
+    attentive = {int(level) for level, block in enumerate(unet.up_blocks) if hasattr(block, "attentions")}
+    return ((sgm_path(path, layers_per_block=per_block, attentive=attentive), (path,), False) for path in paths)
 
 
 _OUTER: Mapping[str, str] = MappingProxyType(

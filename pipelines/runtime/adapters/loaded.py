@@ -1,31 +1,29 @@
 """A LoRA in memory: read, checked against the model key by key, and kept while it fits."""
 
-import hashlib
-import math
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from pipelines.runtime.adapters.deltas import Delta
-from pipelines.runtime.adapters.formats import Sorted, Unfit, build, sort_keys
+from pipelines.runtime.adapters.formats import build
+from pipelines.runtime.adapters.keys import Sorted, sort_keys
 from pipelines.runtime.adapters.layers import Layers, Place
-from pipelines.runtime.adapters.scales import read_scales
+from pipelines.runtime.adapters.notes import Notes, config_stamp
+from pipelines.runtime.adapters.reading import read
+from pipelines.runtime.adapters.unfit import Unfit, Unreadable
 from pipelines.spec.embeddings import bundled_layouts
-from pipelines.spec.errors import LoraError, ModelError
+from pipelines.spec.errors import LoraError
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.families.sdxl import SDXL
 from pipelines.spec.loras import LoraFile
-from pipelines.spec.safetensors_header import Header, read_header
+from pipelines.spec.safetensors_header import Header
 
 MAX_BYTES = 2 * 2**30
 """What loaded LoRAs may hold together."""
@@ -34,7 +32,7 @@ _CROSS_ATTENTION = re.compile(r"attn2[._](processor[._])?to_[kv]")
 _INPUT_SIDE = re.compile(r"(down|lora_A(\.\w+)*)\.weight$|hada_w1_b$|diff$")
 _FAMILIES: Mapping[int, str] = MappingProxyType({768: SD1.label, 1024: "Stable Diffusion 2.x", 2048: SDXL.label})
 """By the width of the text that cross-attention reads."""
-_Stamp = tuple[str, Path, int, int]
+_Stamp = tuple[str, Path, int, int, int | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +88,7 @@ class LoraCache:
         except OSError as error:
             raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error.strerror}") from error
         # the hash is of the tensors alone: what they are called stands in the header, and only the stamp tells of that
-        stamp = (file.sha256, file.path, state.st_size, state.st_mtime_ns)
+        stamp = (file.sha256, file.path, state.st_size, state.st_mtime_ns, config_stamp(file.path))
         loaded = self._loaded.get(stamp)
         if loaded is None:
             loaded = load(file, layers=self.layers, model_name=self._model_name, dtype=self._dtype)
@@ -110,26 +108,30 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
     Raises:
         LoraError: see `LoraCache.get`.
     """
-    tensors, header = _read(file)
-    tensors = _finite(file, tensors)
-    found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
-    _check_found(found, tensors, file=file, layers=layers, model_name=model_name)
+    tensors, header = read(file)
     try:
-        scales = read_scales(header.metadata)
-    except ValueError as error:
-        raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
+        notes = Notes.of(file.path, header)
+        found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
+    except Unreadable as error:
+        raise LoraError(f"LoRA {file.name!r} cannot be applied: {file.path} {error}") from error
+    _check_found(found, tensors, file=file, layers=layers, model_name=model_name)
     deltas: dict[Place, tuple[Delta, ...]] = {}
-    for place, parts in found.layers.items():
-        layer = layers[place]
+    for target, parts in found.layers.items():
+        first, *_ = target.places
+        adapted = [layers[place] for place in target.places]
         try:
-            built = build(parts, layer, scale=partial(scales.scale, place))
+            built = build(parts, adapted, strength=notes.strength(first), is_swapped=target.is_swapped)
+        except Unreadable as error:
+            raise LoraError(f"LoRA {file.name!r} cannot be applied: {first.path} {error}") from error
         except Unfit as error:
             sides = _sides(tensors, layers, model_name)
             raise LoraError(
-                f"LoRA {file.name!r} does not fit model {model_name}: {sides}{place.path} {error}; "
+                f"LoRA {file.name!r} does not fit model {model_name}: {sides}{first.path} {error}; "
                 "choose another model, or leave the LoRA out"
             ) from error
-        deltas[place] = tuple(settled(each, layer.weight.device, dtype) for each in built)
+        for place, layer, each in zip(target.places, adapted, built, strict=True):
+            own = tuple(settled(delta, layer.weight.device, dtype) for delta in each)
+            deltas[place] = deltas.get(place, ()) + own
     embeddings = _embeddings(file, header, tensors, layers=layers, model_name=model_name)
     num_bytes = _num_bytes(deltas.values()) + sum(each.nbytes for vectors in embeddings.values() for each in vectors)
     return LoadedLora(file.name, file.sha256, deltas, embeddings, num_bytes)
@@ -147,47 +149,6 @@ def moved(delta: Delta, device: torch.device) -> Delta:
         return delta
     there: Delta = _mapped(delta, lambda tensor: tensor.to(device))
     return there
-
-
-def _read(file: LoraFile) -> tuple[dict[str, Tensor], Header]:
-    """Return tensors and header of the file, once it proves to be the one that was asked for."""
-    try:
-        header = read_header(file.path)
-        data = file.path.read_bytes()
-    except ModelError as error:
-        raise LoraError(f"LoRA {file.name!r}: {error}") from error
-    except OSError as error:
-        raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(memoryview(data)[header.data_start :]).hexdigest()
-    if digest != file.sha256:
-        raise LoraError(
-            f"LoRA {file.name!r}: {file.path} has changed: its tensors have the hash {digest[:12]}, and "
-            f"{file.sha256[:12]} was asked for; choose it again"
-        )
-    try:
-        return safetensors.torch.load(data), header
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error}") from error
-
-
-def _finite(file: LoraFile, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors, numbers in float32, after making sure that they are numbers.
-
-    Each has memory of its own: in a file tensors lie at any offset, while the order in which kernels add numbers up,
-    and so the last bit of every pixel, follows from the alignment.
-    """
-    converted = {
-        key: tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor
-        for key, tensor in tensors.items()
-    }
-    for key, tensor in converted.items():
-        if tensor.is_floating_point() and tensor.numel():
-            least, most = tensor.aminmax()  # one pass; NaN is both
-            if not (math.isfinite(least) and math.isfinite(most)):
-                raise LoraError(
-                    f"LoRA {file.name!r}: {key} holds NaN or infinity: the file is damaged; download it again"
-                )
-    return converted
 
 
 def _check_found(
@@ -228,7 +189,7 @@ def _sides(tensors: Mapping[str, Tensor], layers: Layers, model_name: str) -> st
     for key, tensor in tensors.items():
         if _CROSS_ATTENTION.search(key) and _INPUT_SIDE.search(key) and tensor.dim() > 1:
             width = tensor.shape[1]
-            if width != layers.text_width:
+            if layers.text_width is not None and width != layers.text_width:
                 return f"it was made for {_reader(width)}, and model {model_name} is for {_reader(layers.text_width)}; "
     return ""
 

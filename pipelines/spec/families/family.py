@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.spec.request import Task
+from pipelines.spec.values import Task
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x: one CLIP text encoder, U-Net, 4-channel latents. The pocket model is one."""
 
 from pipelines.spec.families.family import Family
-from pipelines.spec.request import Task
+from pipelines.spec.values import Task
 
 SD1 = Family(
     name="sd1",

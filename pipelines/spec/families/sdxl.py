@@ -1,7 +1,7 @@
 """Stable Diffusion XL: two CLIP text encoders, pooled and size conditioning, 4-channel latents."""
 
 from pipelines.spec.families.family import Family
-from pipelines.spec.request import Task
+from pipelines.spec.values import Task
 
 SDXL = Family(
     name="sdxl",

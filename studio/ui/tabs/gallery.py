@@ -10,6 +10,7 @@ from pipelines.spec.errors import NotFound, StorageError
 from studio.core import Studio
 from studio.ui import markup
 from studio.ui.checking import Checking
+from studio.ui.enlarging import Enlarging
 from studio.ui.widgets import QUIET, Updates, clicked_image, pictures, waiting
 
 PAGE_LENGTH = 24
@@ -61,6 +62,7 @@ class _Panel:
                     with gr.Row(elem_classes="tight"):
                         self.use_as_input = gr.Button("Start from this picture", elem_id="detail-use")
                         self.repaint = gr.Button("Repaint parts of it", elem_id="detail-repaint")
+                    self.enlarging = Enlarging(studio, self._file, elem_id="detail-enlarge")
                     self.checking = Checking(studio, self._file, elem_id="detail-check")
                     self.download = gr.HTML("", elem_id="detail-download", apply_default_css=False)
                     self.delete = gr.Button("Delete", elem_id="detail-delete", elem_classes="quiet")
@@ -71,6 +73,7 @@ class _Panel:
             *(self.page, self.selected, self.list, self.detail, self.count, self.newer, self.older),
             *(self.notice, self.grid),
             *(self.picture, self.settings, self.download, self.delete, self.confirm, self.next_newer, self.next_older),
+            *self.enlarging.outputs,
             *self.checking.outputs,
         ]
 
@@ -109,6 +112,7 @@ class _Panel:
             self.download: markup.download_link(image),
             self.delete: gr.update(visible=True),
             self.confirm: gr.update(visible=False),
+            **self.enlarging.reset(),
             **self.checking.reset(interactive=True),
         }
 
@@ -148,12 +152,14 @@ def build(studio: Studio) -> GalleryTab:
     def open_clicked(page: int, event: gr.EventData) -> Updates:
         return panel.show_image(clicked_image(event), page)
 
-    panel.grid.click(open_clicked, panel.page, panel.outputs, **QUIET)
+    for box in (panel.grid, panel.enlarging.shown):
+        box.click(open_clicked, panel.page, panel.outputs, **QUIET)
     panel.newer.click(lambda page: panel.show_page(page - 1), panel.page, panel.outputs, **QUIET)
     panel.older.click(lambda page: panel.show_page(page + 1), panel.page, panel.outputs, **QUIET)
     panel.back.click(panel.show_list, panel.page, panel.outputs, **QUIET)
     panel.next_newer.click(lambda image_id, page: panel.turn(image_id, page, by=-1), here, panel.outputs, **QUIET)
     panel.next_older.click(lambda image_id, page: panel.turn(image_id, page, by=1), here, panel.outputs, **QUIET)
+    panel.enlarging.connect(panel.selected)
     panel.checking.connect(panel.selected)
     _connect_delete(panel, here)
     timer.tick(panel.show_page, panel.page, panel.outputs, **QUIET)

@@ -105,6 +105,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     )
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
+    demo.load(form.style_choices, None, form["styles"], **QUIET)
     demo.load(form.lora_choices, form["model"], form["loras"], **QUIET)
     demo.load(observer.look_anew, None, observer.outputs, **QUIET)
     keep(form, demo)
@@ -115,6 +116,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     """Place the form's widgets, connect those that depend on each other, return the parts for image and mask."""
     place(form["negative_prompt"])
     _count_tokens(studio, form, "negative_prompt")
+    place(form["styles"])
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
         place(form["loras"])
@@ -170,9 +172,17 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
             ("hires_scheduler", "hires_noise_schedule"),
             ("hires_prompt", "hires_negative_prompt"),
             ("hires_model",),
+            ("hires_template", "hires_negative_template"),
         )
     with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-        _place_rows(form, ("scheduler", "noise_schedule"), ("clip_skip", "emphasis"), ("output_format", "template"))
+        _place_rows(
+            form,
+            ("scheduler", "noise_schedule"),
+            ("clip_skip", "emphasis"),
+            ("tile_size", "tile_overlap"),
+            ("output_format",),
+            ("template", "negative_template"),
+        )
         with gr.Accordion("Seed and noise", open=False, elem_id="noise"):
             _place_rows(
                 form,
@@ -195,6 +205,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     sources = [form["model"], form["scheduler"], form["noise_schedule"]]
     for source in sources[:2]:
         source.input(follow, sources, list(form), **QUIET)  # type: ignore[attr-defined]
+    form["styles"].focus(form.style_choices, None, form["styles"], **QUIET)  # type: ignore[attr-defined]
     draw.click(lambda: "", None, form["seed"], **QUIET)
     reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
     return accordion, mask

@@ -16,8 +16,9 @@ from pipelines.runtime.sampling import denoise
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.errors import Cancelled, InvalidRequest, ModelError, NotANumber
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
 from tests.pipelines import tiny_models
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -21,8 +21,9 @@ from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.errors import Cancelled, ModelError
 from pipelines.spec.hires import Enlargement, second_pass
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
 from pipelines.spec.upscalers import UPSCALERS, LatentUpscaler
 from tests.pipelines.engines.test_diffusers_engine import VAE, CopyModel, change_weights, pixels

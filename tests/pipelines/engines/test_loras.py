@@ -1,11 +1,13 @@
 """LoRAs in the engine: on where asked, exactly; off afterwards, to the last bit, whatever happened."""
 
+import gc
+import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import diffusers
@@ -17,15 +19,18 @@ from PIL import Image
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
 from pipelines.runtime.adapters.deltas import LowRank
+from pipelines.runtime.conditioning import PromptEncoder
 from pipelines.runtime.loading import Components, ModelCache
+from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.errors import Cancelled, LoraError, OutOfMemory
 from pipelines.spec.loras import LoraFile, ResolvedLora
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.safetensors_header import read_header
-from tests.pipelines.embedding_files import token_vectors
+from tests.pipelines.embedding_files import token_vectors, write_embedding
 from tests.pipelines.runtime.adapters import lora_files
 from tests.pipelines.runtime.adapters.lora_files import asked
 
@@ -72,8 +77,9 @@ def make(
     files: Mapping[str, LoraFile],
     *requests: ResolvedRequest,
     on_step: Callable[[Step], None] = lambda _: None,
+    words: Mapping[str, EmbeddingFile] = MappingProxyType({}),
 ) -> list[GeneratedImage]:
-    inputs = Inputs(model, loras={file.sha256: file for file in files.values()})
+    inputs = Inputs(model, loras={file.sha256: file for file in files.values()}, embeddings=words)
     return list(engine.generate(requests, inputs, on_step))
 
 
@@ -240,28 +246,60 @@ def _cancel(step: Step) -> None:
         raise Cancelled
 
 
+@pytest.fixture
+def frozen_heap() -> Iterator[None]:
+    """Let collections look at what the test makes only: the engine collects garbage after every trouble."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.slow
-def test_500_random_sequences_leave_no_trace(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
-    """Add, remove, replace, reweight, fail, cancel, run out of memory: the next picture without LoRA is the first."""
+@pytest.mark.usefixtures("frozen_heap")
+def test_500_random_sequences_leave_no_trace(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], tmp_path: Path
+) -> None:
+    """Add, remove, replace, reweight, embeddings, a second pass; fail, cancel, run out of memory.
+
+    The next picture without LoRA is the first one, its prompt read anew by the text encoder.
+    """
     random = Random(0)
+    embedding = write_embedding(tmp_path / "emb.safetensors", token_vectors(sd1, "xy"))
+    words = {"emb": EmbeddingFile("emb", embedding, hashlib.sha256(embedding.read_bytes()).hexdigest())}
+    bundle = {
+        **safetensors.torch.load_file(files["both"].path),
+        "bundle_emb.sea.emb_params": token_vectors(sd1, "z")[0],
+    }
+    files = {**files, "bundle": lora_files.write(tmp_path / "bundle.safetensors", bundle)}
     plain = request(sd1, num_inference_steps=1)
     first = pixels(make(engine, sd1, files, plain))
     model = engine._models.get(sd1)
     modules = (model.unet, *model.text_encoders)
     before = [{name: value.clone() for name, value in each.state_dict().items()} for each in modules]
     hooks = [len(layer._forward_hooks) for each in modules for layer in each.modules()]
-    outcomes: Counter[str] = Counter()
 
-    for _ in range(500):
-        names = random.choices(["both", "text", "unet", "broken"], weights=[4, 3, 4, 1], k=random.randint(1, 3))
+    def sequence() -> str:
+        names = random.choices(["both", "text", "unet", "bundle", "broken"], [4, 3, 4, 2, 1], k=random.randint(1, 3))
         loras = [asked(files[name], random.uniform(-2, 2), start=random.choice([0, 0.5])) for name in names]
+        named = {"emb": words["emb"].sha256} if random.random() < 0.3 else {}
+        if "bundle" in names:
+            named["sea"] = files["bundle"].sha256
+        second = {"hires_scale": 1.5, "hires_steps": 1} if random.random() < 0.1 else {}
         troubles = [lambda _: None, _cancel, _out_of_memory, _out_of_memory_once()]
         (trouble,) = random.choices(troubles, weights=[20, 5, 1, 1])
+        wanted = request(sd1, *loras, prompt="emb sea", num_inference_steps=2, **second)
+        wanted = wanted.model_copy(update={"embeddings": named})
         try:
-            made = make(engine, sd1, files, request(sd1, *loras, num_inference_steps=2), on_step=trouble)
-            outcomes["in pieces" if "reduced_memory" in made[0].provenance else "made"] += 1
+            made = make(engine, sd1, files, wanted, on_step=trouble, words=words)
         except (Cancelled, LoraError, OutOfMemory) as error:
-            outcomes[type(error).__name__] += 1
+            return type(error).__name__
+        return "in pieces" if "reduced_memory" in made[0].provenance else "made"
+
+    outcomes: Counter[str] = Counter()
+    for _ in range(500):
+        outcomes[sequence()] += 1
+        engine._prompts = PromptEncoder()
         outcomes["exact"] += pixels(make(engine, sd1, files, plain)) == first
 
     assert outcomes["exact"] == 500

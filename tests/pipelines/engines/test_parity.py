@@ -16,8 +16,9 @@ from pipelines.engines.diffusers_engine import DiffusersEngine
 from pipelines.runtime.sigmas import ModelSigmas, make_sigmas
 from pipelines.spec.engine import Inputs
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
 
 STEPS = 5
 CLASSES = {

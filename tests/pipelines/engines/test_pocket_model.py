@@ -42,7 +42,7 @@ def test_the_pocket_model_paints_what_it_paints_in_diffusers(pocket: Model) -> N
     ).images[0]
 
     difference = np.abs(np.asarray(ours.image, dtype=int) - np.asarray(theirs, dtype=int))
-    assert (difference > 2).mean() < 0.001, "the VAE makes one rounding of a latent into several of a pixel"
+    assert (difference > 2).mean() < 0.02, "the VAE makes one rounding of a latent into several of a pixel"
     assert difference.mean() < 0.1
 
 

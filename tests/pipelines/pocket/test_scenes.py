@@ -63,7 +63,7 @@ def test_a_subject_is_mostly_of_its_colour(colour: str) -> None:
 
 
 def test_an_unknown_style_is_refused() -> None:
-    with pytest.raises(ValueError, match="style must be one of flat, pixel, ink, got oil"):
+    with pytest.raises(ValueError, match="style must be one of flat, pixel-art, ink, got oil"):
         render(random_scene(Random(0)), style="oil")
 
 

@@ -7,12 +7,12 @@ from random import Random
 import numpy as np
 import pytest
 
-from pipelines.pocket.scenes import PIXEL_BLOCK, render, training_scene
-from pipelines.pocket.style_pictures import STYLES, main, styled
+from pipelines.pocket.scenes import PALETTE_STEP, PIXEL_BLOCK, render, training_scene
+from pipelines.pocket.style_pictures import LEARNT, main
 from pipelines.spec.dataset import read_dataset
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", LEARNT)
 def test_the_script_draws_a_data_set_that_training_reads(style: str, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         main([style, str(tmp_path / folder), "--count", "3"])
@@ -28,17 +28,18 @@ def test_the_script_draws_a_data_set_that_training_reads(style: str, tmp_path: P
 
 
 def test_pixel_art_is_made_of_large_pixels() -> None:
-    pixels = np.asarray(styled(training_scene(Random(0)), "pixel-art"))
+    pixels = np.asarray(render(training_scene(Random(0)), style="pixel-art"))
 
     assert np.array_equal(pixels, pixels[::PIXEL_BLOCK, ::PIXEL_BLOCK].repeat(PIXEL_BLOCK, 0).repeat(PIXEL_BLOCK, 1))
+    assert not (pixels % PALETTE_STEP).any()
 
 
 def test_ink_keeps_the_colours_and_draws_lines() -> None:
     scene = training_scene(Random(1))
 
-    plain, ink = (np.asarray(picture.convert("HSV")) for picture in (render(scene), styled(scene, "ink")))
+    plain, ink = (np.asarray(picture.convert("HSV")) for picture in (render(scene), render(scene, style="ink")))
 
-    lines = np.asarray(styled(scene, "ink").convert("L")) < 110
+    lines = np.asarray(render(scene, style="ink").convert("L")) < 110
     assert 0.005 < lines.mean() < 0.25
     coloured = ~lines & (plain[..., 1] > 100)
     turned = np.abs(plain[..., 0].astype(int) - ink[..., 0])[coloured]

@@ -9,8 +9,9 @@ from pipelines.runtime.conditioning import Conditioning, PromptEncoder
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.errors import NotANumber
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.runtime.batching import BatchTrials
 from pipelines.runtime.conditioning import Branch, Conditioning, EncodedPrompt, PromptEncoder
 from pipelines.runtime.denoiser import Denoiser, Guidance
 from pipelines.runtime.keeping import HardKeep
 from pipelines.runtime.loading import Components, ModelCache
+from pipelines.runtime.tiling import Tiles
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
@@ -30,9 +32,10 @@ def guidance(components: Components, model: Model, prompt: str, scale: float) ->
 
 
 def predict(components: Components, *led: Guidance, latents: torch.Tensor = LATENTS, **options: Any) -> torch.Tensor:
-    values: dict[str, Any] = {"keep": None, "extra_channels": None, **options}
+    whole = Tiles.cover(*latents.shape[2:], size=None)
+    values: dict[str, Any] = {"size": (64, 64), "tiles": whole, "keep": None, "extra_channels": None, **options}
     with torch.inference_mode():
-        return Denoiser(components, guidance=led, size=(64, 64), **values)(latents, 2.0)
+        return Denoiser(components, guidance=led, **values)(latents, 2.0)
 
 
 def test_and_adds_what_each_branch_differs_from_the_negative_prompt(components: Components, sd1: Model) -> None:
@@ -83,7 +86,12 @@ def test_every_kind_of_prediction_shows_the_original(prediction_type: str) -> No
     knowing: Any = Knowing()
     knowing.prediction_type = prediction_type
     denoiser = Denoiser(
-        knowing, guidance=[Guidance(prompt, prompt, 1.0)], size=(64, 64), keep=None, extra_channels=None
+        knowing,
+        guidance=[Guidance(prompt, prompt, 1.0)],
+        size=(64, 64),
+        tiles=Tiles.cover(8, 8, size=None),
+        keep=None,
+        extra_channels=None,
     )
 
     torch.testing.assert_close(denoiser(original + sigma * noise, sigma), original)
@@ -115,3 +123,76 @@ def test_pictures_whose_prompts_differ_in_shape_do_not_share_a_batch(components:
     led = [guidance(components, sd1, text, 3.0) for text in ("red", "red BREAK blue", "red")]
 
     assert BatchTrials().most(components, led, size=(8, 8)) == 1
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the size of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.elements = max(self.elements, made.numel())
+        return made
+
+
+def largest(components: Components, led: Guidance, *, side: int, tile: int | None) -> int:
+    latents = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(3))
+    with LargestTensor() as noted:
+        predict(components, led, latents=latents, tiles=Tiles.cover(side, side, size=tile, overlap=4))
+    return noted.elements
+
+
+def test_no_tensor_grows_with_a_picture_in_tiles(components: Components, sd1: Model) -> None:
+    led = guidance(components, sd1, "red", 3.0)
+
+    of_a_tile = largest(components, led, side=8, tile=None)
+
+    assert largest(components, led, side=24, tile=8) == of_a_tile
+    assert largest(components, led, side=24, tile=None) >= 9 * of_a_tile
+
+
+def test_a_model_that_looks_at_single_latents_does_not_notice_tiles(components: Components, sd1: Model) -> None:
+    led = guidance(components, sd1, "red", 3.0)
+    latents = torch.randn((2, 4, 12, 20), generator=torch.Generator().manual_seed(4))
+
+    class Local:
+        prediction_type, precision, sigmas = components.prediction_type, components.precision, components.sigmas
+
+        @staticmethod
+        def unet(batch: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+            return (batch.tanh(),)
+
+    local: Any = Local()
+    whole = predict(local, led, led, latents=latents)
+    tiled = predict(local, led, led, latents=latents, tiles=Tiles.cover(12, 20, size=8, overlap=4))
+
+    torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_is_shown_the_part_of_a_tile_and_told_its_place(sdxl: Model, sdxl_inpaint: Model) -> None:
+    """Original size, crop and target size, in pixels; and beside the latents the mask and picture of the tile."""
+    components = ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9).get(sdxl_inpaint)
+    seen: list[tuple[float, list[float]]] = []
+
+    def note(_: Any, arguments: tuple[torch.Tensor, ...], named: dict[str, Any]) -> None:
+        seen.append((float(arguments[0][0, 4, 0, 0]), named["added_cond_kwargs"]["time_ids"][0].tolist()))
+
+    place = torch.arange(16.0).expand(1, 5, 8, 16)
+    handle = components.unet.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        predict(
+            components,
+            guidance(components, sdxl, "red", 1.0),
+            latents=torch.zeros(1, 4, 8, 16),
+            size=(64, 128),
+            extra_channels=place,
+            tiles=Tiles.cover(8, 16, size=8, overlap=4),
+        )
+    finally:
+        handle.remove()
+
+    assert seen == [(left, [64, 128, 0, 8 * left, 64, 64]) for left in (0, 4, 8)]

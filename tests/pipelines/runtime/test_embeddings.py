@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.runtime.conditioning import Conditioning, EncodedPrompt, PromptEncoder
+from pipelines.runtime.conditioning import Conditioning, EncodedPrompt, PromptEncoder, Reading
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.errors import ModelError
@@ -36,7 +36,7 @@ def encode(
     asked = GenerationRequest(prompt=prompt, num_inference_steps=10, scheduler="euler", **fields)
     request = resolve(asked, loaded[0])[0].model_copy(update={"embeddings": {each.name: each.sha256 for each in files}})
     return (encoder or PromptEncoder()).encode(
-        request, components=loaded[1], embeddings={each.name: each for each in files}
+        request, components=loaded[1], reading=Reading({each.name: each for each in files})
     )
 
 

@@ -8,8 +8,9 @@ import pytest
 from pipelines.spec.choosing import choose_loras
 from pipelines.spec.errors import InvalidRequest, ModelError, NotFound
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.families.sdxl import SDXL
 from pipelines.spec.hires import HIRES_FIELDS, Enlargement, second_pass
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.upscalers import UPSCALERS
 from tests.pipelines.spec.conftest import make_model
 

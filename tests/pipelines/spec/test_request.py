@@ -8,19 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.spec.errors import InvalidRequest
-from pipelines.spec.request import (
-    MAX_IMAGES,
-    MAX_PROMPT_CHARACTERS,
-    MAX_SEED,
-    OTHER_NAMES,
-    RANDOM_SEEDS,
-    GenerationRequest,
-    Task,
-    bounds,
-    field_names,
-)
+from pipelines.spec.request import GenerationRequest, bounds, field_names
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.upscalers import UPSCALERS
+from pipelines.spec.values import MAX_IMAGES, MAX_PROMPT_CHARACTERS, MAX_SEED, OTHER_NAMES, RANDOM_SEEDS, Task
 
 INPUT_ID = "0123456789abcdef" * 4
 
@@ -249,7 +240,9 @@ REQUESTS = st.builds(
     variation_strength=st.floats(0, 1),
     seed_resize_width=st.none() | SIDES,
     seed_resize_height=st.none() | SIDES,
+    styles=st.lists(st.sampled_from(["Ink", "Soft, warm", "ü"]), unique=True).map(tuple),
     template=st.none() | TEXTS,
+    negative_template=st.none() | TEXTS,
     noise_source=st.sampled_from(["cpu", "device", "nv"]),
     eta_noise_seed_delta=st.integers(0, 2**31 - 1),
 )

@@ -11,9 +11,12 @@ from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.families import FAMILIES
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.model import Model
-from pipelines.spec.request import MAX_SEED, MAX_SIDE, GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, RHO, SCHEDULERS, SPANNED
+from pipelines.spec.templates import TEMPLATES
+from pipelines.spec.values import MAX_SEED, MAX_SIDE
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
 
@@ -45,12 +48,13 @@ OTHER_VALUES: dict[str, tuple[Any, Any]] = {
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family_has_a_default_for_every_field_that_may_be_left_empty(family: Any) -> None:
-    by_the_scheduler, not_used = {"noise_schedule", "eta", "rho"}, {"variation_seed", "s_tmax", "template", "upscaler"}
+    by_the_scheduler, not_used = {"noise_schedule", "eta", "rho"}, {"variation_seed", "s_tmax", "upscaler"}
+    not_used |= set(TEMPLATES.values())
     by_the_model = {"model", "init_image", "mask_image", "width", "height", "seed", "sigma_min", "sigma_max"}
     may_be_empty = {
         name
         for name, field in GenerationRequest.model_fields.items()
-        if field.default is None and not name.startswith(("seed_resize", "hires_"))
+        if field.default is None and not name.startswith(("seed_resize", "hires_", "tile_"))
     }
     assert set(family.defaults) == may_be_empty - by_the_scheduler - by_the_model - not_used
     assert GenerationRequest.parse(family.defaults).model_dump(exclude_unset=True) == dict(family.defaults)

@@ -4,8 +4,8 @@ import pytest
 
 from pipelines.spec.errors import ModelError
 from pipelines.spec.families import FAMILIES, family_of
-from pipelines.spec.request import Task
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, canonical_noise_schedule, canonical_scheduler
+from pipelines.spec.values import Task
 
 ASKED_FOR = {"euler", "euler_a", "dpmpp_2m", "dpmpp_2m_sde", "ddim", "unipc", "heun", "lcm"}
 CHOSEN = {name: label for name, label in NOISE_SCHEDULES.items() if label != "Automatic"}

@@ -2,12 +2,15 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from pipelines.spec.request import GenerationRequest, field_names
-from studio import Studio
+from studio import JobState, Studio
+from studio.storage import Storage
 
 
 def submit(client: TestClient, **request: object) -> dict[str, object]:
@@ -130,3 +133,27 @@ def test_openapi_describes_every_field_in_the_words_of_the_request(client: TestC
     for field in field_names():
         assert described[field]["description"] == own[field]["description"]
     assert described["width"]["anyOf"][0] == own["width"]["anyOf"][0]
+
+
+def test_a_training_is_a_job_among_others(client: TestClient, studio: Studio, tmp_path: Path) -> None:
+    Image.new("RGB", (128, 128), "red").save(tmp_path / "red.png")
+    asked = studio.training_request(tmp_path, name="my-style", caption="a house", steps=3)
+    job = studio.submit_training(asked)
+    jobs = Storage.open(studio.settings).jobs
+    claimed = jobs.claim("cpu")
+    assert claimed is not None
+    jobs.report(claimed, step=1, num_steps=3, loss=0.25, seconds_left=2.0, preview=b"jpeg")
+
+    told = client.get(f"/api/v1/jobs/{job.id}").json()
+    preview = client.get(f"/api/v1/jobs/{job.id}/preview")
+    client.post(f"/api/v1/jobs/{job.id}/cancel")
+    jobs.finish(claimed, JobState.CANCELLED)
+    events = client.get(f"/api/v1/jobs/{job.id}/events").text
+
+    assert client.get("/api/v1/jobs").json()[0]["id"] == job.id
+    assert (told["kind"], told["loss"], told["eta"]) == ("train", 0.25, 2.0)
+    assert told["status"] == "training my-style, step 1/3, loss 0.2500"
+    assert told["request"]["name"] == "my-style"
+    assert preview.content == b"jpeg"
+    assert '"state":"cancelled"' in events
+    assert client.get("/api/v1/images", params={"job_id": job.id}).json() == {"images": [], "total": 0}

@@ -135,7 +135,19 @@ def test_styles_are_applied_to_every_line(run: Run, settings: Settings) -> None:
     request = json.loads(done.out)["request"]
     assert (request["prompt"], request["negative_prompt"]) == ("ink, a", "fog")
     assert unknown.code == 2
-    assert "style 'Oil' is unknown; there are Ink" in unknown.err
+    assert "styles names 'Oil', which is unknown; there are Ink" in unknown.err
+
+
+def test_combinations_are_those_of_the_styled_prompt(run: Run, settings: Settings) -> None:
+    (settings.home / "styles.csv").write_text('name,prompt,negative_prompt\nInk,"{pen|brush}, {prompt}",fog\n')
+
+    done = run("batch", "-", "--json", "--combinatorial", "--style", "Ink", text=b"a {boat|car}\nplain\n")
+
+    requests = [json.loads(line)["request"] for line in done.out.splitlines()]
+    styled = {"brush, a boat", "brush, a car", "pen, a boat", "pen, a car", "brush, plain", "pen, plain"}
+    assert {one["prompt"] for one in requests} == styled
+    assert {one["negative_prompt"] for one in requests} == {"fog"}
+    assert [one["template"] for one in requests].count("plain") == 2
 
 
 def test_output_copies_to_a_folder_and_overwrites_nothing(run: Run, tmp_path: Path) -> None:

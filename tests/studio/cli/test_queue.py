@@ -5,8 +5,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines.spec.request import GenerationRequest
 from studio import Job, JobState, Settings, Studio
@@ -115,3 +117,17 @@ def test_cancel_cancels_what_it_can_and_complains_about_the_others(
     assert (done.code, done.out) == (2, f"job {waiting.id} is cancelled\n")
     assert f"job {finished} is done already" in done.err
     assert "there is no job 'gone'" in done.err
+
+
+def test_a_training_is_listed_among_the_pictures(
+    run: Run, studio: Studio, submit: Callable[[str], Job], tmp_path: Path
+) -> None:
+    submit("a boat")
+    Image.new("RGB", (128, 128), "red").save(tmp_path / "red.png")
+    training = studio.submit_training(studio.training_request(tmp_path, name="my-style", caption="a house"))
+
+    lines, described = run("jobs").out.splitlines(), json.loads(run("jobs", "--json", "--limit", "1").out)
+
+    assert lines[1].split() == [training.id, "queued", "0%", "LoRA", "my-style"]
+    assert (described["kind"], described["request"]["name"]) == ("train", "my-style")
+    assert "is cancelled" in run("cancel", training.id).out

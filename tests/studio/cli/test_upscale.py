@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipelines.spec.errors import InvalidRequest
 from studio import Studio
-from studio.metadata import a1111, import_request, read_texts
+from studio.metadata import Outcome, a1111, import_request, read_texts
 from tests.studio.cli.conftest import Run
 
 
@@ -85,6 +85,46 @@ def test_a1111_reads_strength_and_upscaler(studio: Studio) -> None:
     assert "Image upscaler: Nearest" in text
     fields = import_request({a1111.KEY: text}, find_model=lambda name, _: name).request_fields
     assert (fields["strength"], fields["upscaler"]) == (0, "nearest")
+
+
+def test_it_is_told_in_the_words_of_a1111s_extras_tab(studio: Studio) -> None:
+    (small,) = studio.generate("a boat", width=64, height=64, progress=False)
+    painted = studio.generate("a boat", init_image=small.path, strength=0.5, upscaler="nearest", progress=False)[0]
+    cropped, stretched = (studio.upscale(small, resize_mode=mode, progress=False) for mode in ("crop", "stretch"))
+
+    said = [read_texts(image.path)[a1111.KEY] for image in (cropped, stretched, painted)]
+
+    whole = "Postprocess upscale to: 128x128, Postprocess crop to: 128x128, Postprocess upscaler: Lanczos"
+    assert whole in said[0]
+    assert "Postprocess upscaler: Lanczos" in said[1]
+    assert "Postprocess upscale to" not in said[1]
+    assert "Postprocess" not in said[2]
+    notes = {note.field: note for note in import_request({a1111.KEY: said[0]}).notes}
+    assert {notes[key].outcome for key in a1111.ENLARGED if key in notes} == {Outcome.USED}
+    assert notes["Postprocess upscale to"].value == "128x128"
+
+
+EXTRAS = "Postprocess upscale by: 4, Postprocess upscaler: R-ESRGAN 4x+, Postprocess upscaler 2: Lanczos"
+MADE = "a boat\nSteps: 20, Sampler: Euler, Seed: 1, Size: 512x512"
+
+
+@pytest.mark.parametrize(
+    ("texts", "prompt"),
+    [
+        ({a1111.KEY: MADE, "postprocessing": EXTRAS}, "a boat"),
+        ({a1111.KEY: f"{MADE}, {EXTRAS}"}, "a boat"),
+        ({"postprocessing": EXTRAS, "extras": EXTRAS}, ""),
+        ({a1111.KEY: "Postprocess upscale by: 4, Postprocess upscaler: R-ESRGAN 4x+"}, ""),
+    ],
+)
+def test_what_a1111s_extras_tab_did_is_told(texts: dict[str, str], prompt: str) -> None:
+    imported = import_request(texts)
+
+    notes = {note.field: note for note in imported.notes}
+    assert imported.request_fields.get("prompt", "") == prompt
+    assert (notes["Postprocess upscale by"].value, notes["Postprocess upscaler"].value) == ("4", "R-ESRGAN 4x+")
+    assert notes["Postprocess upscale by"].outcome is Outcome.IGNORED
+    assert "then enlarge it (`studio upscale`)" in notes["Postprocess upscaler"].why
 
 
 def test_the_command_prints_the_path_of_the_larger_picture(run: Run, studio: Studio) -> None:

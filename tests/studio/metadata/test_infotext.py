@@ -6,8 +6,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipelines.spec.errors import InvalidRequest
-from pipelines.spec.request import GenerationRequest, Task, bounds, field_names
+from pipelines.spec.request import GenerationRequest, bounds, field_names
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.templates import TEMPLATES, is_template
+from pipelines.spec.values import Task
 from studio.metadata import Record, a1111, import_request
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
@@ -153,6 +156,16 @@ MASK_FIELDS = (
 LINE = st.text(st.characters(codec="utf-8", exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\0<>"))
 
 
+def _notes(resolved: ResolvedRequest) -> dict[str, str | None]:
+    """Return the templates that tell more than their text, and a note on each text that looks like one."""
+    notes: dict[str, str | None] = {}
+    for field, note in TEMPLATES.items():
+        text, template = getattr(resolved, field), getattr(resolved, note)
+        stands = text.strip() if text and is_template(text) else None
+        notes[note] = template if template and template != text else stands
+    return notes
+
+
 @hypothesis_settings(max_examples=100)
 @given(request=REQUESTS, prompt=LINE, negative_prompt=LINE)
 def test_what_we_write_reads_back_as_the_same_fields(
@@ -172,7 +185,7 @@ def test_what_we_write_reads_back_as_the_same_fields(
     images = {"init_image": resolved.init_image, "mask_image": resolved.mask_image}
     again = GenerationRequest.parse({**imported.request_fields, **images, "output_format": resolved.output_format})
     stripped = {"prompt": resolved.prompt.strip(), "negative_prompt": resolved.negative_prompt.strip()}
-    stripped |= {"template": resolved.template or None}
+    stripped |= {"styles": (), **_notes(resolved)}
     unused = {name: bounds(name)["default"] for name in MASK_FIELDS} if resolved.task is not Task.INPAINT else {}
     if resolved.mask_mode != "soft":
         unused |= {name: bounds(name)["default"] for name in SOFT_FIELDS}

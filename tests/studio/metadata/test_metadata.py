@@ -16,8 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipelines.spec.errors import InvalidRequest, NotFound
-from pipelines.spec.request import MAX_PROMPT_CHARACTERS, GenerationRequest, ResolvedRequest
+from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.values import MAX_PROMPT_CHARACTERS
 from studio import Settings, __version__, metadata
 from studio.metadata import Record, a1111, native
 from studio.storage import Storage

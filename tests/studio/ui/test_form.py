@@ -167,3 +167,43 @@ def test_a_decimal_comma_is_a_point(typed: str, meant: float, form: RequestForm)
 def test_a_comma_between_thousands_is_refused(typed: str, form: RequestForm) -> None:
     with pytest.raises(InvalidRequest, match="guidance_scale"):
         form.read(values(form, guidance_scale=typed))
+
+
+def write_styles(studio: Studio, text: str) -> None:
+    (studio.settings.home / "styles.csv").write_text(f"name,prompt,negative_prompt\n{text}", encoding="utf-8")
+
+
+def test_the_styles_offered_are_those_of_the_files_at_that_moment(studio: Studio, form: RequestForm) -> None:
+    seen = [form.style_choices()["choices"]]
+    for text in ('Ink,"ink, {prompt}",\n', "Dark,night,\n"):
+        write_styles(studio, text)
+        seen.append(form.style_choices()["choices"])
+    (studio.settings.home / "styles.csv").write_bytes(b"\xff")
+
+    assert seen == [[], ["Ink"], ["Dark"]]
+    assert form.style_choices()["choices"] == []
+
+
+def test_a_styled_picture_comes_back_as_typed_and_is_not_styled_twice(studio: Studio, form: RequestForm) -> None:
+    write_styles(studio, 'Ink,"ink, {prompt}",fog\n')
+    (image,) = studio.generate("a boat", styles=["Ink"], seed=1, progress=False)
+
+    def sent_again() -> tuple[GenerationRequest, bytes]:
+        updates = form.write(image.request.asked())
+        sent = form.read([updates[widget]["value"] for widget in form.widgets.values()])
+        return sent, studio.generate(sent, progress=False)[0].image.tobytes()
+
+    as_typed, first = sent_again()
+    write_styles(studio, "Other,x,y\n")
+    as_ran, second = sent_again()
+
+    assert (as_typed.prompt, as_typed.styles) == ("a boat", ("Ink",))
+    assert (as_ran.prompt, as_ran.negative_prompt, as_ran.styles) == ("ink, a boat", "fog", ())
+    assert first == second == image.image.tobytes()
+
+
+def test_what_a_page_kept_of_several_choices_comes_back(form: RequestForm) -> None:
+    updates = form.restore({"styles": ["Ink", "Dark"], "loras": ["ink:0.5"]})
+
+    assert updates[form["styles"]]["value"] == ["Ink", "Dark"]
+    assert updates[form["loras"]]["value"] == ["ink:0.5"]

@@ -38,3 +38,33 @@ def test_turning_goes_through_all_pictures_and_takes_the_page_along(
 
 def test_turning_from_a_deleted_picture_shows_the_list(studio: Studio, tab: GalleryTab) -> None:
     assert tab.panel.turn("gone", 0, by=1)[tab.panel.selected] is None
+
+
+def test_the_picture_on_view_is_enlarged_as_a_job_and_shown(studio: Studio, tab: GalleryTab) -> None:
+    (small,) = studio.generate("a boat", width=64, height=64, num_inference_steps=1, progress=False)
+    enlarging = tab.panel.enlarging
+
+    started = enlarging.start(small.id, "nearest", 3.0)
+    job = studio.wait(studio.jobs(limit=1)[0].id)
+    ended = enlarging.look(job.id)
+
+    (large,) = studio.gallery.of_job(job.id)
+    assert (large.image.size, large.request.strength, large.request.upscaler) == ((192, 192), 0, "nearest")
+    assert started[enlarging.button]["interactive"] is False
+    assert ended[enlarging.button]["interactive"] is True
+    assert f'data-image="{large.id}"' in ended[enlarging.shown]
+
+
+@pytest.mark.parametrize(
+    ("image_id", "factor", "words"), [("gone", 2.0, "gone"), (None, 1000.0, "at most 4096")], ids=["gone", "too large"]
+)
+def test_what_cannot_be_enlarged_is_told(
+    studio: Studio, tab: GalleryTab, image_id: str | None, factor: float, words: str
+) -> None:
+    (small,) = studio.generate("a boat", width=64, height=64, num_inference_steps=1, progress=False)
+    before = len(studio.jobs())
+
+    updates = tab.panel.enlarging.start(image_id or small.id, "lanczos", factor)
+
+    assert words in updates[tab.panel.enlarging.shown]
+    assert len(studio.jobs()) == before

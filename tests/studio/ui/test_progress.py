@@ -107,7 +107,7 @@ def test_cancelled_job_keeps_the_pictures_it_made(studio: Studio, jobs: JobStore
 
     view = observe(studio)
 
-    assert "Cancelled" in view.stage
+    assert "Cancelled after 1 of 2 pictures" in view.stage
     assert f"/api/v1/images/{running.id}-0/file" in view.stage
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipelines.runtime.adapters.layers import sgm_path
 from pipelines.runtime.loading import Components
 from pipelines.spec.loras import LoraFile, ResolvedLora
+from pipelines.spec.safetensors_header import read_header
 
 RANK = 2
 Weights = dict[tuple[str, str], tuple[Tensor, Tensor]]
@@ -72,6 +73,21 @@ def processors(weights: Weights) -> dict[str, Tensor]:
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> LoraFile:
     save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata)
+    return lora_file(path)
+
+
+def write_packed(path: Path, tensors: dict[str, Tensor]) -> LoraFile:
+    """Write tensors one behind the other, which safetensors' own writer sorts by the size of their numbers."""
+    write(path, tensors)
+    entries = read_header(path).tensors
+    header, data = {}, b""
+    for key, value in tensors.items():
+        raw = value.reshape(-1).view(torch.uint8).numpy().tobytes()
+        offsets = len(data), len(data) + len(raw)
+        header[key] = {"dtype": entries[key].dtype, "shape": list(value.shape), "data_offsets": offsets}
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return lora_file(path)
 
 

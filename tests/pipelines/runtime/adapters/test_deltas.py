@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipelines.runtime.adapters.formats import _TENSOR_NAMES, Unfit, build
+from pipelines.runtime.adapters.formats import build
+from pipelines.runtime.adapters.keys import _TENSOR_NAMES
 from pipelines.runtime.adapters.loaded import settled
+from pipelines.runtime.adapters.notes import Strength
+from pipelines.runtime.adapters.unfit import Unfit
 
 REFERENCE = safetensors.torch.load_file(Path(__file__).with_name("lycoris_reference.safetensors"))
 CASES = sorted({key.partition("/")[0] for key in REFERENCE})
@@ -42,13 +45,9 @@ def input_of(layer: nn.Module) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def no_alpha(_rank: int) -> float:
-    return 1.0
-
-
 def adapted(layer: nn.Module, tensors: dict[str, Tensor], x: Tensor, *, weight: float) -> Tensor:
     y = layer(x)
-    deltas = [settled(each, y.device, y.dtype) for each in build(tensors, layer, scale=no_alpha)]
+    deltas = [settled(each, y.device, y.dtype) for each in build(tensors, (layer,))[0]]
     return y + sum(each.change(layer, x, y, weight) for each in deltas)
 
 
@@ -156,7 +155,7 @@ def test_peft_itself_gives_the_same_for_dora() -> None:
         for number, layer in zip("02", layers, strict=True):
             own = {key.split(f".{number}.")[1]: value for key, value in saved.items() if f".{number}." in key}
             tensors = {_TENSOR_NAMES[key]: value for key, value in own.items()}
-            (delta,) = build(tensors, layer, scale=lambda rank: 8 / rank)
+            ((delta,),) = build(tensors, (layer,), strength=Strength(8))
             x_of_layer = y if number == "0" else y[..., None, None]
             out = layer(x_of_layer)
             y = out + delta.change(layer, x_of_layer, out, 1.0)
@@ -181,7 +180,7 @@ def test_a_quantized_layer_is_adapted_beside_its_weight() -> None:
     layer = PackedLinear(20, 12)
     x = torch.randn(3, 20).bfloat16()
     tensors = {"lora_down.weight": torch.randn(4, 20), "lora_up.weight": torch.randn(12, 4)}
-    (delta,) = build(tensors, layer, scale=no_alpha)
+    ((delta,),) = build(tensors, (layer,))
 
     y = layer(x)
     change = settled(delta, layer.weight.device, torch.bfloat16).change(layer, x, y, 0.5)
@@ -190,7 +189,7 @@ def test_a_quantized_layer_is_adapted_beside_its_weight() -> None:
     assert change.dtype == torch.bfloat16
     torch.testing.assert_close(change.float(), expected, atol=0.15, rtol=0.05)
     with pytest.raises(Unfit, match="a DoRA, whose lengths need the whole weight"):
-        build({**tensors, "dora_scale": torch.ones(12, 1)}, layer, scale=no_alpha)
+        build({**tensors, "dora_scale": torch.ones(12, 1)}, (layer,))
 
 
 @pytest.mark.parametrize(
@@ -220,4 +219,4 @@ def test_what_does_not_fit_is_told(tensors: dict[str, tuple[int, ...]], words: s
     layer = nn.Linear(20, 12)
 
     with pytest.raises(Unfit, match=words):
-        build({name: torch.ones(shape) for name, shape in tensors.items()}, layer, scale=no_alpha)
+        build({name: torch.ones(shape) for name, shape in tensors.items()}, (layer,))

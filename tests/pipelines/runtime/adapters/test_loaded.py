@@ -16,6 +16,7 @@ from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.errors import LoraError
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
+from pipelines.spec.safetensors_header import read_header
 from tests.pipelines.runtime.adapters import lora_files
 from tests.pipelines.runtime.adapters.lora_files import Weights
 
@@ -128,12 +129,36 @@ def test_every_layer_has_the_alpha_that_peft_gave_it(loaded: dict[str, Component
     assert {d.scale for p, (d,) in lora.deltas.items() if p.part == "text_encoder"} == {3 / 2**0.5}
 
 
+def test_peft_notes_the_alpha_beside_its_file(loaded: dict[str, Components], tmp_path: Path) -> None:
+    weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
+    (special, *_) = [path for _, path in weights if path.endswith("to_k")]
+    tensors = lora_files.dotted(weights, prefix="base_model.model.")
+    file = lora_files.write(tmp_path / "adapter_model.safetensors", tensors)
+    beside = tmp_path / "adapter_config.json"
+    cache = LoraCache(layers_of(loaded["sd1"]), model_name="sd1")
+
+    def scales() -> dict[str, float]:
+        return {place.path: delta.scale for place, (delta,) in cache.get(file).deltas.items()}
+
+    assert set(scales().values()) == {1.0}
+    beside.write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 8, "alpha_pattern": {special: 6}}))
+    noted = scales()
+    assert noted.pop(special) == 3
+    assert set(noted.values()) == {4.0}
+    own = lora_files.write(tmp_path / "other.safetensors", lora_files.dotted(weights))
+    assert {d.scale for (d,) in cache.get(own).deltas.values()} == {1.0}, "it is not PEFT's"
+    for text in ("{", "[]", '{"lora_alpha": "much"}', " " * 2**20 + "{}"):
+        beside.write_text(text)
+        with pytest.raises(LoraError, match=r"LoRA 'adapter_model' cannot be applied: .* has adapter_config.json "):
+            cache.get(file)
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"unet.lora_alpha": "much"}', '{"unet.lora_alpha": 1e999}', "[" * 9999])
 def test_a_scale_that_makes_no_sense_is_refused(text: str, loaded: dict[str, Components], tmp_path: Path) -> None:
     weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
     file = lora_files.write(tmp_path / "a.safetensors", lora_files.dotted(weights), {"lora_adapter_metadata": text})
 
-    with pytest.raises(LoraError, match=r"LoRA 'a': .*its lora_adapter_metadata is damaged"):
+    with pytest.raises(LoraError, match=r"LoRA 'a' cannot be applied: .* has lora_adapter_metadata that "):
         read(file, loaded["sd1"])
 
 
@@ -157,6 +182,37 @@ def test_tensors_do_not_lie_in_the_file(loaded: dict[str, Components], tmp_path:
     tensors = [tensor for deltas in lora.deltas.values() for delta in deltas for tensor in delta.tensors()]
     assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
     assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn])
+def test_tensors_of_any_precision_may_begin_at_any_byte(
+    dtype: torch.dtype, loaded: dict[str, Components], tmp_path: Path
+) -> None:
+    """safetensors' own writer keeps them apart, others need not."""
+    weights = lora_files.random_weights(loaded["sd1"])
+    tensors = {key: value.to(dtype) for key, value in lora_files.kohya(weights).items()}
+    even = lora_files.write(tmp_path / "even.safetensors", tensors)
+    tensors = {key: value.to(torch.uint8) if key.endswith("alpha") else value for key, value in tensors.items()}
+
+    odd = lora_files.write_packed(tmp_path / "odd.safetensors", tensors)
+
+    assert any(info.data_offsets[0] % 2 for info in read_header(odd.path).tensors.values())
+    for place, value in found(read(odd, loaded["sd1"])).items():
+        assert torch.equal(value, found(read(even, loaded["sd1"]))[place])
+
+
+def test_numbers_that_cannot_be_read_are_refused(loaded: dict[str, Components], tmp_path: Path) -> None:
+    tensors = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
+    file = lora_files.write(tmp_path / "a.safetensors", tensors)
+
+    def rename(header: dict[str, Any]) -> None:
+        for key in tensors:
+            header[key]["dtype"] = "U32"
+
+    lora_files.edited(file.path, rename)
+
+    with pytest.raises(LoraError, match=r"LoRA 'a': lora_\S+ is of U32, and BOOL, .* can be read; save it in F16"):
+        read(file, loaded["sd1"])
 
 
 def test_sdxl_has_two_text_encoders(loaded: dict[str, Components], tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""How strongly each layer of a LoRA is meant, where its tensors do not say: what diffusers and PEFT note beside them.
+
+diffusers writes into the file's header (`lora_adapter_metadata`), PEFT into `adapter_config.json` beside the file.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.runtime.adapters.layers import Place
+from pipelines.runtime.adapters.unfit import Unreadable
+from pipelines.spec.safetensors_header import Header
+
+KEY = "lora_adapter_metadata"
+CONFIG = "adapter_config.json"
+_OF_PEFT = "base_model.model."
+"""How the names of its tensors begin."""
+_MAX_CONFIG_BYTES = 2**20
+_LITERAL = re.compile(r"[\w.\-]+")
+"""Patterns that name layers outright; others would be run as regular expressions of whoever made the file."""
+_NESTED = "text_model."
+"""A level that the names of text encoders have in some versions of transformers."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """What a LoRA's product is multiplied with, where the layer has no alpha of its own."""
+
+    alpha: float | None = None
+    """None is the rank."""
+    is_rank_stabilised: bool = False
+    """Divided by the root of the rank (arXiv:2312.03732) and not by the rank."""
+
+    def scale(self, rank: int) -> float:
+        """Return the factor."""
+        if self.alpha is None:
+            return 1.0
+        return self.alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The notes of one file: `unet.lora_alpha`, `text_encoder.alpha_pattern`, …"""
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, path: Path, header: Header) -> "Notes":
+        """Read and check what is noted.
+
+        Args:
+            path: of the file; what PEFT writes beside it counts for files with PEFT's names only.
+            header: of the file.
+
+        Raises:
+            Unreadable: it means nothing.
+        """
+        source, text = KEY, header.metadata.get(KEY, "{}").encode()
+        if KEY not in header.metadata and any(key.startswith(_OF_PEFT) for key in header.tensors):
+            source, text = CONFIG, _beside(path)
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Unreadable(f"has {source} that is no JSON") from error
+        if not isinstance(values, dict):
+            raise Unreadable(f"has {source} that is no object")
+        for key, value in values.items():
+            if not _is_meant(key.rpartition(".")[2], value):
+                raise Unreadable(f"has {source} that notes {key} as {value!r:.60}, which means nothing")
+        return cls(values)
+
+    def strength(self, place: Place) -> Strength:
+        """Return how strongly a layer is meant; of patterns, the first that ends its name holds, as in PEFT."""
+        pattern = self._of(place, "alpha_pattern") or {}
+        path = f".{place.path.removeprefix(_NESTED)}"
+        named = (alpha for end, alpha in pattern.items() if path.endswith(f".{end.removeprefix(_NESTED)}"))
+        alpha = next(named, self._of(place, "lora_alpha"))
+        return Strength(alpha, bool(self._of(place, "use_rslora")))
+
+    def _of(self, place: Place, name: str) -> Any:
+        return self.values.get(f"{place.part}.{name}", self.values.get(name))
+
+
+def config_stamp(path: Path) -> int | None:
+    """Return when what PEFT notes beside a file last changed, in nanoseconds; None where nothing is."""
+    try:
+        return path.with_name(CONFIG).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _beside(path: Path) -> bytes:
+    """Return what PEFT notes beside a file; where nothing is, the ranks count as the alphas."""
+    try:
+        with path.with_name(CONFIG).open("rb") as file:
+            text = file.read(_MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        return b"{}"
+    except OSError as error:
+        raise Unreadable(f"has {CONFIG} that cannot be read: {error.strerror}") from error
+    if len(text) > _MAX_CONFIG_BYTES:
+        raise Unreadable(f"has {CONFIG} of more than {_MAX_CONFIG_BYTES} bytes, which no trainer writes")
+    return text
+
+
+def _is_meant(name: str, value: object) -> bool:
+    match name:
+        case "lora_alpha":
+            return value is None or _is_number(value)
+        case "use_rslora":
+            return value is None or isinstance(value, bool)
+        case "alpha_pattern" if value is not None:
+            return isinstance(value, dict) and all(
+                _LITERAL.fullmatch(key) and _is_number(alpha) for key, alpha in value.items()
+            )
+    return True
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,92 @@
+"""Pictures and captions that were uploaded to be trained on: a folder per set, named by what is in it."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipelines.spec.errors import InvalidRequest, StorageError
+from studio.files import InputStore
+
+MAX_FILES = 2000
+MAX_CAPTION_BYTES = 64 * 2**10
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+CAPTION_SUFFIX = ".txt"
+
+
+class DataSets:
+    """Keeps what was uploaded. The same files make the same folder, so that a training finds it again.
+
+    Args:
+        folder: where the sets are; made when first needed.
+        inputs: keeps the files themselves, each checked, and each once.
+    """
+
+    def __init__(self, folder: Path, inputs: InputStore) -> None:
+        self._folder, self._inputs = folder, inputs
+
+    def put(self, files: Sequence[Path]) -> Path:
+        """Store pictures, and captions that are called as their picture; return the folder to train on.
+
+        Raises:
+            InvalidRequest: a file is neither, or is damaged or too large.
+            StorageError: the disk refused.
+        """
+        if len(files) > MAX_FILES:
+            raise InvalidRequest(f"data: at most {MAX_FILES} files, got {len(files)}; leave some out", field="data")
+        captions = {_name(file): _caption(file) for file in files if file.suffix.lower() == CAPTION_SUFFIX}
+        pictures = {
+            _name(file): self._inputs.path(self._put(file)) for file in files if file.suffix.lower() != CAPTION_SUFFIX
+        }
+        if len(captions) + len(pictures) < len(files):
+            raise InvalidRequest("data: two of the files have the same name; rename one", field="data")
+        known = [(name, path.name) for name, path in pictures.items()] + [*captions.items()]
+        folder = self._folder / hashlib.sha256(repr(sorted(known)).encode()).hexdigest()[:32]
+        if not folder.is_dir():
+            try:
+                self._fill(folder, pictures, captions)
+            except OSError as error:
+                raise StorageError(f"cannot write the pictures to {folder}: {error.strerror or error}") from error
+        return folder
+
+    def _put(self, file: Path) -> str:
+        if file.suffix.lower() not in PICTURE_SUFFIXES:
+            kinds = " ".join((*PICTURE_SUFFIXES, CAPTION_SUFFIX))
+            raise InvalidRequest(f"data: {file.name[:80]!r} is none of {kinds}; leave it out", field="data")
+        try:
+            return self._inputs.put(file, field="data")
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{error} ({file.name[:80]})", field="data") from error
+
+    def _fill(self, folder: Path, pictures: Mapping[str, Path], captions: Mapping[str, str]) -> None:
+        """Make the folder beside its place first: it appears whole or not at all."""
+        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for name, path in pictures.items():
+            try:
+                (unfinished / name).hardlink_to(path)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, unfinished / name)
+        for name, caption in captions.items():
+            (unfinished / name).write_text(caption, encoding="utf-8")
+        unfinished.replace(folder)
+
+
+def _name(file: Path) -> str:
+    """Return a name of ours: what a browser calls a file may mean something to a shell or a file system."""
+    return re.sub(r"[^\w-]", "_", file.stem)[:100] + file.suffix.lower()
+
+
+def _caption(file: Path) -> str:
+    data = file.read_bytes()[: MAX_CAPTION_BYTES + 1]
+    if len(data) > MAX_CAPTION_BYTES:
+        raise InvalidRequest(f"data: the caption {file.name[:80]} has more than 64 KiB; shorten it", field="data")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"data: the caption {file.name[:80]} is not UTF-8 text; save it as such", field="data"
+        ) from error

@@ -1,0 +1,46 @@
+"""Whose turn it is: jobs in the order of their coming, but for a few that save a change of model or LoRAs."""
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from studio.database import job_table
+from studio.jobs.job import UNFINISHED, JobState
+
+SIDE_BY_SIDE = 8
+"""Among so many jobs submitted one after the other the order may change, so that models and LoRAs change less often."""
+
+
+def next_job(connection: sa.Connection, device: str, *among: sa.ColumnElement[bool]) -> int | None:
+    """Return the sequence number of the queued job that a device runs next, among some; None if there is none."""
+    request = sa.cast(job_table.c.request, sa.Text).label("request")  # read by us: a damaged row hurts no other
+    columns = sa.select(job_table.c.sequence, job_table.c.started_at, request)
+    queued = columns.where(job_table.c.state == JobState.QUEUED).order_by(job_table.c.sequence).limit(SIDE_BY_SIDE)
+    waiting = connection.execute(queued.where(*among)).all()
+    if not waiting:
+        return None
+    oldest: int = waiting[0].sequence
+    near = [row for row in waiting if row.sequence < oldest + SIDE_BY_SIDE]
+    if len(near) == 1:
+        return oldest
+    before = columns.where(job_table.c.device == device, job_table.c.state.not_in(UNFINISHED))
+    lately = connection.execute(before.order_by(job_table.c.sequence.desc()).limit(SIDE_BY_SIDE)).all()
+    if not lately:
+        return oldest
+    model, loras = _wanted(max(lately, key=lambda row: row.started_at or 0.0).request)
+
+    def changes(row: sa.Row[Any]) -> tuple[bool, bool]:
+        wanted = _wanted(row.request)
+        return wanted[0] != model, wanted[1] != loras
+
+    return int(min(near, key=changes).sequence)  # the oldest of equal ones
+
+
+def _wanted(request: str) -> tuple[object, object]:
+    """Return the model and the LoRAs that a stored request names."""
+    try:
+        values = json.loads(request)
+    except ValueError:
+        return None, None
+    return (values.get("model"), values.get("loras")) if isinstance(values, dict) else (None, None)

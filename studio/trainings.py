@@ -1,0 +1,152 @@
+"""The part of a Studio that trains LoRAs: a training is a job of the same queue as pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest
+from pipelines.spec.trainer import TrainedLora, TrainingPlan
+from pipelines.spec.training import TrainingRequest
+from studio.bars import job_bar
+from studio.jobs import UNFINISHED, Job, JobKind, JobState, TrainingJob
+from studio.queue import Queue
+from studio.training import Training
+
+
+class Trainings(Queue):
+    """Checks, submits and follows trainings."""
+
+    def train(
+        self,
+        request: TrainingRequest | Path | str | Mapping[str, Any],
+        *,
+        progress: bool = True,
+        **fields: Any,
+    ) -> TrainedLora:
+        """Train a LoRA on a folder of pictures, and wait for it. Ctrl-C stops, and keeps what is learnt.
+
+        Args:
+            request: the folder, a whole request or a mapping of its fields.
+            progress: show a progress bar on standard error, if that is a terminal, or in the notebook.
+            fields: fields of TrainingRequest, such as `name`, `steps`, `rank`; they win over the request's.
+
+        Raises:
+            InvalidRequest: naming the field, before anything runs.
+            GenerationFailed: with the reason in words.
+            Cancelled: somebody cancelled the job; what it had learnt is kept.
+        """
+        asked = self.training_request(request, **fields)
+        job: Job = self.submit_training(asked, is_for_here=not self.live_workers())
+        with job_bar(is_wanted=progress) as show:
+            job = self.wait(job.id, on_update=show)
+        return self.trained(job)
+
+    def training_request(
+        self, request: TrainingRequest | Path | str | Mapping[str, Any], **fields: Any
+    ) -> TrainingRequest:
+        """Build a request from a folder (another request, a mapping) and fields.
+
+        Raises:
+            InvalidRequest: naming the field.
+        """
+        match request:
+            case Path() | str():
+                base: Mapping[str, Any] = {"data": str(request)}
+            case TrainingRequest():
+                base = request.model_dump()
+            case _:
+                base = request
+        return TrainingRequest.parse({**base, **fields})
+
+    def store_pictures(self, files: Sequence[Path]) -> str:
+        """Store uploaded pictures, and captions called as their picture; return the folder that a request names.
+
+        Raises:
+            InvalidRequest: a file is neither, or is damaged or too large.
+        """
+        return str(self._storage.datasets.put(files))
+
+    def plan_training(self, request: TrainingRequest, *, is_for_here: bool = False) -> TrainingPlan:
+        """Read the data set, say what a training will be, and refuse what cannot work.
+
+        Args:
+            request: what is asked.
+            is_for_here: look at this process's device too, which imports torch. A worker looks at its own by itself.
+
+        Raises:
+            InvalidRequest: naming the field, the value and the way out.
+            ModelError: the model's configuration cannot be read.
+        """
+        training = self._storage.training(request)
+        self._refuse_twins(training)
+        if not is_for_here:
+            return training.plan()
+        training.refuse_existing()
+        return self._machines[self.settings.devices[0]].trainer().plan(training.request, training.model)
+
+    def submit_training(
+        self,
+        request: TrainingRequest,
+        *,
+        is_for_here: bool = False,
+        on_plan: Callable[[TrainingPlan], object] = lambda _: None,
+    ) -> TrainingJob:
+        """Check a training and put it in the queue.
+
+        Args:
+            request: what is asked.
+            is_for_here: as for `plan_training`.
+            on_plan: told what it will be, before it is queued.
+
+        Raises:
+            InvalidRequest: naming the field, the value and the way out.
+            ModelError: the model's configuration cannot be read.
+        """
+        on_plan(self.plan_training(request, is_for_here=is_for_here))
+        return _training_job(self._storage.jobs.submit(self._storage.training(request).request))
+
+    def training(self, job: Job) -> Training:
+        """Return the files of a job's training.
+
+        Raises:
+            InvalidRequest: its model is gone, or it trains nothing.
+        """
+        return self._storage.training(_training_job(job).request)
+
+    def outcome(self, job: Job) -> TrainedLora:
+        """Return what a job has trained so far.
+
+        Raises:
+            InvalidRequest: its model is gone, or it trains nothing.
+        """
+        return self.training(job).outcome(_training_job(job))
+
+    def trained(self, job: Job) -> TrainedLora:
+        """Return what a finished job has trained.
+
+        Raises:
+            GenerationFailed: with the reason in words.
+            Cancelled: somebody cancelled it; what it had learnt is kept.
+        """
+        match job.state:
+            case JobState.CANCELLED:
+                raise Cancelled(f"job {job.id} was cancelled; {_training_job(job).kept}")
+            case JobState.FAILED:
+                raise GenerationFailed(job.error or "the training failed")
+        return self.outcome(job)
+
+    def _refuse_twins(self, training: Training) -> None:
+        """Two trainings of one name would write the same files."""
+        for job in self.jobs(states=UNFINISHED, kind=JobKind.TRAIN, limit=1000):
+            if isinstance(job, TrainingJob) and job.request.name == training.request.name:
+                raise InvalidRequest(
+                    f"name: job {job.id} is {job.state} and trains {job.request.name!r}; choose another name, wait for "
+                    f"it, or `studio cancel {job.id}`",
+                    field="name",
+                )
+
+
+def _training_job(job: Job) -> TrainingJob:
+    if not isinstance(job, TrainingJob):
+        raise InvalidRequest(f"job {job.id} makes pictures and trains nothing; `studio gallery` shows them")
+    return job
