@@ -9,9 +9,7 @@ from pipelines.runtime.guards import is_out_of_memory
 @pytest.mark.parametrize(
     "error",
     [
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"
-        ),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("could not create a primitive"),
         RuntimeError("std::bad_alloc"),
         RuntimeError("CUDA error: out of memory"),
