@@ -25,7 +25,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
 )
 PREDICTION_TYPES: Mapping[str, str] = MappingProxyType({"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"})
-MOST_TAGS = 2000
+MOST_TAGS = 1000
 """More do not help anybody, and a header has to stay readable."""
 
 
