@@ -42,6 +42,27 @@ class DataSets:
         }
         if len(captions) + len(pictures) < len(files):
             raise InvalidRequest("data: two of the files have the same name; rename one", field="data")
+        return self._keep(pictures, captions)
+
+    def put_inputs(self, captions: Mapping[str, str]) -> Path:
+        """Make a set of stored inputs; return the folder to train on.
+
+        Args:
+            captions: id of the input -> what it shows; empty where nothing is said.
+
+        Raises:
+            NotFound: there is no such input.
+            StorageError: the disk refused.
+        """
+        pictures = {f"{each}.{self._inputs.kind(each)}": self._inputs.path(each) for each in captions}
+        texts = {f"{each}{CAPTION_SUFFIX}": caption for each, caption in captions.items() if caption}
+        return self._keep(pictures, texts)
+
+    def holds(self, folder: Path) -> bool:
+        """Whether a folder is one of these sets."""
+        return folder.resolve().parent == self._folder.resolve()
+
+    def _keep(self, pictures: Mapping[str, Path], captions: Mapping[str, str]) -> Path:
         known = [(name, path.name) for name, path in pictures.items()] + [*captions.items()]
         folder = self._folder / hashlib.sha256(repr(sorted(known)).encode()).hexdigest()[:32]
         if not folder.is_dir():

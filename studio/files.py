@@ -88,6 +88,15 @@ class InputStore:
             return upright.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
         return upright
 
+    def kind(self, input_id: str) -> str:
+        """Return png, jpeg or webp.
+
+        Raises:
+            NotFound: no such input.
+        """
+        with Image.open(self.path(input_id), formats=INPUT_FORMATS) as image:
+            return str(image.format).lower()
+
     def size(self, input_id: str) -> tuple[int, int]:
         """Return width and height in pixels, upright.
 

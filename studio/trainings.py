@@ -66,6 +66,26 @@ class Trainings(Queue):
         """
         return str(self._storage.datasets.put(files))
 
+    def store_inputs(self, captions: Mapping[str, str]) -> str:
+        """Make a data set of stored inputs; return the folder that a request names.
+
+        Args:
+            captions: id of the input -> what it shows; empty where nothing is said.
+
+        Raises:
+            NotFound: there is no such input.
+        """
+        return str(self._storage.datasets.put_inputs(captions))
+
+    def check_folder(self, data: str) -> None:
+        """Refuse a folder that somebody elsewhere names: they may train on what they uploaded, and on nothing else.
+
+        Raises:
+            InvalidRequest: the server can be reached from other machines, and the folder is no uploaded data set.
+        """
+        if not self.settings.is_private and not self._storage.datasets.holds(Path(data)):
+            raise InvalidRequest("data: this studio is open to other machines; upload the pictures", field="data")
+
     def plan_training(self, request: TrainingRequest, *, is_for_here: bool = False) -> TrainingPlan:
         """Read the data set, say what a training will be, and refuse what cannot work.
 

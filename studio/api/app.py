@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 
 from pipelines.spec.errors import AlreadyRunning, InvalidRequest
 from studio import __version__
-from studio.api import errors, guard, images, jobs
+from studio.api import errors, guard, images, jobs, trainings
 from studio.api.views import EmbeddingView, Health, LoraView, ModelView, StudioDep, StyleView
 from studio.core import Studio
 from studio.settings import Settings
@@ -48,7 +48,7 @@ def create_app(studio: Studio, *, ui: bool = True) -> FastAPI:
     errors.install(app)
     guard.install(app, hosts=[studio.settings.host])
     app.include_router(_router)
-    for router in (jobs.router, images.router):
+    for router in (jobs.router, images.router, trainings.router):
         app.include_router(router, prefix="/api/v1")
     if ui:
         import_module("studio.ui").mount(app, studio)

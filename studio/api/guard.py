@@ -16,9 +16,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 256 * 2**10
-UPLOADS: Mapping[str, int] = {"/api/v1/inputs": 32 * 2**20 + 2**16, "/gradio_api/upload": 2**30}
-"""Path -> bytes: the largest input image and its multipart envelope; the pictures of a training, all at once, which
-Gradio writes to the disk as they come and limits one by one."""
+UPLOADS: Mapping[str, int] = {
+    "/api/v1/inputs": 32 * 2**20 + 2**16,
+    "/api/v1/datasets": 8 * 2**20,
+    "/gradio_api/upload": 2**30,
+}
+"""Path -> bytes: the largest input image and its multipart envelope; the captions of a training; its pictures, all at
+once, which Gradio writes to the disk as they come and limits one by one."""
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 

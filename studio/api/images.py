@@ -7,12 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
-from PIL import Image
 from starlette.datastructures import UploadFile
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from studio.api.views import ImagePage, ImageView, StoredInput, StudioDep
-from studio.files import INPUT_FORMATS, MAX_INPUT_BYTES
+from studio.files import MAX_INPUT_BYTES
 
 MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 _FILE_HEADERS: Mapping[str, str] = {
@@ -115,10 +114,8 @@ async def store_input(request: Request, studio: StudioDep) -> StoredInput:
 @router.get("/inputs/{input_id}/file", response_class=FileResponse, responses=_FILE_ANSWER)
 def read_input_file(input_id: str, studio: StudioDep, *, if_none_match: IfNoneMatch = None) -> Response:
     """Return a stored input, byte for byte."""
-    path = studio.inputs.path(input_id)
-    with Image.open(path, formats=INPUT_FORMATS) as image:
-        media_type = MEDIA_TYPES[str(image.format).lower()]
-    return _file(path, media_type=media_type, etag=input_id, known=if_none_match)
+    media_type = MEDIA_TYPES[studio.inputs.kind(input_id)]
+    return _file(studio.inputs.path(input_id), media_type=media_type, etag=input_id, known=if_none_match)
 
 
 def _file(path: Path, *, media_type: str, etag: str, known: str | None, disposition: str = "inline") -> Response:

@@ -1,16 +1,15 @@
 """Routes of the queue: submit, watch, cancel."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import anyio
-from fastapi import APIRouter, Body, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from pydantic import BeforeValidator
 
-from pipelines.spec.errors import InvalidRequest, NotFound
-from pipelines.spec.request import GenerationRequest
+from pipelines.spec.errors import NotFound
+from studio.api.bodies import AskedPictures
 from studio.api.views import JobView, StudioDep
 from studio.core import Studio
 from studio.jobs import JobState
@@ -23,19 +22,9 @@ KEEP_ALIVE_SECONDS = 15.0
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
-def _parse(body: object) -> GenerationRequest:
-    """Read a request in its own words: pydantic's errors become InvalidRequest before FastAPI sees them."""
-    if not isinstance(body, Mapping):
-        raise InvalidRequest(f"the body must be a JSON object, got {type(body).__name__}")
-    return GenerationRequest.parse(body)
-
-
-Asked = Annotated[GenerationRequest, BeforeValidator(_parse), Body()]
-
-
 @router.post("", status_code=202)
 def submit_job(
-    request: Asked, studio: StudioDep, *, idempotency_key: Annotated[str | None, Header(max_length=200)] = None
+    request: AskedPictures, studio: StudioDep, *, idempotency_key: Annotated[str | None, Header(max_length=200)] = None
 ) -> JobView:
     """Put a request in the queue and return its job at once. The same Idempotency-Key gives the same job."""
     return JobView.of(studio.submit(request, idempotency_key=idempotency_key))
@@ -62,6 +51,12 @@ def read_job(job_id: str, studio: StudioDep) -> JobView:
 def cancel_job(job_id: str, studio: StudioDep) -> JobView:
     """Cancel a job: a queued one at once, a running one within a step; a finished one stays as it is."""
     return JobView.of(studio.cancel(job_id))
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: str, studio: StudioDep) -> JobView:
+    """Queue a failed or cancelled job again; it goes on where it stopped. Any other job stays as it is."""
+    return JobView.of(studio.resume(job_id))
 
 
 @router.get("/{job_id}/preview", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})

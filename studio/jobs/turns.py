@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipelines.spec.prompt import parse
 from studio.database import job_table
 from studio.jobs.job import UNFINISHED, JobState
 
@@ -38,9 +39,12 @@ def next_job(connection: sa.Connection, device: str, *among: sa.ColumnElement[bo
 
 
 def _wanted(request: str) -> tuple[object, object]:
-    """Return the model and the LoRAs that a stored request names."""
+    """Return the model and the LoRAs, by field and by tag, that a stored request names."""
     try:
         values = json.loads(request)
     except ValueError:
         return None, None
-    return (values.get("model"), values.get("loras")) if isinstance(values, dict) else (None, None)
+    if not isinstance(values, dict):
+        return None, None
+    tags = parse(str(values.get("prompt", ""))).extra_networks
+    return values.get("model"), (values.get("loras"), tags)

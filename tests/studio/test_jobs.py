@@ -101,6 +101,19 @@ def test_a_mixed_queue_changes_models_and_loras_little(jobs: JobStore) -> None:
     assert _worked_off(jobs) == ["a+x", "a+x", "a+x", "a", "a+y", "b", "b"]
 
 
+def test_a_tag_in_a_prompt_counts_as_its_lora(jobs: JobStore) -> None:
+    prompts = [f"a boat {tag}" for tag in ("<lora:x:1>", "", "<lora:y:1>", "<lora:x:1>", "<lora:x:0.5>", "<lora:x:1>")]
+    for prompt in prompts:
+        jobs.submit(BOAT.model_copy(update={"prompt": prompt}))
+
+    done = []
+    while (job := jobs.claim("cpu")) is not None:
+        jobs.finish(job, JobState.DONE)
+        done.append(job.request.prompt)
+
+    assert done == [prompts[index] for index in (0, 3, 5, 1, 2, 4)]
+
+
 def test_no_job_is_overtaken_again_and_again(jobs: JobStore) -> None:
     def submit(model: str) -> None:
         jobs.submit(BOAT.model_copy(update={"model": model}))

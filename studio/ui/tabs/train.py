@@ -103,8 +103,8 @@ class TrainingForm:
     def _data(self, uploads: Sequence[str], folder: str) -> str:
         if uploads and folder:
             raise InvalidRequest("data: pictures were uploaded, and a folder is named; give only one", field="data")
-        if folder and not self._studio.settings.is_private:
-            raise InvalidRequest("data: this studio is open to other machines; upload the pictures", field="data")
+        if folder:
+            self._studio.check_folder(folder)
         if not uploads and not folder:
             raise InvalidRequest("data: there are no pictures yet; upload some", field="data")
         return folder or self._studio.store_pictures([Path(file) for file in uploads])
