@@ -1,7 +1,7 @@
 """From a prompt to what the denoiser is conditioned on: branches of scheduled texts, encoded chunk by chunk."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,8 +24,8 @@ CACHED_TEXTS = 64
 """Per loaded model. One chunk is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
 
 
-Worn = tuple[tuple[str, float], ...]
-"""The LoRAs on the text encoders: hash and weight of each."""
+Worn = tuple[tuple[Hashable, float], ...]
+"""The LoRAs on the text encoders: what each was made of, and its weight."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class AppliedLoras:
         }
         """What they bring for words of prompts."""
         self.on_text_encoders = tuple(
-            (asked.sha256, asked.text_encoder_weight)
+            (loaded.stamp, asked.text_encoder_weight)
             for asked, loaded in loras
             if asked.text_encoder_weight and any(not place.is_in_denoiser for place in loaded.deltas)
         )

@@ -32,7 +32,8 @@ _CROSS_ATTENTION = re.compile(r"attn2[._](processor[._])?to_[kv]")
 _INPUT_SIDE = re.compile(r"(down|lora_A(\.\w+)*)\.weight$|hada_w1_b$|diff$")
 _FAMILIES: Mapping[int, str] = MappingProxyType({768: SD1.label, 1024: "Stable Diffusion 2.x", 2048: SDXL.label})
 """By the width of the text that cross-attention reads."""
-_Stamp = tuple[str, Path, int, int, int | None]
+Stamp = tuple[str, Path, int, int, int | None]
+"""Hash, path, size and time of the file, and time of what PEFT notes beside it: the hash is of the tensors alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,8 @@ class LoadedLora:
     """A LoRA whose every key has found its layer."""
 
     name: str
-    sha256: str
+    stamp: Stamp
+    """Another where the tensors, what they are called or what is noted about them is another."""
     deltas: Mapping[Place, tuple[Delta, ...]]
     embeddings: Mapping[str, tuple[Tensor, ...]]
     """What it brings for words of prompts: name -> vectors for each text encoder, (vectors, width)."""
@@ -75,7 +77,7 @@ class LoraCache:
         self._model_name = model_name
         self._dtype = dtype
         self._max_bytes = max_bytes
-        self._loaded: OrderedDict[_Stamp, LoadedLora] = OrderedDict()
+        self._loaded: OrderedDict[Stamp, LoadedLora] = OrderedDict()
 
     def get(self, file: LoraFile) -> LoadedLora:
         """Return the LoRA, from the file if it is not in memory.
@@ -83,17 +85,12 @@ class LoraCache:
         Raises:
             LoraError: the file is missing, damaged, changed, not finite, or does not fit the model.
         """
-        try:
-            state = file.path.stat()
-        except OSError as error:
-            raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error.strerror}") from error
-        # the hash is of the tensors alone: what they are called stands in the header, and only the stamp tells of that
-        stamp = (file.sha256, file.path, state.st_size, state.st_mtime_ns, config_stamp(file.path))
+        stamp = _stamp(file)
         loaded = self._loaded.get(stamp)
         if loaded is None:
             loaded = load(file, layers=self.layers, model_name=self._model_name, dtype=self._dtype)
-            self._loaded[stamp] = loaded
-        self._loaded.move_to_end(stamp)
+            self._loaded[loaded.stamp] = loaded
+        self._loaded.move_to_end(loaded.stamp)
         return loaded
 
     def shrink(self) -> None:
@@ -108,6 +105,7 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
     Raises:
         LoraError: see `LoraCache.get`.
     """
+    stamp = _stamp(file)
     tensors, header = read(file)
     try:
         notes = Notes.of(file.path, header)
@@ -134,7 +132,15 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
             deltas[place] = deltas.get(place, ()) + own
     embeddings = _embeddings(file, header, tensors, layers=layers, model_name=model_name)
     num_bytes = _num_bytes(deltas.values()) + sum(each.nbytes for vectors in embeddings.values() for each in vectors)
-    return LoadedLora(file.name, file.sha256, deltas, embeddings, num_bytes)
+    return LoadedLora(file.name, stamp, deltas, embeddings, num_bytes)
+
+
+def _stamp(file: LoraFile) -> Stamp:
+    try:
+        state = file.path.stat()
+    except OSError as error:
+        raise LoraError(f"LoRA {file.name!r}: {file.path} cannot be read: {error.strerror}") from error
+    return file.sha256, file.path, state.st_size, state.st_mtime_ns, config_stamp(file.path)
 
 
 def settled(delta: Delta, device: torch.device, dtype: torch.dtype) -> Delta:

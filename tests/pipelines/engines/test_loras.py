@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -118,6 +119,22 @@ def test_what_was_applied_is_told(engine: DiffusersEngine, sd1: Model, files: di
     both, text, unet = (_layers(files[name]) for name in ("both", "text", "unet"))
     assert made.provenance["lora both"] == f"{both}/{both}: text encoder {text}, unet {unet}"
     assert made.provenance["lora text"] == f"{text}/{text}: text encoder {text}"
+
+
+def test_a_changed_note_beside_the_same_tensors_is_noticed(
+    engine: DiffusersEngine, sd1: Model, components: Components, tmp_path: Path
+) -> None:
+    tensors = lora_files.dotted(lora_files.random_weights(components, parts=("text_encoder",)))
+
+    def picture(engine: DiffusersEngine, alpha: float) -> bytes:
+        metadata = {"lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": alpha})}
+        file = lora_files.write(tmp_path / "noted.safetensors", tensors, metadata)
+        return pixels(make(engine, sd1, {"noted": file}, request(sd1, asked(file))))[0]
+
+    weak, strong = picture(engine, 2), picture(engine, 40)
+
+    assert weak != strong
+    assert strong == picture(DiffusersEngine(device="cpu"), 40)
 
 
 def _layers(file: LoraFile) -> int:
