@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-from dynamicprompts.commands import Command
+from dynamicprompts.commands import Command, LiteralCommand, SequenceCommand
 from dynamicprompts.commands.variable_commands import VariableAssignmentCommand
 from dynamicprompts.enums import SamplingMethod
 from dynamicprompts.parser.parse import parse
@@ -103,7 +103,8 @@ class Templates:
         }
         context = _context(SamplingMethod.COMBINATORIAL, _Wildcards(self._folder, plain), seed=0, pieces=PIECES_OF_ALL)
         with _explaining(template):
-            every = context.sample_prompts(_parse(template))
+            command = _parse(template)
+            every = (prompt for each in _decided(command, context) for prompt in each.sample_prompts(command))
             found = [_plain(str(prompt)) for prompt in islice(every, MAX_COMBINATIONS + 1)]
         if len(found) > MAX_COMBINATIONS:
             raise _refusal(
@@ -173,10 +174,28 @@ class _Context(SamplingContext):
     """A context of the library that keeps the variables which are set in it or in its parts."""
 
     set_variables: dict[str, Command] = dataclass_field(default_factory=dict)
+    decided: Mapping[str, Command] = dataclass_field(default_factory=dict)
+    """Variables that draw no more, whatever a text sets them to."""
 
     def process_variable_assignment(self, command: VariableAssignmentCommand) -> Command:
+        if command.immediate and command.name in self.decided:
+            return self.decided[command.name]
         value = self.set_variables[command.name] = super().process_variable_assignment(command)
         return value
+
+
+def _decided(command: Command, context: _Context) -> Iterator[_Context]:
+    """Yield a context per combination of the variables that remember one choice, `${x=!{a|b}}`."""
+    tokens = command.tokens if isinstance(command, SequenceCommand) else []
+    remembering = [each for each in tokens if isinstance(each, VariableAssignmentCommand) and each.immediate]
+    undecided = next((each for each in remembering if each.name not in context.decided), None)
+    if undecided is None:
+        yield context
+        return
+    for value in context.sample_prompts(undecided.value):
+        decided = {undecided.name: LiteralCommand(str(value))}
+        known = replace(context, decided={**context.decided, **decided}, variables={**context.variables, **decided})
+        yield from _decided(command, known)
 
 
 def _context(
@@ -186,7 +205,7 @@ def _context(
     seed: int,
     pieces: int,
     variables: dict[str, Command] | None = None,
-) -> SamplingContext:
+) -> _Context:
     kept = {} if variables is None else variables
     context = _Context(method, wildcards, rand=Random(seed), variables=dict(kept), set_variables=kept)
     budget = _Budget(pieces)

@@ -123,6 +123,12 @@ def test_as_many_as_may_be_are_made(templates: Templates) -> None:
     assert len(templates.combinations("{0|1|2|3|4|5|6|7|8|9}, " * 4)) == 10_000
 
 
+def test_a_variable_that_remembers_one_choice_has_each_of_them_once(templates: Templates) -> None:
+    made = templates.combinations("${x=!{a|b}}${y=!${x}{1|2}}${x} ${y} {c|d}")
+
+    assert made == [f"{x} {x}{y} {end}" for x in "ab" for y in "12" for end in "cd"]
+
+
 def test_no_combination_at_all_is_refused(templates: Templates) -> None:
     with pytest.raises(InvalidRequest, match="has no combination"):
         templates.combinations("{2$$a|a}")
