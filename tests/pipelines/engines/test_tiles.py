@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
+from pipelines.runtime.loading import ModelCache
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.errors import Cancelled
 from pipelines.spec.model import Model
@@ -14,6 +16,7 @@ from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
 from studio.store import find_model
 from tests.pipelines.engines.test_diffusers_engine import pixels
+from tests.pipelines.runtime.adapters import lora_files
 
 ID = "0" * 64
 TASKS: dict[str, dict[str, Any]] = {
@@ -139,3 +142,26 @@ def test_tiles_meet_without_a_seam(engine: DiffusersEngine, tmp_path_factory: py
     at_border, elsewhere = jumps(64)
     assert at_border < 2 * elsewhere
     assert jumps(0)[0] > 4 * at_border, "without a fade the seam shows, or this test could not fail"
+
+
+def test_a_range_of_steps_counts_steps_and_not_tiles(
+    engine: DiffusersEngine, sd1: Model, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    components = ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9).get(sd1)
+    weights = lora_files.random_weights(components, parts=("unet",))
+    file = lora_files.write(tmp_path_factory.mktemp("loras") / "a.safetensors", lora_files.kohya(weights))
+
+    def picture(*ranges: tuple[float, float]) -> list[bytes]:
+        loras = tuple(lora_files.asked(file).model_copy(update={"start": start, "end": end}) for start, end in ranges)
+        fields = {"prompt": "a red house", "seed": 7, "num_inference_steps": 4, "width": 128, "height": 64}
+        (request,) = resolve(GenerationRequest.parse({**fields, "tile_size": 64, "scheduler": "euler"}), sd1)
+        given = Inputs(sd1, loras={file.sha256: file})
+        return [
+            pixels(image)
+            for image in engine.generate([request.model_copy(update={"loras": loras})], given, lambda _: None)
+        ]
+
+    assert picture((0.8, 1.0)) == picture(), "the last of four steps begins at three quarters"
+    assert picture((0.7, 1.0)) == picture((0.75, 1.0)) != picture()
+    assert picture((0.0, 0.2)) == picture((0.0, 0.25)) != picture((0.0, 0.3))
+    assert picture((0.0, 1.0)) == picture((0.0, 0.9)) != picture((0.0, 0.7))
