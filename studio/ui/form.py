@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
-from PIL import Image
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.hires import DEFAULT_STRENGTH
@@ -19,7 +18,6 @@ from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, upscaler_label
 from studio.core import Studio
-from studio.files import INPUT_FORMATS
 from studio.ui.widgets import Updates, hint, image_input, number_input, read_number
 
 LABELS: Mapping[str, str] = {
@@ -340,11 +338,9 @@ class RequestForm:
     def image_value(self, input_id: str) -> str | None:
         """Return a stored input under a name that tells browsers its type; None if it is gone."""
         try:
-            path = self._studio.inputs.path(input_id)
+            path, suffix = self._studio.inputs.path(input_id), self._studio.inputs.kind(input_id)
         except NotFound:
             return None
-        with Image.open(path, formats=INPUT_FORMATS) as image:
-            suffix = str(image.format).lower()
         copy = self._studio.settings.outputs_dir / "tmp" / f"{input_id}.{suffix}"
         shutil.copyfile(path, copy)
         return str(copy)

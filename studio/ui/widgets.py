@@ -21,6 +21,9 @@ element.addEventListener('click', (event) => {
 });
 """
 
+_EMPTY = re.compile(r"Empty: ([^.]+)\.")
+"""How the description of a field says what none of it means."""
+
 
 def image_input(**options: Any) -> gr.Image:
     """Return a place for a file that users give, whose bytes stay as they were uploaded."""
@@ -64,6 +67,15 @@ def hint(rules: Mapping[str, Any], *, limits: bool = True) -> str:
     low, high = rules.get("minimum", rules.get("exclusiveMinimum")), rules.get("maximum")
     between = f" {low} to {high}." if low is not None and high is not None and limits else ""
     return f"{rules['description']}{between}"
+
+
+def empty_means(rules: Mapping[str, Any]) -> str:
+    """Return what an empty widget means, for its placeholder: the default, or what the field's description says."""
+    default = rules.get("default")
+    if isinstance(default, int | float):
+        return f"{default:g}"
+    said = _EMPTY.search(rules["description"])
+    return said[1] if said else ""
 
 
 def pictures(value: str = "", *, elem_id: str, **options: Any) -> gr.HTML:

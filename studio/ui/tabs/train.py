@@ -24,6 +24,7 @@ from studio.ui.widgets import (
     Updates,
     advice,
     complaint,
+    empty_means,
     files_input,
     hint,
     number_input,
@@ -125,12 +126,13 @@ class TrainingForm:
         if name == "validation_every":  # somebody looks on here
             return number_input(value=str(_RULES["save_every"]["default"]), **common)
         if name in _NUMBERS:
-            return number_input(placeholder="" if default is None else f"{default:g}", **common)
+            return number_input(placeholder=empty_means(rules), **common)
         if rules["type"] == "boolean":
             return gr.Checkbox(value=bool(default), min_width=120, **common)
         if "enum" in rules:
             return gr.Dropdown(rules["enum"], value=default, min_width=120, **common)
-        return gr.Textbox(lines=2 if name in {"validation_prompts", "description"} else 1, **common)
+        lines = 2 if name in {"validation_prompts", "description"} else 1
+        return gr.Textbox(placeholder=empty_means(rules), lines=lines, **common)
 
 
 class View(NamedTuple):

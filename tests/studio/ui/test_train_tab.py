@@ -68,6 +68,23 @@ def test_every_field_has_a_widget_that_says_what_it_means(studio: Studio) -> Non
     assert {name for row in train.MAIN_ROWS for name in row} <= set(form.widgets)
 
 
+@pytest.mark.parametrize(
+    ("field", "meaning"),
+    [
+        ("rank", "16"),
+        ("steps", "1000, unless epochs are given"),
+        ("resolution", "the model's own"),
+        ("alpha", "as rank"),
+        ("validation_prompts", "the first captions"),
+        ("trigger_word", ""),
+    ],
+)
+def test_an_empty_widget_says_what_that_means(studio: Studio, field: str, meaning: str) -> None:
+    widget = make_form(studio).widgets[field]
+    assert isinstance(widget, gr.Textbox)
+    assert widget.placeholder == meaning
+
+
 def test_an_untouched_form_asks_for_the_defaults(studio: Studio, pictures: list[str]) -> None:
     form = make_form(studio)
 
