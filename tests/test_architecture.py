@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import typer.main
+from fastapi.testclient import TestClient
 
 import studio
 from pipelines.spec.request import GenerationRequest, field_names
 from pipelines.spec.resolved import ResolvedRequest
 from studio import Settings, Studio
+from studio.api import create_app
 from studio.metadata import read_texts
 from tests.studio.conftest import write_model
 
@@ -137,7 +139,8 @@ def test_exceptions_are_caught_narrowly() -> None:
     assert {place.partition(":")[0] for place in broad} == {"studio/worker.py"}
 
 
-# --- README: every block marked python runs; every `studio` and `launch.py generate` line of a bash block runs.
+# --- README: every block marked python runs; every `studio` and `launch.py generate` line of a bash block runs;
+# --- every curl line of a sh block is answered.
 
 
 def _blocks(language: str) -> Iterator[str]:
@@ -187,6 +190,28 @@ def test_readme_commands_run(line: str, newcomer: dict[str, str], tmp_path: Path
     )
 
     assert result.returncode == 0, result.stderr
+
+
+def test_readme_requests_are_answered(tmp_path: Path) -> None:
+    lines = [line.partition("#")[0] for block in _blocks("sh") for line in block.splitlines()]
+    write_model(tmp_path / "models" / "toy")
+    ids: dict[str, str] = {}
+    with Studio(Settings(home=tmp_path, engine="fake", default_model="toy", devices=("cpu",))) as opened:
+        client = TestClient(create_app(opened, ui=False), base_url="http://127.0.0.1:7860")
+        for line in lines:
+            _, url, *options = shlex.split(line)
+            for word, known in ids.items():
+                url = url.replace(word, known)
+            posted = json.loads(options[1]) if "--json" in options else None
+
+            answer = client.request("POST" if posted else "GET", url, json=posted)
+
+            assert answer.is_success, answer.text
+            if posted:
+                ids["JOB"] = opened.wait(answer.json()["id"]).id
+            elif "job_id" in url:
+                ids["IMAGE"] = answer.json()["images"][0]["id"]
+        assert answer.content == opened.gallery.get(ids["IMAGE"]).path.read_bytes()
 
 
 def test_readme_names_files_that_exist() -> None:

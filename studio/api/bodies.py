@@ -14,10 +14,16 @@ from pipelines.spec.training import TrainingRequest
 def _read_by(parse: Callable[[Mapping[str, object]], object]) -> BeforeValidator:
     def read(body: object) -> object:
         if not isinstance(body, Mapping):
-            raise InvalidRequest(f"the body must be a JSON object, got {type(body).__name__}")
+            raise InvalidRequest(
+                f"the body must be a JSON object with the header Content-Type: application/json, got {_named(body)}"
+            )
         return parse(body)
 
     return BeforeValidator(read)
+
+
+def _named(body: object) -> str:
+    return "another type of content" if isinstance(body, bytes) else type(body).__name__
 
 
 AskedPictures = Annotated[GenerationRequest, _read_by(GenerationRequest.parse), Body()]

@@ -82,6 +82,15 @@ def test_what_is_no_request_is_refused_in_a_sentence(client: TestClient, body: s
     assert len(answer.json()["detail"]) > 10
 
 
+def test_a_body_that_is_not_sent_as_json_is_told_how(client: TestClient) -> None:
+    form = client.post("/api/v1/jobs", content=b'{"prompt": "a boat"}')
+    listed = client.post("/api/v1/jobs", json=["a boat"])
+
+    assert (form.status_code, listed.status_code) == (422, 422)
+    assert "Content-Type: application/json, got another type of content" in form.json()["detail"]
+    assert "got list" in listed.json()["detail"]
+
+
 def test_unknown_job_is_not_found(client: TestClient) -> None:
     for answer in (
         client.get("/api/v1/jobs/nope"),
