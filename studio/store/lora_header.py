@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.spec.embeddings import BUNDLED, EmbeddingLayout, bundled_layouts
 from pipelines.spec.errors import ModelError
 from pipelines.spec.safetensors_header import Header, TensorInfo, read_header
 
+TRIGGER_SHARE = 4
+"""A trigger word stands in the captions of one in so many pictures, or more."""
 MAX_TRIGGER_WORDS = 10
 _MAX_TEXT = 500
 """Characters of a title, licence or trigger phrase; more is no such thing."""
@@ -255,20 +258,31 @@ def _cross_attention_dim(tensors: Mapping[str, TensorInfo], split: Mapping[str, 
 
 
 def _trigger_words(metadata: Mapping[str, str]) -> Iterator[str]:
-    """Return the author's phrase and the most frequent training tags, without kohya's "10_" before a folder's name."""
+    """Return the author's phrase and the most frequent training tags, without kohya's "10_" before a folder's name.
+
+    A tag of few pictures triggers nothing.
+    """
     phrase = _text(metadata, "modelspec.trigger_phrase")
     if phrase:
         yield phrase
-    try:
-        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
-    except (ValueError, RecursionError):
-        return
     counts: Counter[str] = Counter()
-    for tags in folders.values() if isinstance(folders, dict) else ():
-        for tag, count in tags.items() if isinstance(tags, dict) else ():
+    for tags in _folders(metadata, "ss_tag_frequency"):
+        for tag, count in tags.items():
             if isinstance(count, int) and abs(count) < 2**53:
                 counts[tag.strip()[:_MAX_TEXT]] += count
-    yield from (tag for tag, _ in counts.most_common(MAX_TRIGGER_WORDS) if tag and tag != phrase)
+    pictures = [each.get("img_count") for each in _folders(metadata, "ss_dataset_dirs")]
+    num_pictures = sum(count for count in pictures if isinstance(count, int))
+    frequent = (tag for tag, count in counts.most_common(MAX_TRIGGER_WORDS) if TRIGGER_SHARE * count >= num_pictures)
+    yield from (tag for tag in frequent if tag and tag != phrase)
+
+
+def _folders(metadata: Mapping[str, str], key: str) -> list[dict[str, Any]]:
+    """Return what a trainer noted by folder of pictures; what is no such note is left out."""
+    try:
+        noted = json.loads(metadata.get(key, "{}"))
+    except (ValueError, RecursionError):
+        return []
+    return [each for each in noted.values() if isinstance(each, dict)] if isinstance(noted, dict) else []
 
 
 def _text(metadata: Mapping[str, str], key: str) -> str:

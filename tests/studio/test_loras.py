@@ -56,6 +56,20 @@ def test_a_header_tells_what_a_lora_is(studio: Studio, write: Callable[..., Path
     assert lora.known_hashes is None
 
 
+def test_a_tag_of_few_pictures_is_no_trigger_word(studio: Studio, write: Callable[..., Path]) -> None:
+    metadata = {
+        "ss_tag_frequency": json.dumps({"10_sea": {"boat": 25, "sea": 24, "fog": 90}, "1_more": {"sea": 1}}),
+        "ss_dataset_dirs": json.dumps({"10_sea": {"n_repeats": 10, "img_count": 60}, "1_more": {"img_count": 40}}),
+    }
+    write("known", metadata=metadata)
+    write("strange", metadata={**metadata, "ss_dataset_dirs": '{"a": {"img_count": "many"}, "b": 3}'})
+    write("rare", metadata={**metadata, "ss_dataset_dirs": '{"a": {"img_count": 1000}}'})
+
+    words = {name: lora.header.trigger_words for name, lora in own(studio).items() if lora.header}
+
+    assert words == {"known": ("fog", "boat", "sea"), "strange": ("fog", "boat", "sea"), "rare": ()}
+
+
 def test_hashes_are_computed_when_asked_for_and_kept(studio: Studio, write: Callable[..., Path]) -> None:
     import hashlib
 
