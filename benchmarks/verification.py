@@ -9,6 +9,7 @@ import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,10 +43,9 @@ PROMPTS = (
 )
 
 
-def random_request(random: Random, *, photo: Image.Image, mask: Image.Image) -> dict[str, Any]:
+def random_request(random: Random, *, scheduler: str, photo: Image.Image, mask: Image.Image) -> dict[str, Any]:
     """Return fields that any model can do."""
     task = random.choice(("text", "text", "image", "inpaint", "enlarge"))
-    scheduler = random.choice(list(SCHEDULERS))
     fields: dict[str, Any] = {
         # what changes with the steps is refused where their number is not fixed
         "prompt": random.choice([one for one in PROMPTS if scheduler != "dpm_adaptive" or "[" not in one]),
@@ -166,8 +166,10 @@ def main() -> None:
     made, exact, sizes, used = Counter[str](), Counter[str](), Counter[int](), set()
     with tempfile.TemporaryDirectory() as folder, Studio(Settings(home=Path(folder))) as studio:
         write_words(Path(folder))
-        while made["all"] < arguments.images:
-            fields = random_request(random, photo=photo, mask=mask)
+        for scheduler in cycle(random.sample(list(SCHEDULERS), len(SCHEDULERS))):
+            if made["all"] >= arguments.images:
+                break
+            fields = random_request(random, scheduler=scheduler, photo=photo, mask=mask)
             images = list(studio.generate(**fields, progress=False))
             sizes[len(images)] += 1
             for image in images:
