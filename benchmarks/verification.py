@@ -46,9 +46,9 @@ PROMPTS = (
 def random_request(random: Random, *, scheduler: str, photo: Image.Image, mask: Image.Image) -> dict[str, Any]:
     """Return fields that any model can do."""
     task = random.choice(("text", "text", "image", "inpaint", "enlarge"))
+    is_adaptive = scheduler == "dpm_adaptive"  # what changes with the steps is refused where their number is not fixed
     fields: dict[str, Any] = {
-        # what changes with the steps is refused where their number is not fixed
-        "prompt": random.choice([one for one in PROMPTS if scheduler != "dpm_adaptive" or "[" not in one]),
+        "prompt": random.choice([one for one in PROMPTS if not is_adaptive or "[" not in one]),
         "negative_prompt": random.choice(("", "fog", "(rain:1.2)")),
         "scheduler": scheduler,
         "noise_schedule": random.choice([None, *SCHEDULERS[scheduler].noise_schedules]),
@@ -74,7 +74,7 @@ def random_request(random: Random, *, scheduler: str, photo: Image.Image, mask: 
     if random.random() < 0.2:
         fields |= {"seed_resize_width": 192, "seed_resize_height": 128}
     if task == "text" and random.random() < 0.3:
-        fields |= hires_fields(random)
+        fields |= hires_fields(random) | ({"hires_prompt": None} if is_adaptive else {})
     if task != "text":
         fields |= {
             "init_image": photo,
@@ -89,7 +89,7 @@ def random_request(random: Random, *, scheduler: str, photo: Image.Image, mask: 
             "masked_content": random.choice(("original", "fill", "latent_noise", "latent_nothing")),
             "inpaint_area": random.choice(("whole_picture", "only_masked")),
             "mask_blur_x": random.choice((0.0, 4.0)),
-            "mask_mode": random.choice(("hard", "soft", "differential")),
+            "mask_mode": random.choice(("hard", "soft") if is_adaptive else ("hard", "soft", "differential")),
         }
     if task == "inpaint" and random.random() < 0.3:
         fields |= {"outpaint_left": random.choice((0, 20)), "outpaint_bottom": 16}

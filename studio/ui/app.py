@@ -56,7 +56,7 @@ def build(studio: Studio) -> gr.Blocks:
             with gr.Tab("Read a picture", id="read", elem_id="tab-read") as read_tab:
                 reading = read.build(studio)
             with gr.Tab("Train", id="train", elem_id="tab-train") as train_tab:
-                training = train.build(studio)
+                training = train.build(studio, demo)
         _connect(studio, tabs, making=making, keeping=keeping, reading=reading)
         gallery_tab.select(keeping.panel.show_page, keeping.panel.page, keeping.panel.outputs, **QUIET)
         gallery_tab.select(lambda: gr.Timer(active=True), None, keeping.timer, **QUIET)

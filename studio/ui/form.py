@@ -18,7 +18,7 @@ from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, upscaler_label
 from studio.core import Studio
-from studio.ui.widgets import Updates, hint, image_input, number_input, read_number
+from studio.ui.widgets import Updates, can_show, hint, image_input, number_input, read_number
 
 LABELS: Mapping[str, str] = {
     "prompt": "Prompt",
@@ -201,23 +201,14 @@ class RequestForm:
         """
         given = {name: value for name, value in kept.items() if name in self.widgets} if isinstance(kept, dict) else {}
         model, scheduler = (
-            value if self._can_show(name, value := given.get(name)) else None for name in ("model", "scheduler")
+            value if can_show(self[name], value := given.get(name)) else None for name in ("model", "scheduler")
         )
         updates: dict[Block, dict[str, Any]] = self.hints(model, scheduler=scheduler)
         for name, value in given.items():
             update = updates.setdefault(self[name], {})
-            if self._can_show(name, value, choices=update.get("choices")):
+            if can_show(self[name], value, choices=update.get("choices")):
                 update["value"] = value
         return {widget: gr.update(**update) for widget, update in updates.items()}
-
-    def _can_show(self, name: str, value: object, *, choices: list[tuple[str, str]] | None = None) -> bool:
-        """Whether a value is one that a field's widget may have."""
-        widget = self[name]
-        if isinstance(widget, gr.Dropdown) and widget.multiselect:
-            return isinstance(value, list) and all(isinstance(each, str) for each in value)
-        if isinstance(widget, gr.Dropdown):
-            return value in [possible for _, possible in choices or widget.choices]
-        return isinstance(value, bool if name in _SWITCHES else str) and name not in _IMAGES
 
     def hints(self, model_name: str | None, *, scheduler: str | None = None) -> dict[Block, dict[str, Any]]:
         """Return what empty widgets mean with a model, and which noise schedules a scheduler knows."""

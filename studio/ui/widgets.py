@@ -78,6 +78,26 @@ def empty_means(rules: Mapping[str, Any]) -> str:
     return said[1] if said else ""
 
 
+def can_show(widget: Block, value: object, *, choices: Sequence[tuple[str, Any]] | None = None) -> bool:
+    """Whether a value is one that a widget may have.
+
+    Args:
+        widget: of a form.
+        value: anything, such as what an older page kept.
+        choices: of a dropdown, where they are others than when it was made.
+    """
+    match widget:
+        case gr.Dropdown(multiselect=True):
+            return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        case gr.Dropdown():
+            return value in [possible for _, possible in choices or widget.choices]
+        case gr.Checkbox():
+            return isinstance(value, bool)
+        case gr.Textbox():
+            return isinstance(value, str)
+    return False
+
+
 def pictures(value: str = "", *, elem_id: str, **options: Any) -> gr.HTML:
     """Return a box of HTML. A click on anything with `data-image` raises `click`, with the image id in the event."""
     return gr.HTML(value, elem_id=elem_id, js_on_load=_TELL_WHICH_PICTURE, apply_default_css=False, **options)

@@ -49,6 +49,8 @@ def test_upload_check_train_reload_and_use(page: Page, context: BrowserContext, 
     page.reload()
     open_tab(page)
     expect(page.locator("#train-stage .status")).to_contain_text(re.compile(r"Training my-style, step \d+/6, loss \d"))
+    expect(page.locator("#train-name :is(input, textarea)")).to_have_value("my-style")
+    expect(page.locator("#train-rank :is(input, textarea)")).to_have_value("2")
     page.wait_for_selector("#train-stage [data-state=done]", timeout=PATIENCE_MS)
     expect(page.locator("#train-picture img")).to_be_visible()
     expect(page.locator("#train-stage")).to_contain_text("Loss")

@@ -108,7 +108,8 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
     demo.load(form.style_choices, None, form["styles"], **QUIET)
     demo.load(form.lora_choices, form["model"], form["loras"], **QUIET)
     demo.load(observer.look_anew, None, observer.outputs, **QUIET)
-    keep(form, demo)
+    kept = {name: widget for name, widget in form.widgets.items() if name not in form.images}
+    keep("form", kept, restore=form.restore, demo=demo)
     return GenerateTab(form, observer.complaint, start_from, mask, observer.stage, observer.strip)
 
 

@@ -17,12 +17,14 @@ from pipelines.spec.training import TrainingRequest
 from studio.core import Studio
 from studio.datasets import CAPTION_SUFFIX, PICTURE_SUFFIXES
 from studio.jobs import UNFINISHED, JobKind, JobState, TrainingJob
+from studio.ui.keeping import keep
 from studio.ui.markup import curve
 from studio.ui.progress import duration
 from studio.ui.widgets import (
     QUIET,
     Updates,
     advice,
+    can_show,
     complaint,
     empty_means,
     files_input,
@@ -100,6 +102,19 @@ class TrainingForm:
         request = {name: _to_field(name, value) for name, value in given.items()}
         TrainingRequest.parse({"data": "unknown", **request})  # before a hundred pictures are looked at
         return TrainingRequest.parse({**request, "data": self._data(uploads or [], folder or "")})
+
+    @property
+    def kept(self) -> dict[str, Component]:
+        """What a reload must not lose; uploads cannot be kept."""
+        return {"data": self.folder, **self.widgets}
+
+    def restore(self, kept: object) -> Updates:
+        """Return updates that put back what a page kept; what cannot be shown any more stays as on a new page."""
+        given = kept if isinstance(kept, dict) else {}
+        return {
+            widget: gr.update(value=given[name]) if can_show(widget, given.get(name)) else gr.skip()
+            for name, widget in self.kept.items()
+        }
 
     def _data(self, uploads: Sequence[str], folder: str) -> str:
         if uploads and folder:
@@ -212,7 +227,7 @@ class TrainingObserver:
             return "", ""
 
 
-def build(studio: Studio) -> TrainingObserver:
+def build(studio: Studio, demo: gr.Blocks) -> TrainingObserver:
     """Lay the tab out and connect it; what looks on is for the page to wake when the tab is opened."""
     form, observer = TrainingForm(studio), TrainingObserver(studio)
     with gr.Row(elem_id="train"):
@@ -264,6 +279,7 @@ def build(studio: Studio) -> TrainingObserver:
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
     observer.resume.click(observer.go_on, observer.shown, observer.outputs, **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
+    keep("training", form.kept, restore=form.restore, demo=demo)
     return observer
 
 

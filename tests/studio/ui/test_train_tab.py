@@ -46,8 +46,8 @@ def make_form(studio: Studio) -> TrainingForm:
 
 def make_observer(studio: Studio) -> TrainingObserver:
     async def make() -> TrainingObserver:
-        with gr.Blocks(analytics_enabled=False):
-            return train.build(studio)
+        with gr.Blocks(analytics_enabled=False) as demo:
+            return train.build(studio, demo)
 
     return asyncio.run(make())
 
@@ -83,6 +83,17 @@ def test_an_empty_widget_says_what_that_means(studio: Studio, field: str, meanin
     widget = make_form(studio).widgets[field]
     assert isinstance(widget, gr.Textbox)
     assert widget.placeholder == meaning
+
+
+def test_what_a_page_kept_comes_back_and_the_rest_stays(studio: Studio) -> None:
+    form = make_form(studio)
+    kept = {"name": "my-style", "rank": "4", "flip": True, "data": "/pictures", "kind": "dora", "model": "gone", "x": 1}
+
+    updates = form.restore({**kept, "steps": ["not", "text"]})
+
+    shown = {name: updates[widget]["value"] for name, widget in form.kept.items() if "value" in updates[widget]}
+    assert shown == {name: kept[name] for name in ("data", "name", "kind", "rank", "flip")}
+    assert not any("value" in update for update in form.restore(None).values())
 
 
 def test_an_untouched_form_asks_for_the_defaults(studio: Studio, pictures: list[str]) -> None:
