@@ -36,7 +36,7 @@ def text_rows() -> Iterator[Row]:
         [(label, {"prompt": prompt}) for label, prompt in prompts.items()]
         + [("negative: clouds", {"prompt": HOUSE, "negative_prompt": "clouds"})],
     )
-    samplers = ("euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_sde", "ddim", "unipc", "lcm")
+    samplers = ("euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_sde", "deis", "sa_solver", "tcd")
     yield "Samplers", [(name, {"prompt": HOUSE, "scheduler": name}) for name in samplers]
     schedules = ("karras", "exponential", "sgm_uniform", "beta")
     yield (

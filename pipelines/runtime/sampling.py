@@ -120,7 +120,7 @@ def denoise(
         start.latents,
         sigmas,
         noise=_step_noise(requests, noises, schedule, shape=tuple(start.latents.shape[1:])),
-        options=_options(request),
+        options=_options(request, components),
         on_step=on_step,
     )
     if start.keep is not None:
@@ -189,13 +189,14 @@ def _step_noise(
     )
 
 
-def _options(request: ResolvedRequest) -> SamplerOptions:
+def _options(request: ResolvedRequest, components: Components) -> SamplerOptions:
     return SamplerOptions(
         eta=request.eta,
         s_churn=request.s_churn,
         s_tmin=request.s_tmin,
         s_tmax=float("inf") if request.s_tmax is None else request.s_tmax,
         s_noise=request.s_noise,
+        model_sigmas=components.sigmas,
     )
 
 

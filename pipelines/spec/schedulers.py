@@ -66,7 +66,7 @@ class SchedulerSpec:
     """One row of the scheduler table."""
 
     label: str
-    """What A1111 calls it; DDPM is Forge's."""
+    """What A1111 calls it; DDPM and DEIS are Forge's, TCD and SA-Solver the papers'."""
     noise_schedule: str = "uniform"
     """Its own noise schedule: what A1111's Automatic means."""
     eta: float = 0.0
@@ -84,7 +84,7 @@ class SchedulerSpec:
     starts_at_unit_variance: bool = False
     """Whether pure noise starts at sqrt(1 + sigma²) instead of sigma."""
     timestep_stride: int = 1
-    """Its noise levels are those of every so many training timesteps (arXiv:2310.04378: 20 for LCM)."""
+    """Its noise levels are those of every so many training timesteps (arXiv:2310.04378: 20 for LCM and TCD)."""
     min_steps: int = 1
     max_steps: int | None = None
     one_image_at_a_time: bool = False
@@ -143,6 +143,9 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
         ),
         "unipc": SchedulerSpec("UniPC", "unipc_timesteps", ignores_schedule=True, starts_at_unit_variance=True),
         "ddpm": SchedulerSpec("DDPM", eta=1.0),
+        "deis": SchedulerSpec("DEIS", "sgm_uniform"),
+        "tcd": SchedulerSpec("TCD", "sgm_uniform", eta=0.3, timestep_stride=20, max_steps=50),
+        "sa_solver": SchedulerSpec("SA-Solver", "sgm_uniform", eta=1.0),
     }
 )
 

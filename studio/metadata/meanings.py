@@ -40,6 +40,9 @@ OTHER_START = (
 )
 _BY_TIMESTEPS = frozenset(name for name, spec in SCHEDULERS.items() if spec.starts_at_unit_variance)
 """ddim, plms and unipc, which A1111 does not run on sigmas."""
+OTHER_STEPS = "there its steps are reckoned in another way; here they are those of diffusers"
+_OF_DIFFUSERS = frozenset({"deis", "tcd", "sa_solver"})
+_ON_DIFFUSERS = frozenset({"SD.Next", "InvokeAI"})
 
 
 class Outcome(StrEnum):
@@ -133,9 +136,12 @@ def _scheduler(text: str, source: Source) -> Reading | None:
     if source.foreign.format == "invokeai":
         text, _ = vocabulary.split_invokeai(text)
     try:
-        return Reading(vocabulary.scheduler_of(text))
+        value = vocabulary.scheduler_of(text)
     except ValueError as error:
         raise Lacking(str(error)) from error
+    if value in _OF_DIFFUSERS and source.foreign.program not in _ON_DIFFUSERS:
+        return Reading(value, Outcome.APPROXIMATED, OTHER_STEPS)
+    return Reading(value)
 
 
 def _noise_schedule(text: str, source: Source, *, sampler: str) -> Reading | None:

@@ -22,6 +22,8 @@ SAMPLERS: Mapping[str, str] = {
     "uni_pc": "UniPC",
     "ddpm": "DDPM",
     "restart": "Restart",
+    # SD.Next
+    "SA Solver": "SA-Solver",
     # InvokeAI
     "dpmpp_2": "DPM++ 2M",
     "dpmpp_2s": "DPM++ 2S",

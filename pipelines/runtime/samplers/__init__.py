@@ -10,10 +10,11 @@ from types import MappingProxyType
 from pipelines.runtime.samplers.brownian import BrownianNoise
 from pipelines.runtime.samplers.dpm_solver import dpm_adaptive, dpm_fast
 from pipelines.runtime.samplers.dpmpp import dpmpp_2m, dpmpp_2s_a, dpmpp_sde
-from pipelines.runtime.samplers.euler import ddim, ddpm, euler, euler_a, lcm
+from pipelines.runtime.samplers.euler import ddim, ddpm, euler, euler_a, lcm, tcd
 from pipelines.runtime.samplers.interface import Denoise, Sample, SamplerOptions, StepNoise
-from pipelines.runtime.samplers.multistep import lms, plms
+from pipelines.runtime.samplers.multistep import deis, lms, plms
 from pipelines.runtime.samplers.multistep_sde import dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde
+from pipelines.runtime.samplers.sa_solver import sa_solver
 from pipelines.runtime.samplers.second_order import dpm2, dpm2_a, heun, restart
 from pipelines.runtime.samplers.unipc import unipc
 
@@ -41,5 +42,8 @@ SAMPLERS: Mapping[str, Sample] = MappingProxyType(
         "plms": plms,
         "unipc": unipc,
         "ddpm": ddpm,
+        "deis": deis,
+        "tcd": tcd,
+        "sa_solver": sa_solver,
     }
 )

@@ -1,5 +1,6 @@
-"""One evaluation a step, nothing remembered: Euler, Euler a, and what is the same in other words: DDIM, DDPM, LCM."""
+"""One evaluation a step, nothing remembered: Euler, Euler a, and their like in other words: DDIM, DDPM, LCM, TCD."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -108,3 +109,36 @@ def lcm(
             latents = denoised + sigma_next * noise.noise(denoised, sigma, sigma_next)
         on_step(index, denoised)
     return latents
+
+
+def tcd(
+    denoise: Denoise,
+    latents: torch.Tensor,
+    sigmas: torch.Tensor,
+    *,
+    noise: StepNoise,
+    options: SamplerOptions,
+    on_step: OnStep,
+) -> torch.Tensor:
+    """arXiv:2402.19159, Algorithm 4: straight to a part 1 - eta of the next timestep, then fresh noise up to it.
+
+    Eta is the paper's gamma: 0 is Euler, 1 is LCM. That timestep is a whole one, as in the authors' code and diffusers.
+    """
+    eta = options.eta_or(0.3)
+    model = options.timesteps()
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
+        denoised = denoise(latents, sigma)
+        if sigma_next > 0:
+            timestep = math.floor((1 - eta) * float(model.sigma_to_t(sigma_next)) + _ROUNDING)
+            down = min(sigma_next, float(model.t_to_sigma(timestep))) if eta else sigma_next
+            up = math.sqrt(sigma_next**2 - down**2)
+            latents = exponential_step(latents, denoised, sigma, down)
+            latents = latents + noise.noise(latents, sigma, sigma_next) * options.s_noise * up
+        else:
+            latents = denoised
+        on_step(index, denoised)
+    return latents
+
+
+_ROUNDING = 1e-3
+"""Of a timestep: what the way through float32 noise levels and back may lose of it."""

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from pipelines.runtime.sigmas import ModelSigmas
+
 
 class Denoise(Protocol):
     """The model, under guidance."""
@@ -31,7 +33,7 @@ class SamplerOptions:
     """What A1111 calls sampler parameters. A sampler reads those it has; defaults as in k-diffusion and A1111."""
 
     eta: float | None = None
-    """How much of each step's noise is fresh. None: 0 for `ddim`, 1 for every other that has it."""
+    """How much of each step's noise is fresh. None: 0 for `ddim`, 0.3 for `tcd`, 1 for every other that has it."""
     s_churn: float = 0.0
     """Noise added before each step of Euler, Heun and DPM2 (arXiv:2206.00364, Algorithm 2)."""
     s_tmin: float = 0.0
@@ -40,10 +42,22 @@ class SamplerOptions:
     """The highest."""
     s_noise: float = 1.0
     """The scale of all noise that is added; above 1 makes up for detail that the model loses."""
+    model_sigmas: ModelSigmas | None = None
+    """The noise levels of the model: `tcd` and `sa_solver` reckon in its timesteps too."""
 
     def eta_or(self, default: float) -> float:
         """Return eta, or a sampler's own default."""
         return default if self.eta is None else self.eta
+
+    def timesteps(self) -> ModelSigmas:
+        """Return the map between noise levels and timesteps.
+
+        Raises:
+            ValueError: it was not given.
+        """
+        if self.model_sigmas is None:
+            raise ValueError("this sampler reckons in timesteps: give it model_sigmas")
+        return self.model_sigmas
 
 
 class Sample(Protocol):

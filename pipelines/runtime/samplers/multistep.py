@@ -1,5 +1,6 @@
-"""Linear multistep samplers: LMS and PLMS. They look back at the slopes of steps before."""
+"""Linear multistep samplers: LMS, PLMS and DEIS. They look back at the slopes of steps before."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -64,6 +65,38 @@ def plms(
         on_step(index, denoised)
     return at_last_scale(latents, float(sigmas[-1]))
 
+
+def deis(
+    denoise: Denoise,
+    latents: torch.Tensor,
+    sigmas: torch.Tensor,
+    *,
+    noise: StepNoise,
+    options: SamplerOptions,
+    on_step: OnStep,
+) -> torch.Tensor:
+    """arXiv:2204.13902, rho-AB-DEIS of second order with a slope linear in log sigma: diffusers' "logrho".
+
+    Divided by sqrt(alphas_cumprod), its equation 15 is the integral of that line from sigma to the next. The last step
+    is of first order if it goes to 0, where a logarithm has no end, and in less than 15 steps, as in diffusers.
+    """
+    num_steps = len(sigmas) - 1
+    before: tuple[float, torch.Tensor] | None = None
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist())):
+        denoised = denoise(latents, sigma)
+        slope = derivative(latents, sigma, denoised)
+        latents = latents + (sigma_next - sigma) * slope
+        is_last_of_few = index == num_steps - 1 and num_steps < _FEW_STEPS
+        if before is not None and sigma_next > 0 and not is_last_of_few:
+            sigma_before, slope_before = before
+            bend = sigma - sigma_next * (1 + math.log(sigma / sigma_next))
+            latents = latents + bend / math.log(sigma_before / sigma) * (slope_before - slope)
+        before = sigma, slope
+        on_step(index, denoised)
+    return latents
+
+
+_FEW_STEPS = 15
 
 _PLMS_WEIGHTS = {
     2: (3 / 2, -1 / 2),

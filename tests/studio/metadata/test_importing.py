@@ -59,6 +59,8 @@ PLANNED = {
 OUTCOMES: list[tuple[str, str, Outcome, str]] = [
     ("Sampler: DDIM CFG++", "scheduler", Outcome.MISSING, "there is no sampler 'DDIM CFG++'; choose one of euler, "),
     ("Sampler: Euler a", "scheduler", Outcome.USED, "as euler_a"),
+    ("Sampler: DEIS, Version: f2.0.1", "scheduler", Outcome.APPROXIMATED, "reckoned in another way"),
+    ("Sampler: SA Solver, App: SD.Next", "scheduler", Outcome.USED, "as sa_solver"),
     ("Sampler: Euler, Schedule type: Gits", "noise_schedule", Outcome.MISSING, "there is no noise schedule 'Gits'"),
     ("Sampler: DDIM, Schedule type: Karras", "noise_schedule", Outcome.MISSING, "karras does not exist for scheduler"),
     ("Sampler: Euler, Schedule type: Simple", "noise_schedule", Outcome.USED, "as simple"),

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import DEISMultistepScheduler, SASolverScheduler, TCDScheduler, UniPCMultistepScheduler
+from diffusers.schedulers import scheduling_sasolver, scheduling_tcd
 
 from pipelines.runtime.samplers import SAMPLERS
 from pipelines.runtime.samplers.interface import SamplerOptions
@@ -79,5 +80,84 @@ def test_unipc_is_that_of_diffusers(num_steps: int) -> None:
     np.testing.assert_allclose(result, latents, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # theirs: numpy's log of a tensor
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 14, 15, 20])
+def test_deis_is_that_of_diffusers(num_steps: int) -> None:
+    """On levels that end above 0, as diffusers': at 0, its coefficients are not numbers."""
+    sigmas = make_sigmas("kl_optimal", MODEL, num_steps)
+    scheduler = DEISMultistepScheduler(prediction_type="sample")
+    scheduler.set_timesteps(num_steps)
+    scheduler.sigmas = sigmas
+
+    result, theirs = both("deis", scheduler, torch.arange(num_steps, 0, -1), sigmas)
+
+    np.testing.assert_allclose(result, theirs, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("eta", [None, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8, 50])
+def test_tcd_is_that_of_diffusers(num_steps: int, eta: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the levels of diffusers' timesteps, to timestep 0, where it ends."""
+    scheduler = TCDScheduler(prediction_type="sample")
+    scheduler.set_timesteps(num_steps)
+    levels = MODEL.t_to_sigma(np.array([*scheduler.timesteps.tolist(), 0]))
+    options = {} if eta is None else {"eta": eta}
+
+    result, theirs = both(
+        "tcd", scheduler, scheduler.timesteps, torch.from_numpy(levels).float(), monkeypatch=monkeypatch, **options
+    )
+
+    np.testing.assert_allclose(result, theirs, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("eta", [None, 0.0, 0.5])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 20])
+def test_sa_solver_is_that_of_diffusers(num_steps: int, eta: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sigmas = make_sigmas("kl_optimal", MODEL, num_steps)
+    tau = None if eta is None else lambda timestep: eta if 200 <= timestep <= 800 else 0
+    scheduler = SASolverScheduler(prediction_type="sample", tau_func=tau)
+    scheduler.set_timesteps(num_steps)
+    scheduler.sigmas = sigmas
+    timesteps = torch.from_numpy(MODEL.sigma_to_t(sigmas[:-1].double().numpy()))
+    options = {} if eta is None else {"eta": eta}
+
+    result, theirs = both("sa_solver", scheduler, timesteps, sigmas, monkeypatch=monkeypatch, **options)
+
+    np.testing.assert_allclose(result, theirs, rtol=0, atol=TOLERANCE)
+
+
+def both(
+    name: str,
+    scheduler: DEISMultistepScheduler | TCDScheduler | SASolverScheduler,
+    timesteps: torch.Tensor,
+    sigmas: torch.Tensor,
+    *,
+    monkeypatch: pytest.MonkeyPatch | None = None,
+    **options: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return latents as our sampler and as a diffusers scheduler leaves them, from the same noise at every step."""
+    start = (unit_noise(0) * float(sigmas[0])).float()
+    if monkeypatch is not None:  # diffusers draws its noise itself
+        counted = CountedNoise()
+        for module in (scheduling_tcd, scheduling_sasolver):
+            monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: counted.noise(start, 0, 0))
+    scheduler.timesteps = timesteps
+    scheduler.set_begin_index(0)
+    theirs = start / (1 + sigmas[0] ** 2).sqrt()
+    for timestep, sigma in zip(timesteps, sigmas.tolist(), strict=False):
+        original = denoise(theirs * (1 + sigma**2) ** 0.5, sigma)
+        arguments = options if isinstance(scheduler, TCDScheduler) else {}
+        theirs = scheduler.step(original, timestep, theirs, return_dict=False, **arguments)[0]
+    ours = SAMPLERS[name](
+        denoise,
+        start,
+        sigmas,
+        noise=NoNoise() if monkeypatch is None else CountedNoise(),
+        options=SamplerOptions(**options, model_sigmas=MODEL),
+        on_step=lambda *_: None,
+    )
+    return ours, theirs * (1 + sigmas[-1] ** 2).sqrt()
+
+
 def test_every_sampler_is_compared() -> None:
-    assert {name for name, _, _ in RUNS} | {"unipc"} == set(SAMPLERS)
+    assert {name for name, _, _ in RUNS} | {"unipc", "deis", "tcd", "sa_solver"} == set(SAMPLERS)

@@ -15,7 +15,8 @@ MODEL = ModelSigmas.from_alphas_cumprod(ALPHAS_CUMPROD)
 SEEDS = (5, 6, 7)
 IMAGE = (4, 5, 3)
 NAMES = list(SAMPLERS)
-TAKE_NO_NOISE = {"euler", "heun", "lms", "dpm2", "dpmpp_2m", "plms", "unipc"}
+TAKE_NO_NOISE = {"euler", "heun", "lms", "dpm2", "dpmpp_2m", "plms", "unipc", "deis"}
+OPTIONS = SamplerOptions(model_sigmas=MODEL)
 
 
 def one_by_one(latents: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -40,7 +41,7 @@ def paint(
         noise = BrownianNoise(seeds, IMAGE, sigma_min=float(positive[-1]), sigma_max=float(sigmas[0]))
     elif name in TAKE_NO_NOISE and (options is None or not options.s_churn):
         noise = NoNoise()
-    return SAMPLERS[name](denoiser, latents, sigmas, noise=noise, options=options or SamplerOptions(), on_step=on_step)
+    return SAMPLERS[name](denoiser, latents, sigmas, noise=noise, options=options or OPTIONS, on_step=on_step)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not SCHEDULERS[name].one_image_at_a_time])
@@ -119,7 +120,7 @@ def test_the_tail_of_a_schedule_keeps_what_is_there(name: str) -> None:
         start,
         sigmas,
         noise=brownian if SCHEDULERS[name].has_brownian_noise else noise,
-        options=SamplerOptions(),
+        options=OPTIONS,
         on_step=lambda *_: None,
     )
 
@@ -160,15 +161,21 @@ def test_a_row_names_what_exists(name: str) -> None:
     assert make_sigmas(spec.noise_schedule, MODEL.every(spec.timestep_stride), 10).isfinite().all()
 
 
-def test_the_table_holds_what_a1111_offers() -> None:
+def test_the_table_holds_what_a1111_and_diffusers_offer() -> None:
     assert SAMPLERS.keys() == SCHEDULERS.keys()
     assert {spec.label for spec in SCHEDULERS.values()} == {
         *("DPM++ 2M", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 2S a", "DPM++ 3M SDE", "Euler a"),
         *("Euler", "LMS", "Heun", "DPM2", "DPM2 a", "DPM fast", "DPM adaptive", "Restart", "DDIM", "PLMS", "UniPC"),
-        *("LCM", "DDPM"),
+        *("LCM", "DDPM", "DEIS", "TCD", "SA-Solver"),
     }
     assert {name for name, spec in SCHEDULERS.items() if spec.discards_next_to_last} == {
         "dpm2",
         "dpm2_a",
         "dpmpp_3m_sde",
     }
+
+
+@pytest.mark.parametrize("name", ["tcd", "sa_solver"])
+def test_a_sampler_that_reckons_in_timesteps_says_so(name: str) -> None:
+    with pytest.raises(ValueError, match="model_sigmas"):
+        paint(name, (5,), make_sigmas("karras", MODEL, 4), options=SamplerOptions())
