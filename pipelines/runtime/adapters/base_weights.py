@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pipelines.runtime.adapters.layers import is_made_of_others
 
 SAMPLES = 4
 """Of each tensor, spread over it: whoever merges a LoRA into a weight changes all of it."""
@@ -63,7 +66,15 @@ def _spread(size: int) -> tuple[tuple[int], tuple[int]]:
 
 
 def _weights(holders: Iterable[Mapping[str, Tensor | None]]) -> list[Tensor]:
-    return [weight for held in holders for weight in held.values() if weight is not None]
+    return [plain for held in holders for weight in held.values() if weight is not None for plain in _plain(weight)]
+
+
+def _plain(weight: Any) -> Iterable[Tensor]:
+    """Return the tensors that a weight is made of: a quantized one of torchao is integers and their scales."""
+    if not is_made_of_others(weight):
+        return (weight,)
+    names, _ = weight.__tensor_flatten__()
+    return [plain for name in names for plain in _plain(getattr(weight, name))]
 
 
 def _holders(module: nn.Module) -> Iterator[Mapping[str, Tensor | None]]:

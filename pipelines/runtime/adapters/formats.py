@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipelines.runtime.adapters import deltas
 from pipelines.runtime.adapters.deltas import Delta
+from pipelines.runtime.adapters.layers import is_made_of_others
 from pipelines.runtime.adapters.notes import Strength
 from pipelines.runtime.adapters.rows import Rows, pick, rows_of
 from pipelines.runtime.adapters.unfit import Unfit, Unreadable
@@ -87,7 +88,8 @@ class _Parts:
     def weight(self) -> Tensor:
         """The base weight as the file sees it."""
         weights = [each.weight for each in self.layers]
-        if not all(each.is_floating_point() for each in weights) or sum(map(torch.numel, weights)) != _size(self.shape):
+        is_dense = all(each.is_floating_point() and not is_made_of_others(each) for each in weights)
+        if not is_dense or sum(map(torch.numel, weights)) != _size(self.shape):
             raise Unfit("is a DoRA, whose lengths need the whole weight, and this layer is quantized")
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
         return pick(whole, self.swapped) if self.swapped else whole

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.runtime.adapters.transformer_names import original_names
 
@@ -163,3 +163,8 @@ def sgm_path(path: str, *, layers_per_block: int, attentive: Collection[int]) ->
 def _inner(kind: str, inner: list[str]) -> str:
     name = ".".join(inner)
     return _IN_RESNET.get(name, name) if kind == "resnets" else name
+
+
+def is_made_of_others(weight: Tensor) -> bool:
+    """Whether a weight stands for tensors that it holds, as torchao's quantized ones do; few operations take it."""
+    return type(weight) is not nn.Parameter and hasattr(weight, "__tensor_flatten__")

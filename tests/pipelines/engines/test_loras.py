@@ -1,41 +1,30 @@
 """LoRAs in the engine: on where asked, exactly; off afterwards, to the last bit, whatever happened."""
 
 import gc
-import hashlib
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from random import Random
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
 from pipelines.runtime.adapters.deltas import LowRank
-from pipelines.runtime.conditioning import PromptEncoder
 from pipelines.runtime.loading import Components, ModelCache
-from pipelines.spec.embeddings import EmbeddingFile
-from pipelines.spec.engine import GeneratedImage, Inputs, Step
-from pipelines.spec.errors import Cancelled, LoraError, OutOfMemory
+from pipelines.spec.engine import Step
+from pipelines.spec.errors import Cancelled, LoraError
 from pipelines.spec.loras import LoraFile, ResolvedLora
 from pipelines.spec.model import Model
-from pipelines.spec.request import GenerationRequest
-from pipelines.spec.resolve import resolve
-from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.safetensors_header import read_header
-from tests.pipelines.embedding_files import token_vectors, write_embedding
+from tests.pipelines.embedding_files import token_vectors
+from tests.pipelines.engines.lora_sequences import difference, leave_no_trace, make, pixels, request, write_files
 from tests.pipelines.runtime.adapters import lora_files
 from tests.pipelines.runtime.adapters.lora_files import asked
-
-STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -45,51 +34,12 @@ def components(sd1: Model) -> Components:
 
 @pytest.fixture(scope="module")
 def files(components: Components, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoraFile]:
-    folder = tmp_path_factory.mktemp("loras")
-    weights = lora_files.random_weights(components)
-    on_text = {key: value for key, value in weights.items() if key[0] == "text_encoder"}
-    on_unet = {key: value for key, value in weights.items() if key[0] == "unet"}
-    broken = {"lora_unet_nowhere.lora_down.weight": torch.zeros(2, 2)}
-    return {
-        name: lora_files.write(folder / f"{name}.safetensors", tensors)
-        for name, tensors in {
-            "both": lora_files.kohya(weights),
-            "text": lora_files.kohya(on_text),
-            "unet": {key: 2 * value for key, value in lora_files.kohya(on_unet).items()},
-            "broken": broken,
-        }.items()
-    }
+    return write_files(tmp_path_factory.mktemp("loras"), lora_files.random_weights(components))
 
 
 @pytest.fixture(scope="module")
 def engine() -> DiffusersEngine:
     return DiffusersEngine(device="cpu")
-
-
-def request(model: Model, *loras: ResolvedLora, **fields: Any) -> ResolvedRequest:
-    values = {"prompt": "abc", "seed": 3, "num_inference_steps": STEPS, "scheduler": "euler", **fields}
-    (resolved,) = resolve(GenerationRequest(**values), model)
-    return resolved.model_copy(update={"loras": loras})
-
-
-def make(
-    engine: DiffusersEngine,
-    model: Model,
-    files: Mapping[str, LoraFile],
-    *requests: ResolvedRequest,
-    on_step: Callable[[Step], None] = lambda _: None,
-    words: Mapping[str, EmbeddingFile] = MappingProxyType({}),
-) -> list[GeneratedImage]:
-    inputs = Inputs(model, loras={file.sha256: file for file in files.values()}, embeddings=words)
-    return list(engine.generate(requests, inputs, on_step))
-
-
-def pixels(images: list[GeneratedImage]) -> list[bytes]:
-    return [each.image.tobytes() for each in images]
-
-
-def difference(one: Image.Image, other: Image.Image) -> int:
-    return int(np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max())
 
 
 @pytest.mark.parametrize("name", ["both", "text", "unet"])
@@ -244,25 +194,6 @@ def test_a_lora_that_cannot_be_applied_fails_the_picture(
         make(engine, sd1, files, request(sd1, asked(files["both"]), asked(files["broken"])))
 
 
-def _out_of_memory(_: Step) -> None:
-    raise torch.OutOfMemoryError("injected")
-
-
-def _out_of_memory_once() -> Callable[[Step], None]:
-    failures = [torch.OutOfMemoryError("injected")]
-
-    def fail(step: Step) -> None:
-        if step.step == 1 and failures:
-            raise failures.pop()
-
-    return fail
-
-
-def _cancel(step: Step) -> None:
-    if step.step == 1:
-        raise Cancelled
-
-
 @pytest.fixture
 def frozen_heap() -> Iterator[None]:
     """Let collections look at what the test makes only: the engine collects garbage after every trouble."""
@@ -277,54 +208,9 @@ def frozen_heap() -> Iterator[None]:
 def test_500_random_sequences_leave_no_trace(
     engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], tmp_path: Path
 ) -> None:
-    """Add, remove, replace, reweight, embeddings, a second pass; fail, cancel, run out of memory.
+    outcomes = leave_no_trace(engine, sd1, files, tmp_path, times=500)
 
-    The next picture without LoRA is the first one, its prompt read anew by the text encoder.
-    """
-    random = Random(0)
-    embedding = write_embedding(tmp_path / "emb.safetensors", token_vectors(sd1, "xy"))
-    words = {"emb": EmbeddingFile("emb", embedding, hashlib.sha256(embedding.read_bytes()).hexdigest())}
-    bundle = {
-        **safetensors.torch.load_file(files["both"].path),
-        "bundle_emb.sea.emb_params": token_vectors(sd1, "z")[0],
-    }
-    files = {**files, "bundle": lora_files.write(tmp_path / "bundle.safetensors", bundle)}
-    plain = request(sd1, num_inference_steps=1)
-    first = pixels(make(engine, sd1, files, plain))
-    model = engine._models.get(sd1)
-    modules = (model.unet, *model.text_encoders)
-    before = [{name: value.clone() for name, value in each.state_dict().items()} for each in modules]
-    hooks = [len(layer._forward_hooks) for each in modules for layer in each.modules()]
-
-    def sequence() -> str:
-        names = random.choices(["both", "text", "unet", "bundle", "broken"], [4, 3, 4, 2, 1], k=random.randint(1, 3))
-        loras = [asked(files[name], random.uniform(-2, 2), start=random.choice([0, 0.5])) for name in names]
-        named = {"emb": words["emb"].sha256} if random.random() < 0.3 else {}
-        if "bundle" in names:
-            named["sea"] = files["bundle"].sha256
-        second = {"hires_scale": 1.5, "hires_steps": 1} if random.random() < 0.1 else {}
-        troubles = [lambda _: None, _cancel, _out_of_memory, _out_of_memory_once()]
-        (trouble,) = random.choices(troubles, weights=[20, 5, 1, 1])
-        wanted = request(sd1, *loras, prompt="emb sea", num_inference_steps=2, **second)
-        wanted = wanted.model_copy(update={"embeddings": named})
-        try:
-            made = make(engine, sd1, files, wanted, on_step=trouble, words=words)
-        except (Cancelled, LoraError, OutOfMemory) as error:
-            return type(error).__name__
-        return "in pieces" if "reduced_memory" in made[0].provenance else "made"
-
-    outcomes: Counter[str] = Counter()
-    for _ in range(500):
-        outcomes[sequence()] += 1
-        engine._prompts = PromptEncoder()
-        outcomes["exact"] += pixels(make(engine, sd1, files, plain)) == first
-
-    assert outcomes["exact"] == 500
     assert min(outcomes[each] for each in ("made", "in pieces", "Cancelled", "LoraError", "OutOfMemory")) > 5
-    assert engine._models.get(sd1) is model, "it was never loaded again"
-    assert [len(layer._forward_hooks) for each in modules for layer in each.modules()] == hooks
-    for each, weights in zip(modules, before, strict=True):
-        assert all(torch.equal(value, weights[name]) for name, value in each.state_dict().items())
 
 
 def test_changed_base_weights_are_noticed(sd1: Model, files: dict[str, LoraFile]) -> None:
