@@ -25,16 +25,16 @@ def text_rows() -> Iterator[Row]:
     prompts = {
         "as it is": HOUSE,
         "(at night:1.4)": f"{HOUSE} (at night:1.4)",
-        "[snow]": f"{HOUSE} [in the snow]",
+        "# at night": f"{HOUSE} # at night",
         "[house:rocket:0.3]": "a red [house:rocket:0.3] on a green hill",
-        "[red|blue]": "a [red|blue] house on a green hill",
+        "[yellow|red]": "a [yellow|red] house on a green hill",
         "… AND …": f"{HOUSE} AND a yellow flower :0.7",
         "BREAK": f"{HOUSE} BREAK at sunset",
     }
     yield (
         "Prompts",
         [(label, {"prompt": prompt}) for label, prompt in prompts.items()]
-        + [("negative: clouds", {"prompt": HOUSE, "negative_prompt": "clouds"})],
+        + [("negative: rainbow", {"prompt": HOUSE, "negative_prompt": "rainbow"})],
     )
     samplers = ("euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_sde", "deis", "sa_solver", "tcd")
     yield "Samplers", [(name, {"prompt": HOUSE, "scheduler": name}) for name in samplers]
