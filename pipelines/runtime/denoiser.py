@@ -166,7 +166,11 @@ class Denoiser:
 
 
 def _calls(guidance: Sequence[Guidance], step: int) -> list[list[_Row]]:
-    """Part the rows of all pictures by the length of their prompts: one call takes one length."""
+    """Part the rows of all pictures by the length of their prompts: one call takes one length.
+
+    Forge repeats the shorter ones until all are of one length, which changes nothing but the work: attention weighs
+    every repetition alike.
+    """
     calls: dict[int, list[_Row]] = {}
     for image, each in enumerate(guidance):
         for conditioning, weight in each.rows(step):

@@ -75,7 +75,7 @@ def show(
     else:
         _print_pairs({**described, **_shown(lora)})
         typer.echo("\ntraining:")
-        _print_pairs(described["metadata"])
+        _print_pairs(dict(sorted(described["metadata"].items())))
     if lora.problem:
         raise ModelError(f"LoRA {lora.name} cannot be used: {lora.problem}")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.spec.embeddings import BUNDLED, EmbeddingLayout, bundled_layouts
 from pipelines.spec.errors import ModelError
+from pipelines.spec.lora_notes import Notes, UnreadableNotes
 from pipelines.spec.safetensors_header import Header, TensorInfo, read_header
 
 TRIGGER_SHARE = 4
@@ -121,7 +122,7 @@ class LoraHeader:
     """LoRA, LoCon (a LoRA with convolutions), LoHa, LoKr, DoRA, OFT, IA3, full difference, mixed (…)."""
     ranks: tuple[int, ...]
     alpha: float | None
-    """Of the first layer that has one; the rank scales it."""
+    """Of the first layer that has one, else what is noted for all of them; divided by the rank."""
     layers: Mapping[str, int]
     """How many layers it changes, by the part of the model they are in."""
     cross_attention_dim: int | None
@@ -203,7 +204,7 @@ def _ranks(tensors: Mapping[str, TensorInfo], split: Mapping[str, tuple[str, str
 
 
 def _alpha(path: Path, header: Header, metadata: Mapping[str, str]) -> float | None:
-    """Return the first alpha: a tensor of one number, else what the trainer noted."""
+    """Return the first alpha: a tensor of one number, else what diffusers, PEFT or kohya's trainer noted."""
     for name, tensor in header.tensors.items():
         if name.endswith(".alpha") and tensor.dtype in {*_SCALARS, "BF16"} and tensor.shape in {(), (1,)}:
             start, end = (header.data_start + offset for offset in tensor.data_offsets)
@@ -216,6 +217,12 @@ def _alpha(path: Path, header: Header, metadata: Mapping[str, str]) -> float | N
                 return float(struct.unpack(_SCALARS.get(tensor.dtype, "<f"), data)[0])
             except struct.error:  # the file was cut short a moment ago
                 return None
+    try:
+        noted = Notes.of(path, header).alpha
+    except UnreadableNotes as error:
+        raise ModelError(f"{path} {error}") from error
+    if noted is not None:
+        return float(noted)
     try:
         return float(metadata.get("ss_network_alpha", ""))
     except ValueError:

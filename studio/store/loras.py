@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.spec.errors import ModelError, NotFound
+from pipelines.spec.lora_notes import config_stamp
 from pipelines.spec.lora_tags import writable_name
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
@@ -146,7 +147,7 @@ class LoraCatalogue:
     def __init__(self, folders: Sequence[Path], hashes: FileHashes) -> None:
         self._folders = folders
         self._hashes = hashes
-        self._headers: dict[State, LoraHeader | str] = {}
+        self._headers: dict[tuple[State, int | None], LoraHeader | str] = {}
 
     def installed(self) -> list[InstalledLora]:
         """Return every LoRA file, by name, those that cannot be used among them."""
@@ -154,7 +155,7 @@ class LoraCatalogue:
         known = self._hashes.known() if found else {}
         installed = [self._open(name, file, known) for name, file in found.items()]
         states = {file.state for file in found.values()}
-        self._headers = {state: header for state, header in list(self._headers.items()) if state in states}
+        self._headers = {stamp: header for stamp, header in list(self._headers.items()) if stamp[0] in states}
         return sorted(installed, key=lambda lora: (lora.name.lower(), lora.name))
 
     def find(self, name: str) -> InstalledLora:
@@ -181,9 +182,10 @@ class LoraCatalogue:
         raise NotFound(f"LoRA {name!r:.80} is not installed; {there} (LoRAs live in {self._folders[0]})")
 
     def _open(self, name: str, file: "_File", known: Mapping[State, Hashes]) -> InstalledLora:
-        header = self._headers.get(file.state)
+        stamp = file.state, config_stamp(file.path)
+        header = self._headers.get(stamp)
         if header is None:
-            header = self._headers[file.state] = _read(file.path)
+            header = self._headers[stamp] = _read(file.path)
         problem = header if isinstance(header, str) else _problem_of(name)
         return InstalledLora(
             name=name,

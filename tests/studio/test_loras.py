@@ -56,6 +56,24 @@ def test_a_header_tells_what_a_lora_is(studio: Studio, write: Callable[..., Path
     assert lora.known_hashes is None
 
 
+PEFT = {f"base_model.model.mid_block.attentions.0.proj_in.lora_{side}.weight": (4, 4) for side in "AB"}
+DIFFUSERS = {f"unet.mid_block.attentions.0.proj_in.lora_{side}.weight": (4, 4) for side in "AB"}
+
+
+def test_an_alpha_may_be_noted_in_the_header_or_beside_the_file(studio: Studio, write: Callable[..., Path]) -> None:
+    write("header", DIFFUSERS, metadata={"lora_adapter_metadata": '{"unet.r": 4, "unet.lora_alpha": 2}'})
+    beside = write("folder/adapter_model", PEFT).with_name("adapter_config.json")
+
+    def alphas() -> dict[str, float | None]:
+        return {name: lora.header.alpha if lora.header else -1.0 for name, lora in own(studio).items()}
+
+    assert alphas() == {"header": 2.0, "folder": None}
+    for text, alpha in {'{"lora_alpha": 8}': 8.0, '{"lora_alpha": 16.5}': 16.5, "[]": -1.0}.items():
+        beside.write_text(text)
+        assert alphas()["folder"] == alpha
+    assert "has adapter_config.json that is no object" in own(studio)["folder"].problem
+
+
 def test_a_tag_of_few_pictures_is_no_trigger_word(studio: Studio, write: Callable[..., Path]) -> None:
     metadata = {
         "ss_tag_frequency": json.dumps({"10_sea": {"boat": 25, "sea": 24, "fog": 90}, "1_more": {"sea": 1}}),

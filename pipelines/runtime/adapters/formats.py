@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from pipelines.runtime.adapters import deltas
 from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.layers import is_made_of_others
-from pipelines.runtime.adapters.notes import Strength
 from pipelines.runtime.adapters.rows import Rows, pick, rows_of
 from pipelines.runtime.adapters.unfit import Unfit, Unreadable
+from pipelines.spec.lora_notes import Strength
 
 Tensors = Mapping[str, Tensor]
 _AS_TRAINED = Strength()

@@ -15,13 +15,13 @@ from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.formats import build
 from pipelines.runtime.adapters.keys import Sorted, sort_keys
 from pipelines.runtime.adapters.layers import Layers, Place
-from pipelines.runtime.adapters.notes import Notes, config_stamp
 from pipelines.runtime.adapters.reading import read
 from pipelines.runtime.adapters.unfit import Unfit, Unreadable
 from pipelines.spec.embeddings import bundled_layouts
 from pipelines.spec.errors import LoraError
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.families.sdxl import SDXL
+from pipelines.spec.lora_notes import Notes, UnreadableNotes, config_stamp
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.safetensors_header import Header
 
@@ -110,7 +110,7 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
     try:
         notes = Notes.of(file.path, header)
         found = sort_keys({key: tensors[key] for key in sorted(tensors)}, layers)
-    except Unreadable as error:
+    except (Unreadable, UnreadableNotes) as error:
         raise LoraError(f"LoRA {file.name!r} cannot be applied: {file.path} {error}") from error
     _check_found(found, tensors, file=file, layers=layers, model_name=model_name)
     deltas: dict[Place, tuple[Delta, ...]] = {}
@@ -118,7 +118,7 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
         first, *_ = target.places
         adapted = [layers[place] for place in target.places]
         try:
-            built = build(parts, adapted, strength=notes.strength(first), is_swapped=target.is_swapped)
+            built = build(parts, adapted, strength=notes.strength(*first), is_swapped=target.is_swapped)
         except Unreadable as error:
             raise LoraError(f"LoRA {file.name!r} cannot be applied: {first.path} {error}") from error
         except Unfit as error:

@@ -1,5 +1,6 @@
 """Guidance as A1111 has it, whatever the U-Net predicts; and rows that do not know of each other."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -62,6 +63,20 @@ def test_prompts_of_different_lengths_are_not_padded(components: Components, sd1
 
     torch.testing.assert_close(together[:1], predict(components, short), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together[1:], predict(components, long), rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_that_is_repeated_to_the_length_of_another_predicts_the_same(
+    components: Components, sd1: Model
+) -> None:
+    """Forge pads so; a picture that was made there comes out the same here, where nothing is padded."""
+    short = guidance(components, sd1, "red", 3.0)
+    (negative,) = short.negative_prompt.branches
+    ((until, conditioning),) = negative.scheduled
+    repeated = replace(conditioning, prompt_embeds=conditioning.prompt_embeds.repeat(1, 2, 1))
+    padded = replace(short, negative_prompt=EncodedPrompt((replace(negative, scheduled=((until, repeated),)),)))
+    assert padded.shapes() == ((1, (154, 77)),)
+
+    torch.testing.assert_close(predict(components, padded), predict(components, short), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])

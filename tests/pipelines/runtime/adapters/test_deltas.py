@@ -14,8 +14,8 @@ from torch.nn import functional
 from pipelines.runtime.adapters.formats import build
 from pipelines.runtime.adapters.keys import _TENSOR_NAMES
 from pipelines.runtime.adapters.loaded import settled
-from pipelines.runtime.adapters.notes import Strength
 from pipelines.runtime.adapters.unfit import Unfit
+from pipelines.spec.lora_notes import Strength
 
 REFERENCE = safetensors.torch.load_file(Path(__file__).with_name("lycoris_reference.safetensors"))
 CASES = sorted({key.partition("/")[0] for key in REFERENCE})

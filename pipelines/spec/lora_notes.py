@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.runtime.adapters.layers import Place
-from pipelines.runtime.adapters.unfit import Unreadable
 from pipelines.spec.safetensors_header import Header
 
 KEY = "lora_adapter_metadata"
@@ -24,6 +22,10 @@ _LITERAL = re.compile(r"[\w.\-]+")
 """Patterns that name layers outright; others would be run as regular expressions of whoever made the file."""
 _NESTED = "text_model."
 """A level that the names of text encoders have in some versions of transformers."""
+
+
+class UnreadableNotes(ValueError):
+    """What is noted cannot be meant, in words that do not name the file."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Notes:
             header: of the file.
 
         Raises:
-            Unreadable: it means nothing.
+            UnreadableNotes: it means nothing.
         """
         source, text = KEY, header.metadata.get(KEY, "{}").encode()
         if KEY not in header.metadata and any(key.startswith(_OF_PEFT) for key in header.tensors):
@@ -65,24 +67,34 @@ class Notes:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise Unreadable(f"has {source} that is no JSON") from error
+            raise UnreadableNotes(f"has {source} that is no JSON") from error
         if not isinstance(values, dict):
-            raise Unreadable(f"has {source} that is no object")
+            raise UnreadableNotes(f"has {source} that is no object")
         for key, value in values.items():
             if not _is_meant(key.rpartition(".")[2], value):
-                raise Unreadable(f"has {source} that notes {key} as {value!r:.60}, which means nothing")
+                raise UnreadableNotes(f"has {source} that notes {key} as {value!r:.60}, which means nothing")
         return cls(values)
 
-    def strength(self, place: Place) -> Strength:
-        """Return how strongly a layer is meant; of patterns, the first that ends its name holds, as in PEFT."""
-        pattern = self._of(place, "alpha_pattern") or {}
-        path = f".{place.path.removeprefix(_NESTED)}"
-        named = (alpha for end, alpha in pattern.items() if path.endswith(f".{end.removeprefix(_NESTED)}"))
-        alpha = next(named, self._of(place, "lora_alpha"))
-        return Strength(alpha, bool(self._of(place, "use_rslora")))
+    @property
+    def alpha(self) -> float | None:
+        """The first that is noted for all layers of a part."""
+        return next((value for key, value in self.values.items() if key.rpartition(".")[2] == "lora_alpha"), None)
 
-    def _of(self, place: Place, name: str) -> Any:
-        return self.values.get(f"{place.part}.{name}", self.values.get(name))
+    def strength(self, part: str, path: str) -> Strength:
+        """Return how strongly a layer is meant; of patterns, the first that ends its name holds, as in PEFT.
+
+        Args:
+            part: unet, transformer, text_encoder or text_encoder_2.
+            path: name of the module within its part, in diffusers' words.
+        """
+        pattern = self._of(part, "alpha_pattern") or {}
+        path = f".{path.removeprefix(_NESTED)}"
+        named = (alpha for end, alpha in pattern.items() if path.endswith(f".{end.removeprefix(_NESTED)}"))
+        alpha = next(named, self._of(part, "lora_alpha"))
+        return Strength(alpha, bool(self._of(part, "use_rslora")))
+
+    def _of(self, part: str, name: str) -> Any:
+        return self.values.get(f"{part}.{name}", self.values.get(name))
 
 
 def config_stamp(path: Path) -> int | None:
@@ -101,9 +113,9 @@ def _beside(path: Path) -> bytes:
     except FileNotFoundError:
         return b"{}"
     except OSError as error:
-        raise Unreadable(f"has {CONFIG} that cannot be read: {error.strerror}") from error
+        raise UnreadableNotes(f"has {CONFIG} that cannot be read: {error.strerror}") from error
     if len(text) > _MAX_CONFIG_BYTES:
-        raise Unreadable(f"has {CONFIG} of more than {_MAX_CONFIG_BYTES} bytes, which no trainer writes")
+        raise UnreadableNotes(f"has {CONFIG} of more than {_MAX_CONFIG_BYTES} bytes, which no trainer writes")
     return text
 
 
