@@ -136,14 +136,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 4], help="sizes of batches")
+    parser.add_argument("--side", type=int, default=128, help="width and height of the pictures")
     arguments = parser.parse_args()
     for num_images in arguments.images:
-        compare(num_images, runs=arguments.runs)
+        compare(num_images, runs=arguments.runs, side=arguments.side)
 
 
-def compare(num_images: int, *, runs: int) -> None:
+def compare(num_images: int, *, runs: int, side: int) -> None:
     """Print one table."""
-    asked = GenerationRequest(prompt=PROMPT, seed=7, num_inference_steps=20, scheduler="euler", num_images=num_images)
+    asked = GenerationRequest(
+        prompt=PROMPT,
+        seed=7,
+        num_inference_steps=20,
+        scheduler="euler",
+        num_images=num_images,
+        width=side,
+        height=side,
+    )
     with tempfile.TemporaryDirectory() as folder:
         model = find_model("pocket", Path(folder))
         requests = resolve(asked, model)

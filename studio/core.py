@@ -236,6 +236,7 @@ class Studio(Trainings):
         *,
         model: str | None = None,
         num_inference_steps: int | None = None,
+        loras: Sequence[str] = (),
         composable: bool = True,
     ) -> "TokenCount":
         """Count a prompt's tokens as its model's text encoder sees them: the longest text of all steps and branches.
@@ -244,6 +245,7 @@ class Studio(Trainings):
             prompt: as typed, with the words that the LoRAs of its tags bring; a template is counted as it stands.
             model: whose tokenizer counts; the default model if None.
             num_inference_steps: in which the prompt changes; the model's default if None.
+            loras: "name:weight" as in a request; they may bring words.
             composable: False for a negative prompt, in which AND is a word.
 
         Raises:
@@ -251,7 +253,7 @@ class Studio(Trainings):
             ModelError: the model's tokenizer cannot be read.
         """
         return self._storage.count_tokens(
-            prompt, model_name=model, num_inference_steps=num_inference_steps, composable=composable
+            prompt, model_name=model, num_inference_steps=num_inference_steps, loras=loras, composable=composable
         )
 
     def combinations(self, template: str, *, styles: Sequence[str] = ()) -> list[str]:

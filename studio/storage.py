@@ -1,7 +1,7 @@
 """Everything that is kept, opened together: settings, inputs, LoRAs, jobs, gallery. And the locks of who is alive."""
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -172,24 +172,32 @@ class Storage:
         ]
 
     def count_tokens(
-        self, prompt: str, *, model_name: str | None, num_inference_steps: int | None, composable: bool
+        self,
+        prompt: str,
+        *,
+        model_name: str | None,
+        num_inference_steps: int | None,
+        loras: Sequence[str],
+        composable: bool,
     ) -> "TokenCount":
         """Count the tokens of a prompt's longest text; see `Studio.count_tokens`."""
         from pipelines.spec.prompt import count_prompt  # see `notes`
 
         with _naming("model"):
             model = find_model(model_name or self.settings.default_model, self.settings.models_dir)
+        chosen = GenerationRequest.parse({"loras": list(loras)}).loras
+        names = [lora.name for lora in chosen if lora.weight or lora.text_encoder_weight]
         return count_prompt(
             prompt,
             num_inference_steps=num_inference_steps or model.default("num_inference_steps"),
-            rules=self._chunk_rules(model, self._words_of_tags(prompt)),
+            rules=self._chunk_rules(model, self._words_of([*names, *tagged_loras(prompt)])),
             composable=composable,
         )
 
-    def _words_of_tags(self, prompt: str) -> dict[str, int]:
-        """Return the words that the LoRAs of a prompt's tags bring, with their vectors; one that is not there, none."""
+    def _words_of(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the words that LoRAs bring, with their vectors; one that is not there, none."""
         words: dict[str, int] = {}
-        for name in tagged_loras(prompt):
+        for name in names:
             with suppress(NotFound):
                 header = self.loras.find(name).header
                 words |= {word.lower(): each.vectors for word, each in header.embeddings.items()} if header else {}

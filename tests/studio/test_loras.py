@@ -210,6 +210,9 @@ def test_words_in_its_file_count_as_their_tokens(studio: Studio, write: Callable
     assert vectors != word
     assert used("a Sea <lora:ship:1>") == used("a") + vectors
     assert used("a sea <lora:ship:0>") == used("a sea <lora:gone:1>") == used("a") + word
+    for loras in (["ship:0.5"], ["gone", "ship"]):
+        assert studio.count_tokens("a sea", model="pocket", loras=loras).used == used("a") + vectors
+    assert studio.count_tokens("a sea", model="pocket", loras=["ship:0"]).used == used("a") + word
 
 
 def test_a_hires_model_of_another_family_is_refused_before_anything_runs(

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
+from pipelines.spec.choosing import tagged_loras
 from pipelines.spec.errors import StudioError
 from studio.core import Studio
 from studio.ui.form import SHAPES, RequestForm
@@ -214,20 +215,25 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
 
 def _count_tokens(studio: Studio, form: RequestForm, field: str) -> None:
     """Place a counter of tokens under a prompt. It follows every keystroke; of several at once only the last counts."""
+    is_prompt = field == "prompt"
 
-    def count(text: str, model: str | None, steps: str | None) -> str:
+    def count(text: str, prompt: str, model: str | None, steps: str | None, loras: list[str] | None) -> str:
         num_inference_steps = int(steps) if steps and re.fullmatch("[1-9][0-9]{0,2}", steps) else None
         try:
             counted = studio.count_tokens(
-                text, model=model, num_inference_steps=num_inference_steps, composable=field == "prompt"
+                text,
+                model=model,
+                num_inference_steps=num_inference_steps,
+                loras=[*(loras or []), *([] if is_prompt else tagged_loras(prompt))],
+                composable=is_prompt,
             )
         except StudioError:  # said where the picture is asked for
             return ""
         return f"{counted.used}/{counted.capacity}"
 
     counter = gr.HTML("0/75", elem_id=f"{field}-tokens", elem_classes="tokens", apply_default_css=False)
-    sources = [form[field], form["model"], form["num_inference_steps"]]
-    changes = [source.change for source in sources]  # type: ignore[attr-defined]
+    sources = [form[name] for name in (field, "prompt", "model", "num_inference_steps", "loras")]
+    changes = [source.change for source in dict.fromkeys(sources)]  # type: ignore[attr-defined]
     gr.on(changes, count, sources, counter, trigger_mode="always_last", **QUIET)
 
 
