@@ -46,6 +46,12 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "n": "num_images",
         "count": "num_images",
         "batch_size": "num_images",
+        "n_iter": "num_images",
+        "sd_model": "model",
+        "subseed": "variation_seed",
+        "subseed_strength": "variation_strength",
+        "seed_resize_from_w": "seed_resize_width",
+        "seed_resize_from_h": "seed_resize_height",
         "format": "output_format",
         "hr_scale": "hires_scale",
         "hr_resize_x": "hires_width",
@@ -54,7 +60,7 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
         "hr_second_pass_steps": "hires_steps",
     }
 )
-"""What other programs call a field: never accepted, but told to who tries it."""
+"""What other programs call a field: told to who tries it, and accepted only where such programs' files are read."""
 
 InputId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]

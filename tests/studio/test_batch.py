@@ -37,6 +37,14 @@ def test_csv_cells_are_read_as_their_field_holds_them() -> None:
         ("a --negative-prompt fog, rain --width 64", {"prompt": "a", "negative_prompt": "fog, rain", "width": 64}),
         ('--prompt "a boat" --seed 1', {"prompt": "a boat", "seed": 1}),
         ("a --guidance_scale 2", {"prompt": "a", "guidance_scale": 2.0}),
+        ("a --steps 20 --seed -1", {"prompt": "a", "num_inference_steps": 20}),
+        (
+            '--prompt "a" --negative_prompt "fog" --sampler_name "Euler a" --cfg_scale 7 --subseed 5 --batch_size 2',
+            {
+                **{"prompt": "a", "negative_prompt": "fog", "scheduler": "Euler a", "guidance_scale": 7.0},
+                **{"variation_seed": 5, "num_images": 2},
+            },
+        ),
         (r"a --init-image C:\my pictures\in.png", {"prompt": "a", "init_image": r"C:\my pictures\in.png"}),
     ],
 )
@@ -53,7 +61,8 @@ def test_a_line_of_text_is_a_prompt_and_options(line: str, fields: dict[str, Any
         (Format.CSV, "prompt,colour\na,1\n", 1, ["'colour'", "negative_prompt"]),
         (Format.CSV, "prompt\na, b\n", 2, ["more cells", "quote"]),
         (Format.CSV, "prompt,seed\na,x\n", 2, ["seed", "whole number", "'x'"]),
-        (Format.TEXT, "a --steps 20", 1, ["'steps'", "num_inference_steps"]),
+        (Format.TEXT, "a --size 64x64", 1, ["'size'", "say width and height"]),
+        (Format.TEXT, "a --steps 9 --num-inference-steps 9", 1, ["num_inference_steps is given twice"]),
         (Format.TEXT, "a --ar 16:9", 1, ["'ar'", "there are prompt"]),
         (Format.TEXT, "a --seed", 1, ["seed has no value", "--seed VALUE"]),
         (Format.TEXT, "a --seed 1 --seed 2", 1, ["seed is given twice"]),

@@ -41,7 +41,7 @@ def test_standard_input_and_json(run: Run) -> None:
     assert pictures[0].keys() == {"line", "id", "path", "seed", "request", "provenance"}
 
 
-BAD = "a\nb --width 63\nc --steps 3\nd __colour__\ne --model gone\nf\n"
+BAD = "a\nb --width 63\nc --size 64x64\nd __colour__\ne --model gone\nf\n"
 
 
 def test_bad_lines_are_all_listed_and_nothing_runs(run: Run, studio: Studio) -> None:
@@ -52,7 +52,7 @@ def test_bad_lines_are_all_listed_and_nothing_runs(run: Run, studio: Studio) -> 
     assert [line.partition(":")[0] for line in lines] == ["line 2", "line 3", "line 4", "line 5", "error"]
     for line, words in zip(
         lines,
-        ("width got 63 64", "steps num_inference_steps", "__colour__ unknown", "model gone toy", "4 lines of 6 --k"),
+        ("width got 63 64", "size width and height", "__colour__ unknown", "model gone toy", "4 lines of 6 --k"),
         strict=False,
     ):
         assert all(word in line for word in words.split()), line
