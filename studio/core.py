@@ -237,6 +237,7 @@ class Studio(Trainings):
         model: str | None = None,
         num_inference_steps: int | None = None,
         loras: Sequence[str] = (),
+        comments: bool = True,
         composable: bool = True,
     ) -> "TokenCount":
         """Count a prompt's tokens as its model's text encoder sees them: the longest text of all steps and branches.
@@ -246,6 +247,7 @@ class Studio(Trainings):
             model: whose tokenizer counts; the default model if None.
             num_inference_steps: in which the prompt changes; the model's default if None.
             loras: "name:weight" as in a request; they may bring words.
+            comments: `prompt_comments` of a request.
             composable: False for a negative prompt, in which AND is a word.
 
         Raises:
@@ -253,7 +255,12 @@ class Studio(Trainings):
             ModelError: the model's tokenizer cannot be read.
         """
         return self._storage.count_tokens(
-            prompt, model_name=model, num_inference_steps=num_inference_steps, loras=loras, composable=composable
+            prompt,
+            model_name=model,
+            num_inference_steps=num_inference_steps,
+            loras=loras,
+            comments=comments,
+            composable=composable,
         )
 
     def combinations(self, template: str, *, styles: Sequence[str] = ()) -> list[str]:

@@ -166,6 +166,7 @@ class Storage:
                 hires_steps=first.hires_steps,
                 rules=rules,
                 pools_first_chunk=counts,
+                comments=first.prompt_comments,
                 composable=not field.endswith("negative_prompt"),
             )
             if note.is_warning
@@ -178,6 +179,7 @@ class Storage:
         model_name: str | None,
         num_inference_steps: int | None,
         loras: Sequence[str],
+        comments: bool,
         composable: bool,
     ) -> "TokenCount":
         """Count the tokens of a prompt's longest text; see `Studio.count_tokens`."""
@@ -190,7 +192,8 @@ class Storage:
         return count_prompt(
             prompt,
             num_inference_steps=num_inference_steps or model.default("num_inference_steps"),
-            rules=self._chunk_rules(model, self._words_of([*names, *tagged_loras(prompt)])),
+            comments=comments,
+            rules=self._chunk_rules(model, self._words_of([*names, *tagged_loras(prompt, comments=comments)])),
             composable=composable,
         )
 

@@ -92,7 +92,7 @@ class PromptEncoder:
         Raises:
             ModelError: an embedding's file is not the one the request was resolved with, or cannot be used.
         """
-        prompt = parse(request.prompt)
+        prompt = parse(request.prompt, comments=request.prompt_comments)
         return EncodedPrompt(
             tuple(
                 Branch(branch.weight, self._schedule(branch.text, request, components, reading))
@@ -107,7 +107,7 @@ class PromptEncoder:
 
         Arguments and errors are those of `encode`.
         """
-        (branch,) = parse(request.negative_prompt, composable=False).branches
+        (branch,) = parse(request.negative_prompt, comments=request.prompt_comments, composable=False).branches
         scheduled = self._schedule(branch.text, request, components, reading, is_negative=True)
         return EncodedPrompt((Branch(1.0, scheduled),))
 

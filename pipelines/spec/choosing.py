@@ -64,8 +64,8 @@ def choose_loras(
         InvalidRequest: a LoRA that is not there, does not fit or is asked for twice; a tag that means nothing.
     """
     for field in ("negative_prompt", "hires_prompt", "hires_negative_prompt"):
-        _refuse_tags(field, getattr(request, field) or "")
-    prompt, tagged = _tags(request.prompt)
+        _refuse_tags(field, getattr(request, field) or "", comments=request.prompt_comments)
+    prompt, tagged = _tags(request.prompt, comments=request.prompt_comments)
     hires_model = hires_model if request.hires_model else None
     if not asked and not tagged:
         return request
@@ -83,22 +83,22 @@ def choose_loras(
     return request.model_copy(update={"prompt": prompt, "loras": applied})
 
 
-def tagged_loras(prompt: str) -> list[str]:
-    """Return the names of the LoRAs that a prompt's own tags apply.
+def tagged_loras(prompt: str, *, comments: bool = True) -> list[str]:
+    """Return the names of the LoRAs that a prompt's own tags apply; `comments` as in `parse`.
 
     Raises:
         InvalidRequest: a tag means nothing.
     """
-    return [spec.name for spec in _tags(prompt)[1] if spec.weight or spec.text_encoder_weight]
+    return [spec.name for spec in _tags(prompt, comments=comments)[1] if spec.weight or spec.text_encoder_weight]
 
 
-def _refuse_tags(field: str, text: str) -> None:
+def _refuse_tags(field: str, text: str, *, comments: bool) -> None:
     """Refuse tags anywhere but in the prompt: what they name acts on the whole picture, in both of its passes."""
     if "<" not in text:
         return
     from pipelines.spec.prompt import parse  # a sixth of a second, and most prompts have no such sign
 
-    for tag in parse(text, composable=False).extra_networks:
+    for tag in parse(text, comments=comments, composable=False).extra_networks:
         shown = f"<{tag.kind}:{tag.name}>"
         way_out = "take the tag out"
         if tag.kind == "lora":
@@ -109,13 +109,13 @@ def _refuse_tags(field: str, text: str) -> None:
         )
 
 
-def _tags(prompt: str) -> tuple[str, list[LoraSpec]]:
+def _tags(prompt: str, *, comments: bool) -> tuple[str, list[LoraSpec]]:
     """Return the prompt without its tags (and, if it has any, without its comments), and the LoRAs they name."""
     if "<" not in prompt:
         return prompt, []
     from pipelines.spec.prompt import parse, without_tags
 
-    tags = parse(prompt).extra_networks
+    tags = parse(prompt, comments=comments).extra_networks
     if not tags:
         return prompt, []
     specs = []
@@ -135,7 +135,7 @@ def _tags(prompt: str) -> tuple[str, list[LoraSpec]]:
             raise InvalidRequest(f"prompt names {shown}: {reason}", field="prompt") from error
         except ValueError as error:
             raise InvalidRequest(f"prompt names {shown}: {error}", field="prompt") from error
-    return without_tags(prompt).strip(), specs
+    return without_tags(prompt, comments=comments).strip(), specs
 
 
 def _check_range(spec: LoraSpec, field: str, scheduler: str) -> None:

@@ -225,6 +225,9 @@ class GenerationRequest(BaseRequest):
         default="a1111",
         description="How weights like (word:1.2) act: as in A1111, without its normalisation, or as in ComfyUI.",
     )
+    prompt_comments: bool = Field(
+        default=True, description="In prompts, # and the rest of its line is a comment. Off: it is text."
+    )
     seed: int | None = Field(
         default=None, ge=0, le=MAX_SEED, description="Same seed, same picture. Empty: a random one."
     )

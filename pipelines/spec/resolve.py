@@ -86,7 +86,8 @@ def check_prompts(request: ResolvedRequest) -> None:
             continue
         from pipelines.spec.prompt import parse, schedule  # a sixth of a second, and most prompts have no such sign
 
-        branches = parse(text, composable=not field.endswith("negative_prompt")).branches
+        is_composable = not field.endswith("negative_prompt")
+        branches = parse(text, comments=request.prompt_comments, composable=is_composable).branches
         if any(
             len(schedule(branch.text, num_inference_steps=10, hires_steps=hires_steps)) > 1
             for branch in branches

@@ -96,6 +96,7 @@ class ResolvedRequest(BaseRequest):
     tile_size: int | None
     tile_overlap: int | None
     output_format: OutputFormat
+    prompt_comments: bool = True
     template: str | None = None
     negative_template: str | None = None
     hires_template: str | None = None

@@ -46,5 +46,5 @@ def _wanted(request: str) -> tuple[object, object]:
         return None, None
     if not isinstance(values, dict):
         return None, None
-    tags = parse(str(values.get("prompt", ""))).extra_networks
+    tags = parse(str(values.get("prompt", "")), comments=values.get("prompt_comments") is not False).extra_networks
     return values.get("model"), (values.get("loras"), tags)

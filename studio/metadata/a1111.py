@@ -190,6 +190,7 @@ def _options(request: ResolvedRequest) -> list[_Pair]:
         ("Image upscaler", None if request.upscaler is None else upscaler_label(request.upscaler)),
         ("Step rule", None if request.step_rule == "a1111" else request.step_rule),
         ("Emphasis", _EMPHASIS[request.emphasis]),
+        ("Prompt comments", None if request.prompt_comments else "False"),
         ("Schedule max sigma", None if request.sigma_max is None else _number(request.sigma_max)),
         ("Schedule min sigma", None if request.sigma_min is None else _number(request.sigma_min)),
         ("Schedule rho", None if request.rho is None else _number(request.rho)),

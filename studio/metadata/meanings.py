@@ -286,6 +286,7 @@ MEANINGS: tuple[Meaning, ...] = (
             a1111="RNG", comfyui="noise", invokeai="rand_device", fooocus="noise", novelai="noise source",
             swarmui="noise"),
     Meaning("emphasis", partial(_chosen, choices=_EMPHASIS), a1111="Emphasis", comfyui="emphasis"),
+    Meaning("prompt_comments", partial(_chosen, choices={"true": True, "false": False}), a1111="Prompt comments"),
     Meaning("clip_skip", _whole, a1111="Clip skip", fooocus="clip_skip"),
     Meaning("clip_skip", partial(_whole, plus=1, none=0), invokeai="clip_skip"),
     Meaning("clip_skip", lambda text, source: _whole(text.removeprefix("-"), source), comfyui="stop_at_clip_layer"),

@@ -181,6 +181,7 @@ def _named(
             num_inference_steps=told_steps(request.scheduler, request.num_inference_steps),
             rules=chunk_rules(model.path / "tokenizer", embeddings=vectors),
             hires_steps=request.hires_steps,
+            comments=request.prompt_comments,
             composable=not field.endswith("negative_prompt"),
         ):
             embedding = _usable(installed[name], model, field=field)

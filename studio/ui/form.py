@@ -65,6 +65,7 @@ LABELS: Mapping[str, str] = {
     "s_noise": "Noise strength",
     "clip_skip": "Clip skip",
     "emphasis": "Emphasis",
+    "prompt_comments": "Comments in prompts",
     "seed": "Seed",
     "variation_seed": "Variation seed",
     "variation_strength": "Variation",

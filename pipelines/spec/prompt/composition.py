@@ -100,9 +100,9 @@ def without_comments(text: str) -> str:
     return _COMMENT.sub("", text) if "#" in text else text
 
 
-def without_tags(text: str) -> str:
-    """Leave out what `parse` takes out of a text: comments and tags."""
-    return _TAG.sub("", without_comments(text))
+def without_tags(text: str, *, comments: bool = True) -> str:
+    """Leave out what `parse` takes out of a text: comments, if they are any, and tags."""
+    return _TAG.sub("", without_comments(text) if comments else text)
 
 
 def _branch(text: str) -> Branch:

@@ -11,16 +11,19 @@ from pipelines.spec.prompt.weighting import Mark, Weighted, weigh
 Runs = tuple[Weighted | Literal[Mark.BREAK], ...]
 
 
-def count_prompt(prompt: str, *, num_inference_steps: int, rules: ChunkRules, composable: bool = True) -> TokenCount:
+def count_prompt(
+    prompt: str, *, num_inference_steps: int, rules: ChunkRules, comments: bool = True, composable: bool = True
+) -> TokenCount:
     """Return the count of the longest text, of all branches and steps.
 
     Args:
         prompt: as the user typed it.
         num_inference_steps: in which it is scheduled.
         rules: of the text encoder.
+        comments: see `parse`.
         composable: see `parse`.
     """
-    texts = _texts(prompt, num_inference_steps, composable=composable)
+    texts = _texts(prompt, num_inference_steps, comments=comments, composable=composable)
     return max((count_tokens(text, rules=rules) for text in texts), key=lambda count: count.used)
 
 
@@ -30,6 +33,7 @@ def named_embeddings(
     num_inference_steps: int,
     rules: ChunkRules,
     hires_steps: int | None = None,
+    comments: bool = True,
     composable: bool = True,
 ) -> tuple[str, ...]:
     """Return the embeddings that a prompt names at any step, each once, in order.
@@ -41,7 +45,9 @@ def named_embeddings(
     """
     placements = (
         placement.name
-        for text in _texts(prompt, num_inference_steps, hires_steps=hires_steps, composable=composable)
+        for text in _texts(
+            prompt, num_inference_steps, hires_steps=hires_steps, comments=comments, composable=composable
+        )
         for part in chunk(text, rules=rules)
         for placement in part.placements
     )
@@ -49,11 +55,11 @@ def named_embeddings(
 
 
 def _texts(
-    prompt: str, num_inference_steps: int, *, hires_steps: int | None = None, composable: bool
+    prompt: str, num_inference_steps: int, *, hires_steps: int | None = None, comments: bool, composable: bool
 ) -> Iterator[Runs]:
     texts = dict.fromkeys(
         part.text
-        for branch in parse(prompt, composable=composable).branches
+        for branch in parse(prompt, comments=comments, composable=composable).branches
         for steps in dict.fromkeys((None, hires_steps))
         for part in schedule(branch.text, num_inference_steps=num_inference_steps, hires_steps=steps)
     )

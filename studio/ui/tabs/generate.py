@@ -181,6 +181,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
             form,
             ("scheduler", "noise_schedule"),
             ("clip_skip", "emphasis"),
+            ("prompt_comments",),
             ("tile_size", "tile_overlap"),
             ("output_format",),
             ("template", "negative_template"),
@@ -217,14 +218,16 @@ def _count_tokens(studio: Studio, form: RequestForm, field: str) -> None:
     """Place a counter of tokens under a prompt. It follows every keystroke; of several at once only the last counts."""
     is_prompt = field == "prompt"
 
-    def count(text: str, prompt: str, model: str | None, steps: str | None, loras: list[str] | None) -> str:
+    def count(text: str, *others: Any) -> str:
+        prompt, model, steps, loras, comments = others
         num_inference_steps = int(steps) if steps and re.fullmatch("[1-9][0-9]{0,2}", steps) else None
         try:
             counted = studio.count_tokens(
                 text,
                 model=model,
                 num_inference_steps=num_inference_steps,
-                loras=[*(loras or []), *([] if is_prompt else tagged_loras(prompt))],
+                loras=[*(loras or []), *([] if is_prompt else tagged_loras(prompt, comments=comments))],
+                comments=comments,
                 composable=is_prompt,
             )
         except StudioError:  # said where the picture is asked for
@@ -232,7 +235,7 @@ def _count_tokens(studio: Studio, form: RequestForm, field: str) -> None:
         return f"{counted.used}/{counted.capacity}"
 
     counter = gr.HTML("0/75", elem_id=f"{field}-tokens", elem_classes="tokens", apply_default_css=False)
-    sources = [form[name] for name in (field, "prompt", "model", "num_inference_steps", "loras")]
+    sources = [form[name] for name in (field, "prompt", "model", "num_inference_steps", "loras", "prompt_comments")]
     changes = [source.change for source in dict.fromkeys(sources)]  # type: ignore[attr-defined]
     gr.on(changes, count, sources, counter, trigger_mode="always_last", **QUIET)
 

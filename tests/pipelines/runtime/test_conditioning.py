@@ -134,6 +134,18 @@ def test_and_is_a_word_in_the_negative_prompt_and_comments_are_not(model: tuple[
     torch.testing.assert_close(negative[0][0].at(1).prompt_embeds, negative[1][0].at(1).prompt_embeds)
 
 
+def test_comments_can_be_text(model: tuple[Model, Components]) -> None:
+    encoder = PromptEncoder()
+
+    def encoded(**fields: Any) -> list[torch.Tensor]:
+        request = ask(model[0], prompt="a # b", negative_prompt="fog # snow", **fields)
+        both = encoder.encode(request, components=model[1]), encoder.encode_negative(request, components=model[1])
+        return [each.branches[0].at(1).prompt_embeds for each in both]
+
+    for without, written_out in zip(encoded(), encoded(prompt_comments=False), strict=True):
+        assert not torch.equal(without, written_out)
+
+
 def test_weights_that_overflow_are_told_by_the_prompt(sd1: Model) -> None:
     components = ModelCache(torch.device("cpu"), dtype=torch.float16, max_bytes=10**9).get(sd1)
 

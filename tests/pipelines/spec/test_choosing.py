@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.spec.choosing import choose_loras
+from pipelines.spec.choosing import choose_loras, tagged_loras
 from pipelines.spec.errors import InvalidRequest, ModelError, NotFound
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
@@ -35,6 +35,19 @@ def find(name: str) -> Known:
 def choose(model: Model, **fields: Any) -> ResolvedRequest:
     request = GenerationRequest.parse(fields)
     return choose_loras(resolve(request, model)[0], request.loras, model=model, find=find)
+
+
+def test_a_tag_in_a_comment_is_a_comment_where_there_are_comments(model: Model) -> None:
+    prompt = "a boat # <lora:pixel:1>"
+
+    assert not choose(model, prompt=prompt).loras
+    text = choose(model, prompt=prompt, prompt_comments=False)
+
+    assert ([lora.name for lora in text.loras], text.prompt) == (["pixel"], "a boat #")
+    assert tagged_loras(prompt) == []
+    assert tagged_loras(prompt, comments=False) == ["pixel"]
+    with pytest.raises(InvalidRequest, match="negative_prompt names <lora:pixel>"):
+        choose(model, prompt="a", negative_prompt="# <lora:pixel:1>", prompt_comments=False)
 
 
 def test_tags_leave_the_prompt_and_join_the_field(model: Model) -> None:

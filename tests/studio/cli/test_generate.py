@@ -84,6 +84,7 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
         "s_noise": 1.05,
         "clip_skip": 2,
         "emphasis": "comfy",
+        "prompt_comments": False,
         "variation_seed": 8,
         "variation_strength": 0.25,
         "seed_resize_width": 128,
@@ -96,8 +97,11 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
         "template": "a {boat|car}",
         "negative_template": "{fog|rain}",
     }
+    written = {True: "--{}", False: "--no-{}"}
     options = [
-        f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')}={value}"
+        written[value].format(name.replace("_", "-"))
+        if isinstance(value, bool)
+        else f"--{name.replace('_', '-')}={value}"
         for name, value in asked.items()
     ]
     files = [f"--{name}={tmp_path / 'in.png'}" for name in ("init-image", "mask-image")]
