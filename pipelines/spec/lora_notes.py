@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ CONFIG = "adapter_config.json"
 _OF_PEFT = "base_model.model."
 """How the names of its tensors begin."""
 _MAX_CONFIG_BYTES = 2**20
+_MEANT = frozenset({"lora_alpha", "use_rslora", "alpha_pattern"})
 _LITERAL = re.compile(r"[\w.\-]+")
 """Patterns that name layers outright; others would be run as regular expressions of whoever made the file."""
 _NESTED = "text_model."
@@ -79,6 +81,12 @@ class Notes:
     def alpha(self) -> float | None:
         """The first that is noted for all layers of a part."""
         return next((value for key, value in self.values.items() if key.rpartition(".")[2] == "lora_alpha"), None)
+
+    @property
+    def digest(self) -> str:
+        """Eight digits that differ where strengths are noted otherwise; empty where none is."""
+        meant = {key: value for key, value in self.values.items() if key.rpartition(".")[2] in _MEANT}
+        return sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()[:8] if meant else ""
 
     def strength(self, part: str, path: str) -> Strength:
         """Return how strongly a layer is meant; of patterns, the first that ends its name holds, as in PEFT.

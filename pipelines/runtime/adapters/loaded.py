@@ -47,6 +47,8 @@ class LoadedLora:
     embeddings: Mapping[str, tuple[Tensor, ...]]
     """What it brings for words of prompts: name -> vectors for each text encoder, (vectors, width)."""
     num_bytes: int
+    notes: str = ""
+    """`Notes.digest`: strengths that are noted outside of the tensors, which its hash does not cover."""
 
     @property
     def audit(self) -> str:
@@ -57,7 +59,8 @@ class LoadedLora:
         counts = Counter(place.part for place in self.deltas) + Counter(embeddings=len(self.embeddings))
         total = counts.total()
         parts = ", ".join(f"{part.replace('_', ' ')} {count}" for part, count in sorted(counts.items()))
-        return f"{total}/{total}: {parts}"
+        noted = f"; strengths as noted ({self.notes})" if self.notes else ""
+        return f"{total}/{total}: {parts}{noted}"
 
 
 class LoraCache:
@@ -132,7 +135,7 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
             deltas[place] = deltas.get(place, ()) + own
     embeddings = _embeddings(file, header, tensors, layers=layers, model_name=model_name)
     num_bytes = _num_bytes(deltas.values()) + sum(each.nbytes for vectors in embeddings.values() for each in vectors)
-    return LoadedLora(file.name, stamp, deltas, embeddings, num_bytes)
+    return LoadedLora(file.name, stamp, deltas, embeddings, num_bytes, notes.digest)
 
 
 def _stamp(file: LoraFile) -> Stamp:

@@ -1,6 +1,7 @@
 """LoRA files of every dialect find their layers, all of them or none."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,10 @@ def test_peft_notes_the_alpha_beside_its_file(loaded: dict[str, Components], tmp
     noted = scales()
     assert noted.pop(special) == 3
     assert set(noted.values()) == {4.0}
+    audit = cache.get(file).audit
+    assert re.fullmatch(r"(\d+)/\1: unet \1; strengths as noted \([0-9a-f]{8}\)", audit), audit
+    beside.write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4.5}))
+    assert cache.get(file).audit not in {audit, ""}, "the record of a picture tells them apart"
     own = lora_files.write(tmp_path / "other.safetensors", lora_files.dotted(weights))
     assert {d.scale for (d,) in cache.get(own).deltas.values()} == {1.0}, "it is not PEFT's"
     for text in ("{", "[]", '{"lora_alpha": "much"}', " " * 2**20 + "{}"):
