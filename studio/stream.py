@@ -3,11 +3,12 @@
 Knows a Studio by what it is given of it; where requests come from and where pictures go is not its business.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipelines.spec.errors import SomeFailed, StudioError
@@ -19,6 +20,7 @@ AHEAD = 8
 """So many jobs are queued or running at a time, however many requests there are."""
 _LOOK_SECONDS = 0.1
 _CANCEL_SECONDS = 10.0
+_LORA_TAG = re.compile(r"<lora:[^>]+>")
 
 T = TypeVar("T")
 
@@ -65,8 +67,8 @@ class Working(Protocol):
 @dataclass
 class _Asked:
     job: Job
-    seen: int = 0
-    """Pictures already handed on."""
+    seen: set[int] = field(default_factory=set)
+    """Indexes of the pictures already handed on: they need not finish in order."""
 
 
 class Stream(Generic[T]):
@@ -137,9 +139,10 @@ class Stream(Generic[T]):
         one.job = self._studio.job(one.job.id)
         if one.job.state is JobState.QUEUED and not one.job.attempt:
             return
-        for image in self._studio.gallery.of_job(one.job.id)[one.seen :]:
-            one.seen += 1
-            yield position, image
+        for image in self._studio.gallery.of_job(one.job.id):
+            if image.index not in one.seen:
+                one.seen.add(image.index)
+                yield position, image
         if one.job.is_finished:
             try:
                 self._studio.result(one.job)
@@ -207,7 +210,8 @@ def by_likeness(requests: Iterable[tuple[int, GenerationRequest]]) -> list[tuple
     """
     models: dict[str | None, dict[str, list[tuple[int, GenerationRequest]]]] = {}
     for position, request in requests:
-        likeness = str(request.model_dump(include={"loras", "width", "height"}))
+        tags = _LORA_TAG.findall(request.prompt)
+        likeness = f"{request.model_dump(include={'loras', 'width', 'height'})} {tags}"
         models.setdefault(request.model, {}).setdefault(likeness, []).append((position, request))
     return [one for alike in models.values() for group in alike.values() for one in group]
 

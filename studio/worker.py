@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -18,6 +18,7 @@ from typing import Self
 from pipelines.spec.dataset import open_picture
 from pipelines.spec.engine import Engine, Step
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.trainer import Trainer, TrainingStep
 from studio.files import left_behind, sweep, sweep_orphans, temporary_suffix
 from studio.jobs import ClaimLost, GenerationJob, Job, JobState, TrainingJob
@@ -129,7 +130,7 @@ def _generate(job: GenerationJob, *, storage: Storage, machines: Machines, drain
     """Make the missing pictures, and publish each while the next one is made."""
     model, resolved = storage.expand(job.request)
     made = storage.gallery.made(job)
-    missing = [index for index in range(len(resolved)) if index not in made]
+    missing = _alike_together([index for index in range(len(resolved)) if index not in made], resolved)
     if not missing:
         return
     inputs = storage.open_inputs(job.request, model, resolved)
@@ -138,7 +139,7 @@ def _generate(job: GenerationJob, *, storage: Storage, machines: Machines, drain
         note = Note(
             step.step,
             step.num_steps,
-            image_index=missing[step.image_index],
+            image_index=len(made) + step.image_index,
             images_at_once=step.images_at_once,
             preview=step.preview,
         )
@@ -153,6 +154,17 @@ def _generate(job: GenerationJob, *, storage: Storage, machines: Machines, drain
             published = publisher.submit(storage.gallery.add, job, replace(generated, index=missing[generated.index]))
         if published is not None:
             published.result()
+
+
+def _alike_together(indexes: Sequence[int], resolved: Sequence[ResolvedRequest]) -> list[int]:
+    """Order pictures so that those with the same LoRAs follow one another, and can share a batch.
+
+    A template may give each picture of a job LoRAs of its own; of everything else that parts batches a job has one.
+    """
+    alike: dict[str, list[int]] = {}
+    for index in indexes:
+        alike.setdefault(str(resolved[index].loras), []).append(index)
+    return [index for group in alike.values() for index in group]
 
 
 def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:

@@ -37,7 +37,9 @@ class JobView(BaseModel):
     finished_at: float | None
     device: str | None = Field(description="Where it runs, once a worker has it.")
     attempt: int
-    image_index: int = Field(description="The picture being made, from 0; the first of those made at once.")
+    image_index: int = Field(
+        description="How many pictures were finished before the one being made, or those made at once."
+    )
     images_at_once: int = Field(description="How many pictures are being made.")
     step: int = Field(description="Steps done of that picture, or of the training.")
     num_steps: int = Field(description="Steps of one picture, or of the training; 0 until the model is loaded.")

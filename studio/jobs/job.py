@@ -54,7 +54,7 @@ class Job(ABC):
     worker_deaths: int
     cancel_requested: bool
     image_index: int
-    """The image being made, from 0; the first of those that are made at once."""
+    """How many images were finished before the one being made, or those made at once."""
     images_at_once: int
     """How many images are being made."""
     step: int

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -431,6 +432,28 @@ def test_each_picture_of_a_batch_gets_its_own_loras_and_says_so(studio: Studio, 
         assert record == image.request
         assert record.prompt.strip() == "a boat"
         assert read_texts(image.path)["parameters"].split("\n")[0].strip() == f"a boat{tags}"
+
+
+def test_pictures_of_a_batch_are_made_lora_by_lora(studio: Studio, write: Callable[..., Path]) -> None:
+    write("brush")
+    write("sea", value=1.0)
+    template = {"prompt": "a boat {<lora:brush:1>|<lora:sea:1>}", "num_images": 8, "seed": 1}
+
+    streamed = list(studio.generate([template], progress=False))
+
+    newest_first = [image.request.loras[0].name for image in studio.gallery.page()]
+    assert sum(one != next_one for one, next_one in pairwise(newest_first)) == 1, "two LoRAs, one change"
+    images = studio.gallery.of_job(streamed[0].job_id)
+    assert [image.request.seed for image in images] == list(range(1, 9))
+    assert sum(one != next_one for one, next_one in pairwise(image.request.loras for image in images)) > 1
+    assert sorted(image.index for image in streamed) == list(range(8)), "each is handed on once"
+
+
+def test_a_list_is_made_lora_by_lora_tags_included(studio: Studio, write: Callable[..., Path]) -> None:
+    write("brush")
+    asked = [{"prompt": prompt} for prompt in ("a <lora:brush:1>", "b", "c <lora:brush:1>", "d")]
+
+    assert [image.request.prompt.strip() for image in studio.generate(asked, progress=False)] == ["a", "c", "b", "d"]
 
 
 def test_a_lora_changes_the_picture_and_its_absence_changes_it_back(studio: Studio, write: Callable[..., Path]) -> None:
