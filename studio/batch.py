@@ -48,8 +48,6 @@ _READS: Mapping[str, Callable[[str], Any]] = {
     "array": lambda text: json.loads(text) if text.startswith("[") else [text],
     "object": json.loads,
 }
-_DRAWN = frozenset({("seed", "-1"), ("variation_seed", "-1")})
-"""How A1111 asks for a random number."""
 _WORDS: Mapping[str, str] = {"integer": "a whole number", "number": "a number"}
 
 
@@ -105,7 +103,7 @@ def _read_csv(text: str) -> Iterator[Line]:
 def _read_text(text: str) -> Iterator[Line]:
     """Read a prompt a line, then options: "a boat --seed 7". Lines that start with # are comments.
 
-    Lines of A1111's "Prompts from file" are such lines too, so its names are understood, and a seed of -1 is none.
+    Lines of A1111's "Prompts from file" are such lines too, so its names are understood.
     """
     for number, line in enumerate(re.split(r"\r\n?|\n", text), 1):
         if line.strip() and not line.startswith("#"):
@@ -128,7 +126,6 @@ def _with_options(number: int, line: str) -> Line:
         if not value:
             return Line(number, error=InvalidRequest(f"{name} has no value; write --{option[1]} VALUE", field=name))
         fields[name] = value
-    fields = {name: value for name, value in fields.items() if (name, value) not in _DRAWN}
     return _typed(number, fields)
 
 

@@ -229,13 +229,13 @@ class GenerationRequest(BaseRequest):
         default=True, description="In prompts, # and the rest of its line is a comment. Off: it is text."
     )
     seed: int | None = Field(
-        default=None, ge=0, le=MAX_SEED, description="Same seed, same picture. Empty: a random one."
+        default=None, ge=0, le=MAX_SEED, description="Same seed, same picture. Empty, or A1111's -1: a random one."
     )
     variation_seed: int | None = Field(
         default=None,
         ge=0,
         le=MAX_SEED,
-        description="Noise to blend into the seed's. Needs variation_strength. Empty: a random one.",
+        description="Noise to blend into the seed's. Needs variation_strength. Empty or -1: a random one.",
     )
     variation_strength: float = Field(
         default=0.0, ge=0, le=1, description="How much of variation_seed is blended in. 1 is all of it."
@@ -359,6 +359,11 @@ class GenerationRequest(BaseRequest):
             if styles.count(name) > 1:
                 raise ValueError(f"names {name!r} twice; leave one out")
         return styles
+
+    @field_validator("seed", "variation_seed", mode="before")
+    @classmethod
+    def _minus_one_is_random(cls, seed: object) -> object:
+        return None if seed == -1 else seed
 
     @field_validator("scheduler", "hires_scheduler")
     @classmethod

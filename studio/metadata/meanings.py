@@ -105,6 +105,13 @@ def _whole(text: str, _: Source, *, plus: int = 0, none: int | None = None) -> R
     return None if value == none else Reading(value + plus)
 
 
+def _seed(text: str, source: Source) -> Reading | None:
+    """Read a seed; -1 asked for a random one, which is not said."""
+    if text == "-1":
+        raise ValueError("-1 stands for any seed, and the one that was drawn is not said")
+    return _whole(text, source)
+
+
 def _number(text: str, _: Source, *, none: float | None = None) -> Reading | None:
     value = _finite(text)
     return None if value == none else Reading(value)
@@ -279,9 +286,9 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("noise_schedule", partial(_noise_schedule, sampler="sampler_name"), comfyui="scheduler"),
     Meaning("noise_schedule", partial(_noise_schedule, sampler="scheduler"), invokeai="scheduler"),
     Meaning("noise_schedule", _LOWER_SCHEDULE, fooocus="scheduler", novelai="noise_schedule", swarmui="scheduler"),
-    Meaning("seed", _whole,
+    Meaning("seed", _seed,
             a1111="Seed", comfyui="seed", invokeai="seed", fooocus="seed", novelai="seed", swarmui="seed"),
-    Meaning("seed", _whole, comfyui="noise_seed"),
+    Meaning("seed", _seed, comfyui="noise_seed"),
     Meaning("noise_source", _noise_source,
             a1111="RNG", comfyui="noise", invokeai="rand_device", fooocus="noise", novelai="noise source",
             swarmui="noise"),
@@ -300,7 +307,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("s_tmax", _number, a1111="Sigma tmax"),
     Meaning("s_noise", _number, a1111="Sigma noise"),
     Meaning("eta_noise_seed_delta", _ZERO_IS_NONE, a1111="ENSD"),
-    Meaning("variation_seed", _whole, a1111="Variation seed"),
+    Meaning("variation_seed", _seed, a1111="Variation seed"),
     Meaning("variation_strength", _number, a1111="Variation seed strength"),
     Meaning("variation_strength", _number, a1111="Variation strength"),
     Meaning("seed_resize_width", _ZERO_IS_NONE, a1111="Seed resize from-1"),

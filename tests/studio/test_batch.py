@@ -37,7 +37,7 @@ def test_csv_cells_are_read_as_their_field_holds_them() -> None:
         ("a --negative-prompt fog, rain --width 64", {"prompt": "a", "negative_prompt": "fog, rain", "width": 64}),
         ('--prompt "a boat" --seed 1', {"prompt": "a boat", "seed": 1}),
         ("a --guidance_scale 2", {"prompt": "a", "guidance_scale": 2.0}),
-        ("a --steps 20 --seed -1", {"prompt": "a", "num_inference_steps": 20}),
+        ("a --steps 20 --seed -1", {"prompt": "a", "num_inference_steps": 20, "seed": -1}),
         (
             '--prompt "a" --negative_prompt "fog" --sampler_name "Euler a" --cfg_scale 7 --subseed 5 --batch_size 2',
             {

@@ -35,7 +35,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("strength", 1.01, "strength must be at least 0 and at most 1, got 1.01"),
     ("strength", float("-inf"), "strength must be a finite number, got -inf"),
     ("seed", 2**64, f"seed must be at least 0 and at most {MAX_SEED}, got {2**64}"),
-    ("seed", -1, f"seed must be at least 0 and at most {MAX_SEED}, got -1"),
+    ("seed", -2, f"seed must be at least 0 and at most {MAX_SEED}, got -2"),
     ("seed", 10**5000, f"seed must be at least 0 and at most {MAX_SEED}, got a number of 16610 bits"),
     ("width", 10**5000 + 1, "width must be a multiple of 8, got a number of 16610 bits; try 4096"),
     ("num_images", 0, f"num_images must be at least 1 and at most {MAX_IMAGES}, got 0"),
@@ -143,6 +143,7 @@ def test_a_request_without_a_seed_gets_one_that_other_programs_can_type() -> Non
     assert len(seeds) > 1
     assert all(seed is not None and 0 <= seed < RANDOM_SEEDS for seed in seeds)
     assert GenerationRequest(seed=0).with_seeds().seed == 0
+    assert GenerationRequest.parse({"seed": -1, "variation_seed": -1}) == GenerationRequest(), "A1111's random"
 
 
 def test_a_request_cannot_be_changed() -> None:
