@@ -4,7 +4,8 @@ Three roads paint pictures of the pocket model from the same noise: a bare diffu
 studio, from a job in the database to published files with record, thumbnail and row. They take turns at going first, so
 that a busy machine slows all alike. The bare loop is given the encoded prompt, which the engine remembers as well; it
 denoises and decodes a batch at once. The pictures must be the same up to rounding. The time on the processor stands
-beside the time on the clock: only the latter depends on what else the machine does.
+beside the time on the clock: only the latter depends on what else the machine does. A job of several batches
+(`--batches 4`) says how many pictures a second come out; one of a single batch also waits until the last is published.
 """
 
 import argparse
@@ -60,9 +61,10 @@ class Road(Protocol):
 class BareLoop:
     """What one would write by hand: load, loop, decode."""
 
-    def __init__(self, folder: Path, requests: Sequence[ResolvedRequest]) -> None:
+    def __init__(self, folder: Path, requests: Sequence[ResolvedRequest], *, batch_size: int) -> None:
         request = requests[0]
         self._requests = requests
+        self._batch_size = batch_size
         self._unet = _load(UNet2DConditionModel, folder / "unet", dtype=torch.float32)
         self._vae = _load(AutoencoderKL, folder / "vae", dtype=torch.float32)
         self._scheduler = _load(EulerDiscreteScheduler, folder / "scheduler", timestep_spacing="linspace")
@@ -72,14 +74,19 @@ class BareLoop:
         tokens = [tokenizer(text, padding="max_length", max_length=77, return_tensors="pt") for text in texts]
         with torch.inference_mode():
             embeds = [encoder(each.input_ids)[0] for each in tokens]
-        self._prompt_embeds = torch.cat([each.repeat(len(requests), 1, 1) for each in embeds])
+        self._prompt_embeds = torch.cat([each.repeat(batch_size, 1, 1) for each in embeds])
+
+    def paint(self) -> list[Image.Image]:
+        starts = range(0, len(self._requests), self._batch_size)
+        batches = [self._requests[start : start + self._batch_size] for start in starts]
+        return [image for batch in batches for image in self._paint(batch)]
 
     @torch.inference_mode()
-    def paint(self) -> list[Image.Image]:
-        request, scheduler, unet, vae = self._requests[0], self._scheduler, self._unet, self._vae
+    def _paint(self, requests: Sequence[ResolvedRequest]) -> list[Image.Image]:
+        request, scheduler, unet, vae = requests[0], self._scheduler, self._unet, self._vae
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
         shape = (1, 4, request.height // factor, request.width // factor)
-        generators = [torch.Generator("cpu").manual_seed(each.seed) for each in self._requests]
+        generators = [torch.Generator("cpu").manual_seed(each.seed) for each in requests]
         latents = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
         scheduler.set_timesteps(request.num_inference_steps)
         latents = latents * scheduler.sigmas[0]
@@ -136,29 +143,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--images", type=int, nargs="+", default=[1, 4], help="sizes of batches")
+    parser.add_argument("--batches", type=int, default=1, help="how many of them a job has")
     parser.add_argument("--side", type=int, default=128, help="width and height of the pictures")
     arguments = parser.parse_args()
     for num_images in arguments.images:
-        compare(num_images, runs=arguments.runs, side=arguments.side)
+        compare(num_images, batches=arguments.batches, runs=arguments.runs, side=arguments.side)
 
 
-def compare(num_images: int, *, runs: int, side: int) -> None:
+def compare(batch_size: int, *, batches: int, runs: int, side: int) -> None:
     """Print one table."""
     asked = GenerationRequest(
         prompt=PROMPT,
         seed=7,
         num_inference_steps=20,
         scheduler="euler",
-        num_images=num_images,
+        num_images=batch_size * batches,
         width=side,
         height=side,
     )
     with tempfile.TemporaryDirectory() as folder:
         model = find_model("pocket", Path(folder))
         requests = resolve(asked, model)
-        engine = DiffusersEngine(device="cpu")
+        engine = DiffusersEngine(device="cpu", batch_size=batch_size)
         roads: dict[str, Road] = {
-            "bare loop": BareLoop(model.path, requests),
+            "bare loop": BareLoop(model.path, requests, batch_size=batch_size),
             "engine": EngineRoad(model, requests, engine),
             "studio": StudioRoad(Path(folder), asked, engine),
         }
@@ -171,7 +179,7 @@ def compare(num_images: int, *, runs: int, side: int) -> None:
             turns.append({name: measure(roads[name].paint) for name in order})
 
     size = f"{requests[0].width}×{requests[0].height}"
-    print(f"{num_images} at once, {size}, {requests[0].num_inference_steps} steps with guidance;")
+    print(f"{batches} time(s) {batch_size} at once, {size}, {requests[0].num_inference_steps} steps with guidance;")
     print(f"{torch.get_num_threads()} thread(s), median of {runs} turns; target of both ratios ≤ {TARGET}.\n")
     print_table(("time on the", *roads, "engine / bare", "studio / bare"), [_row(turns, name) for name in _CLOCKS])
     print()
