@@ -7,7 +7,7 @@ from studio.jobs import Job, JobKind, JobState
 from studio.local import LocalWork
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
-from studio.worker import Machines, run_job
+from studio.worker import Machines, run_job, run_next
 
 _WATCH_SECONDS = 0.1
 
@@ -110,8 +110,8 @@ class Queue:
         """Start working off the queue here until it is empty or `stop` is set; None where a worker is alive."""
 
         def work(device: str) -> None:
-            while not stop.is_set() and (claimed := self._storage.jobs.claim(device)) is not None:
-                run_job(claimed, storage=self._storage, machines=self._machines[device], drain=stop)
+            while not stop.is_set() and run_next(self._storage, device, machines=self._machines[device], drain=stop):
+                pass
 
         return self._start(self.settings.devices, work, name="work-off")
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
@@ -37,25 +37,25 @@ class Note:
 
 
 class Reporter:
-    """Writes the latest note; says when work has to end.
+    """Writes the latest note of each job; says when work has to end.
 
     Args:
-        jobs: where the job lives.
-        job: the claimed job.
+        jobs: where the jobs live.
+        claimed: those that are worked on, together.
         drain: set when the worker must stop.
         drain_seconds: how long after that the job may still go on.
     """
 
-    def __init__(self, jobs: JobStore, job: Job, *, drain: threading.Event, drain_seconds: float) -> None:
+    def __init__(self, jobs: JobStore, claimed: Sequence[Job], *, drain: threading.Event, drain_seconds: float) -> None:
         self._jobs = jobs
-        self._job = job
+        self._claimed = claimed
         self._drain = drain
         self._drain_seconds = drain_seconds
         self._drain_deadline: float | None = None
-        self._latest: Note | None = None
-        self._previewed: Callable[[], Image.Image] | None = None
+        self._latest: Mapping[str, Note] = {}
+        self._previewed: dict[str, Callable[[], Image.Image]] = {}
         self._finished = threading.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"report-{job.id}")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"report-{claimed[0].id}")
 
     def __enter__(self) -> Self:
         self._reporting = self._thread.submit(self._run)
@@ -65,9 +65,12 @@ class Reporter:
         self._finished.set()
         self._thread.shutdown()
 
-    def note(self, note: Note) -> None:
-        """Leave a note; raise what ended the reporting thread: a cancelled or lost job, or a broken preview."""
-        self._latest = note
+    def note(self, notes: Mapping[str, Note]) -> None:
+        """Leave notes, by id of the job; raise what ended the reporting thread.
+
+        That is a lost job, a broken preview, or that all of the jobs are cancelled.
+        """
+        self._latest = notes
         if self._reporting.done():
             self._reporting.result()
         self._look_for_drain()
@@ -80,22 +83,28 @@ class Reporter:
             self._drain_deadline = time.monotonic() + self._drain_seconds
 
     def _run(self) -> None:
-        written: Note | None = None
+        written: dict[str, Note] = {}
         while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
             self._look_for_drain()
-            note = self._latest
-            if note is None or note is written:
-                asked = self._jobs.is_cancel_requested(self._job)
-            else:
-                asked = self._write(note)
-                written = note
-            if asked:
-                raise Cancelled(f"job {self._job.id} was cancelled")
+            latest = self._latest
+            are_cancelled = [self._tell(job, latest.get(job.id), written) for job in self._claimed]
+            if all(are_cancelled):
+                raise Cancelled(f"job {', '.join(job.id for job in self._claimed)} was cancelled")
 
-    def _write(self, note: Note) -> bool:
-        preview = None if note.preview is self._previewed or not note.step else note.preview
+    def _tell(self, job: Job, note: Note | None, written: dict[str, Note]) -> bool:
+        """Write a note that is new; return whether cancelling was asked."""
+        if note is None or note is written.get(job.id):
+            return self._jobs.is_cancel_requested(job)
+        asked = self._write(job, note)
+        written[job.id] = note
+        return asked
+
+    def _write(self, job: Job, note: Note) -> bool:
+        preview = note.preview if note.step else None
+        if preview is not None and preview is self._previewed.get(job.id):
+            preview = None
         asked = self._jobs.report(
-            self._job,
+            job,
             image_index=note.image_index,
             images_at_once=note.images_at_once,
             step=note.step,
@@ -104,5 +113,6 @@ class Reporter:
             seconds_left=note.seconds_left,
             preview=None if preview is None else encode_preview(preview()),
         )
-        self._previewed = preview or self._previewed
+        if preview is not None:
+            self._previewed[job.id] = preview
         return asked

@@ -52,6 +52,9 @@ class Settings(BaseModel):
     filename_pattern: str = Field(
         default=naming.DEFAULT_PATTERN, max_length=500, description="How pictures are named, in A1111's tokens."
     )
+    images_at_once: int = Field(
+        default=8, ge=1, le=64, description="So many pictures may be denoised at once, of one job or of several."
+    )
     max_worker_deaths: int = Field(
         default=2, ge=1, description="A job that was running at so many worker deaths fails."
     )

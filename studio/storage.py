@@ -230,7 +230,7 @@ class Storage:
         """
         return Styles(self.settings.home)
 
-    def open_inputs(self, request: GenerationRequest, model: Model, resolved: tuple[ResolvedRequest, ...]) -> Inputs:
+    def open_inputs(self, request: GenerationRequest, model: Model, resolved: Sequence[ResolvedRequest]) -> Inputs:
         """Open the images that a request names, and find the files of the LoRAs and embeddings that it was resolved to.
 
         Raises:
@@ -252,7 +252,7 @@ class Storage:
             hires_upscaler=self._upscaler(request, "hires_upscaler"),
         )
 
-    def _embedding_files(self, resolved: tuple[ResolvedRequest, ...]) -> dict[str, EmbeddingFile]:
+    def _embedding_files(self, resolved: Sequence[ResolvedRequest]) -> dict[str, EmbeddingFile]:
         """Return the files that the prompts name, by name; what LoRAs bring comes with their files."""
         brought = {lora.sha256 for one in resolved for lora in one.loras}
         wanted = {name for one in resolved for name, digest in one.embeddings.items() if digest not in brought}

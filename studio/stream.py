@@ -16,8 +16,9 @@ from pipelines.spec.request import GenerationRequest
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
 
-AHEAD = 8
-"""So many jobs are queued or running at a time, however many requests there are."""
+AHEAD = 16
+"""So many jobs are queued or running at a time, however many requests there are: while those of one batch run, those of
+the next wait."""
 _LOOK_SECONDS = 0.1
 _CANCEL_SECONDS = 10.0
 _LORA_TAG = re.compile(r"<lora:[^>]+>")

@@ -9,19 +9,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Self
 
 from pipelines.spec.dataset import open_picture
-from pipelines.spec.engine import Engine, Step
+from pipelines.spec.engine import Engine
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
-from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.trainer import Trainer, TrainingStep
 from studio.files import left_behind, sweep, sweep_orphans, temporary_suffix
 from studio.jobs import ClaimLost, GenerationJob, Job, JobState, TrainingJob
+from studio.painting import Unmade, claim_company, paint
 from studio.reporting import Draining, Note, Reporter
 from studio.settings import Settings
 from studio.storage import Storage, worker_lock
@@ -47,8 +45,10 @@ def load_trainer(device: str) -> Trainer:
     return trainer
 
 
-def _diffusers_engine(_: Settings, device: str) -> Engine:
-    engine: Engine = import_module("pipelines.engines.diffusers_engine").DiffusersEngine(device=device)
+def _diffusers_engine(settings: Settings, device: str) -> Engine:
+    engine: Engine = import_module("pipelines.engines.diffusers_engine").DiffusersEngine(
+        device=device, batch_size=settings.images_at_once
+    )
     return engine
 
 
@@ -106,7 +106,7 @@ def run_job(job: Job, *, storage: Storage, machines: Machines, drain: threading.
     try:
         match job:
             case GenerationJob():
-                _generate(job, storage=storage, machines=machines, drain=drain)
+                paint([Unmade.of(job, storage)], storage=storage, engine=machines.engine, drain=drain)
             case TrainingJob():
                 _train(job, storage=storage, machines=machines, drain=drain)
         close = partial(finish, JobState.DONE)
@@ -126,45 +126,38 @@ def run_job(job: Job, *, storage: Storage, machines: Machines, drain: threading.
     _close(job, close)
 
 
-def _generate(job: GenerationJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
-    """Make the missing pictures, and publish each while the next one is made."""
-    model, resolved = storage.expand(job.request)
-    made = storage.gallery.made(job)
-    missing = _alike_together([index for index in range(len(resolved)) if index not in made], resolved)
-    if not missing:
-        return
-    inputs = storage.open_inputs(job.request, model, resolved)
+def run_next(storage: Storage, device: str, *, machines: Machines, drain: threading.Event) -> bool:
+    """Claim the job whose turn it is, and with it those that share its batches; run them. False: nothing waits.
 
-    def on_step(step: Step) -> None:
-        note = Note(
-            step.step,
-            step.num_steps,
-            image_index=len(made) + step.image_index,
-            images_at_once=step.images_at_once,
-            preview=step.preview,
-        )
-        reporter.note(note)
-
-    reporting = Reporter(storage.jobs, job, drain=drain, drain_seconds=storage.settings.drain_seconds)
-    with reporting as reporter, ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:
-        published: Future[object] | None = None
-        for generated in machines.engine().generate([resolved[index] for index in missing], inputs, on_step):
-            if published is not None:
-                published.result()  # what the disk refuses ends the job
-            published = publisher.submit(storage.gallery.add, job, replace(generated, index=missing[generated.index]))
-        if published is not None:
-            published.result()
-
-
-def _alike_together(indexes: Sequence[int], resolved: Sequence[ResolvedRequest]) -> list[int]:
-    """Order pictures so that those with the same LoRAs follow one another, and can share a batch.
-
-    A template may give each picture of a job LoRAs of its own; of everything else that parts batches a job has one.
+    Raises:
+        StorageError: see `run_job`.
     """
-    alike: dict[str, list[int]] = {}
-    for index in indexes:
-        alike.setdefault(str(resolved[index].loras), []).append(index)
-    return [index for group in alike.values() for index in group]
+    job = storage.jobs.claim(device)
+    if job is None:
+        return False
+    if together := claim_company(job, storage):
+        _run_together(together, storage=storage, machines=machines, drain=drain)
+    else:
+        run_job(job, storage=storage, machines=machines, drain=drain)
+    return True
+
+
+def _run_together(together: Sequence[Unmade], *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
+    """Paint jobs that share batches, and close them; where that fails they run one by one."""
+    jobs = [each.job for each in together]
+    try:
+        paint(together, storage=storage, engine=machines.engine, drain=drain)
+    except (Cancelled, Draining):
+        pass  # some may be finished all the same
+    except Exception as error:  # noqa: BLE001 - each by itself says what is wrong with it, and the others are made
+        log.warning("jobs %s run one by one: %s", ", ".join(job.id for job in jobs), error)
+        for job in jobs:
+            run_job(job, storage=storage, machines=machines, drain=drain)
+        return
+    for job in jobs:
+        is_done = len(storage.gallery.made(job)) == job.num_images
+        done, given_back = partial(storage.jobs.finish, job, JobState.DONE), partial(storage.jobs.requeue, job)
+        _close(job, done if is_done else given_back)  # given back, one that is to be cancelled is cancelled
 
 
 def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
@@ -177,14 +170,14 @@ def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: thr
         preview = None if step.picture is None else draw(step.picture)
         note = Note(step.step, step.num_steps, loss=step.loss, seconds_left=step.eta, preview=preview)
         try:
-            reporter.note(note)
+            reporter.note({job.id: note})
         except (Cancelled, Draining) as reason:
             if not step.step:
                 raise  # nothing is learnt yet
             reasons.append(reason)
         return not reasons
 
-    with Reporter(storage.jobs, job, drain=drain, drain_seconds=0) as reporter:
+    with Reporter(storage.jobs, [job], drain=drain, drain_seconds=0) as reporter:
         lora = training.run(machines.trainer(), is_first=job.attempt == 1, on_step=on_step)
     storage.jobs.report(job, step=lora.steps, num_steps=lora.num_steps, loss=lora.final_loss, preview=None)
     if reasons and not lora.is_complete:
@@ -269,11 +262,8 @@ def work(storage: Storage, device: str, *, stop: threading.Event) -> None:
 
 def _work_off(storage: Storage, device: str, machines: Machines, *, stop: threading.Event) -> None:
     while not stop.is_set():
-        job = storage.jobs.claim(device)
-        if job is None:
+        if not run_next(storage, device, machines=machines, drain=stop):
             stop.wait(IDLE_SECONDS)
-        else:
-            run_job(job, storage=storage, machines=machines, drain=stop)
 
 
 def _warm_up(machines: Machines) -> None:

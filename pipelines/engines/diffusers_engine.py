@@ -22,7 +22,7 @@ from pipelines.runtime.recovery import Attempts
 from pipelines.runtime.sampling import Denoised, denoise, latent_tiles
 from pipelines.runtime.upscaling import Upscalers
 from pipelines.spec.canvas import Canvas, prepare_canvas
-from pipelines.spec.engine import GeneratedImage, Inputs, Step
+from pipelines.spec.engine import GeneratedImage, Inputs, Step, shared_fields
 from pipelines.spec.hires import Enlargement, second_pass
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
@@ -31,14 +31,6 @@ from pipelines.spec.upscalers import UPSCALERS, LatentUpscaler
 
 BATCH_SIZE = 8
 """Pictures that may share a call of the U-Net."""
-
-OWN_FIELDS = frozenset(
-    {
-        *("prompt", "negative_prompt", "embeddings", "guidance_scale", "seed", "variation_seed", "variation_strength"),
-        *("hires_prompt", "hires_negative_prompt", "hires_guidance_scale", "output_format"),
-    }
-)
-"""Fields in which the pictures of one batch may differ."""
 
 Provenance = dict[str, str | int | float | bool]
 
@@ -132,7 +124,7 @@ class DiffusersEngine:
             last = self._attempts(inputs.hires_model)
         job = _Job(inputs, first, last, on_step)
         done = 0
-        for _, group in groupby(requests, _shared_fields):
+        for _, group in groupby(requests, shared_fields):
             alike = tuple(group)
             canvas, of_upscaler = self._prepare(alike[0], inputs, on_step=on_step, index=done)
             end = done + len(alike)
@@ -345,7 +337,3 @@ def _processor(device: DeviceInfo) -> Provenance:
     if device.kind != "cpu":
         return {}
     return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
-
-
-def _shared_fields(request: ResolvedRequest) -> dict[str, object]:
-    return request.model_dump(exclude=set(OWN_FIELDS))

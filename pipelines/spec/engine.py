@@ -11,6 +11,21 @@ from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.templates import TEMPLATES
+
+OWN_FIELDS = frozenset(
+    {
+        *("prompt", "negative_prompt", "embeddings", "guidance_scale", "seed", "variation_seed", "variation_strength"),
+        *("hires_prompt", "hires_negative_prompt", "hires_guidance_scale", "output_format"),
+        *("styles", *TEMPLATES.values()),  # notes, which paint nothing
+    }
+)
+"""Fields in which pictures that are made at once may differ."""
+
+
+def shared_fields(request: ResolvedRequest) -> dict[str, object]:
+    """Return what pictures that are made at once have in common."""
+    return request.model_dump(exclude=set(OWN_FIELDS))
 
 
 @dataclass(frozen=True)

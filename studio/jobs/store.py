@@ -14,7 +14,7 @@ from pipelines.spec.request import GenerationRequest
 from pipelines.spec.training import TrainingRequest
 from studio.database import Database, image_table, job_table
 from studio.jobs.job import UNFINISHED, ClaimLost, GenerationJob, Job, JobKind, JobState, TrainingJob
-from studio.jobs.turns import next_job
+from studio.jobs.turns import is_near, next_job
 
 _FENCE_LOST = "this job is no longer ours"
 _KEYS_AT_ONCE = 500
@@ -173,6 +173,15 @@ class JobStore:
                 job = None if row is None else _failed_if_damaged(connection, _job(row))
             if job is None or job.state is JobState.RUNNING:
                 return job
+
+    def waiting_beside(self, job: Job) -> list[Job]:
+        """Return the queued jobs that came with a claimed one, and may run with it without jumping the queue.
+
+        Those that have seen a worker die are left out. Fewer than `turns.SIDE_BY_SIDE` later ones overtake any job.
+        """
+        near = sa.select(*_COLUMNS).where(is_near(job.id), job_table.c.worker_deaths == 0)
+        with self._database.read() as connection:
+            return [_job(row) for row in connection.execute(near.order_by(job_table.c.sequence))]
 
     def report(
         self,

@@ -38,6 +38,14 @@ def next_job(connection: sa.Connection, device: str, *among: sa.ColumnElement[bo
     return int(min(near, key=changes).sequence)  # the oldest of equal ones
 
 
+def is_near(job_id: str) -> sa.ColumnElement[bool]:
+    """Match the queued jobs that may go together with a claimed one: they overtake none more than is allowed."""
+    other = job_table.alias()
+    here = (other.c.state == JobState.QUEUED) | (other.c.id == job_id)
+    oldest = sa.select(sa.func.min(other.c.sequence)).where(here).scalar_subquery()
+    return (job_table.c.state == JobState.QUEUED) & (job_table.c.sequence < oldest + SIDE_BY_SIDE)
+
+
 def _wanted(request: str) -> tuple[object, object]:
     """Return the model and the LoRAs, by field and by tag, that a stored request names."""
     try:
