@@ -1,7 +1,7 @@
 """What it brings that jobs share batches: `python -m benchmarks.together`.
 
 Requests for one picture each, with prompts and seeds of their own, go through the whole studio (Python API, pocket
-model): one by one, and as many at once as a batch holds. Both take turns. The pictures must be the same to the last bit.
+model): one by one, and as many at once as a batch holds. Both take turns, and paint the same to the last bit.
 """
 
 import argparse
