@@ -134,6 +134,8 @@ class DiffusersEngine:
         done = 0
         for _, group in groupby(requests, _shared_fields):
             alike = tuple(group)
+            for each in (first, last):
+                each.wear(alike[0].loras)
             canvas, of_upscaler = self._prepare(alike[0], inputs, on_step=on_step, index=done)
             end = done + len(alike)
             if alike[0].strength == 0:

@@ -3,8 +3,10 @@
 import gc
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from types import FrameType
 from typing import Any
 
@@ -17,7 +19,7 @@ from pipelines.engines.diffusers_engine import DiffusersEngine
 from pipelines.runtime.adapters.deltas import LowRank
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.engine import Step
-from pipelines.spec.errors import Cancelled, LoraError
+from pipelines.spec.errors import Cancelled, LoraError, NotANumber
 from pipelines.spec.loras import LoraFile, ResolvedLora
 from pipelines.spec.model import Model
 from pipelines.spec.safetensors_header import read_header
@@ -192,6 +194,66 @@ def test_a_lora_that_cannot_be_applied_fails_the_picture(
 ) -> None:
     with pytest.raises(LoraError, match="'broken' changes no layer"):
         make(engine, sd1, files, request(sd1, asked(files["both"]), asked(files["broken"])))
+
+
+def louder(file: LoraFile, path: Path, factor: float) -> LoraFile:
+    tensors = safetensors.torch.load_file(file.path)
+    return lora_files.write(path, {key: value * factor if "up" in key else value for key, value in tensors.items()})
+
+
+@pytest.mark.parametrize("name", ["unet", "text"])
+def test_a_lora_that_overflows_leaves_the_model_its_precision(
+    sd1: Model, files: dict[str, LoraFile], tmp_path: Path, name: str
+) -> None:
+    """In one job with plain pictures and in another; those with the LoRA are as if all were in float32."""
+    engine, loud = DiffusersEngine(device="cpu", dtype=torch.float16), louder(files[name], tmp_path / "loud", 1e3)
+    plain = request(sd1)
+    before = pixels(make(engine, sd1, {}, plain))[0]
+
+    made = make(engine, sd1, {"loud": loud}, request(sd1, asked(loud)), plain)
+
+    assert [each.provenance["dtype"] for each in made] == ["float32", "float16"]
+    assert (
+        pixels(made)[0]
+        == pixels(make(DiffusersEngine(device="cpu"), sd1, {"loud": loud}, request(sd1, asked(loud))))[0]
+    )
+    assert pixels(made)[1] == before == pixels(make(engine, sd1, {}, plain))[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_lora_that_overflows_float32_is_blamed(
+    dtype: torch.dtype, sd1: Model, files: dict[str, LoraFile], tmp_path: Path
+) -> None:
+    engine, loud = DiffusersEngine(device="cpu", dtype=dtype), louder(files["unet"], tmp_path / "loud", 1e30)
+    before = pixels(make(engine, sd1, {}, request(sd1)))
+
+    with pytest.raises(
+        NotANumber, match=r"the unet of model sd1 .* with LoRA 'loud' at weight 10 .*text encoders 1.*too"
+    ):
+        make(engine, sd1, {"loud": loud}, request(sd1, asked(loud, 10.0, text_encoder_weight=1.0)))
+
+    assert pixels(make(engine, sd1, {}, request(sd1))) == before
+
+
+def test_random_sequences_with_overflow_leave_no_trace(sd1: Model, files: dict[str, LoraFile], tmp_path: Path) -> None:
+    random, engine = Random(0), DiffusersEngine(device="cpu", dtype=torch.float16)
+    own = {**files, "loud": louder(files["unet"], tmp_path / "loud", 1e3)}
+    own["louder"] = louder(files["both"], tmp_path / "louder", 1e30)
+    plain = request(sd1, num_inference_steps=1)
+    before = pixels(make(engine, sd1, own, plain))
+    outcomes = Counter[str]()
+
+    for _ in range(20):
+        names = random.sample(["both", "text", "unet", "loud", "louder"], random.randint(1, 2))
+        loras = [asked(own[name], random.uniform(-2, 2)) for name in names]
+        try:
+            made = make(engine, sd1, own, request(sd1, *loras, num_inference_steps=1))
+            outcomes[str(made[0].provenance["dtype"])] += 1
+        except NotANumber:
+            outcomes["NotANumber"] += 1
+        assert pixels(make(engine, sd1, own, plain)) == before
+
+    assert min(outcomes[each] for each in ("float16", "float32", "NotANumber")) > 2
 
 
 @pytest.fixture
