@@ -19,7 +19,7 @@ from pipelines.runtime.device import DeviceInfo, describe_device
 from pipelines.runtime.hires import stretch_latents, stretch_pictures
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.runtime.recovery import Attempts
-from pipelines.runtime.sampling import Denoised, denoise, latent_tiles
+from pipelines.runtime.sampling import Denoised, count_steps, denoise, latent_tiles
 from pipelines.runtime.upscaling import Upscalers
 from pipelines.spec.canvas import Canvas, prepare_canvas
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
@@ -67,10 +67,10 @@ class _Pass:
     inputs: Inputs
     canvas: Canvas
     report: _Report
+    passes: Sequence[ResolvedRequest]
+    """All that are made over one of the pictures, this one among them."""
     begun: torch.Tensor | None = None
     """(batch, channels, height, width): what a second pass starts from."""
-    first_steps: int | None = None
-    """Steps of the first pass, for a second one."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,8 @@ class DiffusersEngine:
         larger = [second_pass(request) for request in requests] if size is not None else []
         more_steps = _steps(larger[0]) if larger else 0
         first_report = _first_reporter(job.on_step, index=index, more_steps=more_steps)
-        first = self._denoise(requests, _Pass(job.inputs, canvas, first_report), job.first)
+        passes = (requests[0], *larger[:1])
+        first = self._denoise(requests, _Pass(job.inputs, canvas, first_report, passes), job.first)
         if size is None:
             yield _Painted(first.latents, first.changes, _of_passes(first))
             return
@@ -209,7 +210,7 @@ class DiffusersEngine:
         done, number = 0, len(first.latents)
         while done < number:
             report = _second_reporter(job.on_step, index=index, first=first, more_steps=more_steps, done=done)
-            one_pass = _Pass(job.inputs, Canvas(), report, begun[done:], _steps(requests[0]))
+            one_pass = _Pass(job.inputs, Canvas(), report, passes, begun[done:])
             second = self._denoise(larger[done:number], one_pass, job.last)
             yield _Painted(second.latents, second.changes, {**_of_passes(first, second), **of_upscaler})
             done += len(second.latents)
@@ -237,9 +238,12 @@ class DiffusersEngine:
     ) -> Denoised:
         """Denoise `at_once` of some pictures, or fewer."""
         inputs = one_pass.inputs
-        with self._wardrobe.wear(components, requests[0].loras, inputs.loras) as loras:
+        passes = [count_steps(each, components) for each in one_pass.passes]
+        with self._wardrobe.wear(components, requests[0].loras, inputs.loras, passes=passes) as loras:
             reading = Reading(
-                {**inputs.embeddings, **loras.embeddings}, loras.on_text_encoders, first_steps=one_pass.first_steps
+                {**inputs.embeddings, **loras.embeddings},
+                loras.on_text_encoders,
+                first_steps=None if one_pass.begun is None else _steps(one_pass.passes[0]),
             )
             guidance = [
                 Guidance(

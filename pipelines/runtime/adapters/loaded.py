@@ -50,17 +50,19 @@ class LoadedLora:
     notes: str = ""
     """`Notes.digest`: strengths that are noted outside of the tensors, which its hash does not cover."""
 
-    @property
-    def audit(self) -> str:
-        """How much the file holds and how much of it is applied: "266/266: embeddings 2, text encoder 72, unet 192".
+    def audit(self, acting: Iterable[Place]) -> str:
+        """Return how much of the file acts, and where: "194/266: embeddings 2, unet 192" without the text encoder.
 
         Counted are layers and, where the file brings words for prompts, those.
+
+        Args:
+            acting: the layers that are changed.
         """
-        counts = Counter(place.part for place in self.deltas) + Counter(embeddings=len(self.embeddings))
-        total = counts.total()
+        counts = Counter(place.part for place in acting) + Counter(embeddings=len(self.embeddings))
+        total = len(self.deltas) + len(self.embeddings)
         parts = ", ".join(f"{part.replace('_', ' ')} {count}" for part, count in sorted(counts.items()))
         noted = f"; strengths as noted ({self.notes})" if self.notes else ""
-        return f"{total}/{total}: {parts}{noted}"
+        return f"{counts.total()}/{total}: {parts}{noted}"
 
 
 class LoraCache:

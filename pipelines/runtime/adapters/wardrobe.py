@@ -27,7 +27,12 @@ class Wardrobe:
 
     @contextmanager
     def wear(
-        self, components: Components, loras: Sequence[ResolvedLora], files: Mapping[str, LoraFile]
+        self,
+        components: Components,
+        loras: Sequence[ResolvedLora],
+        files: Mapping[str, LoraFile],
+        *,
+        passes: Sequence[int],
     ) -> Iterator[AppliedLoras]:
         """Within it the model acts with the LoRAs; afterwards it is bit for bit what it was, whatever happened.
 
@@ -35,9 +40,10 @@ class Wardrobe:
             components: the loaded model.
             loras: what is asked; those that count nothing are not loaded.
             files: of all of them, by `ResolvedLora.sha256`.
+            passes: how many steps each pass over the picture has.
 
         Raises:
-            LoraError: one cannot be loaded, and none is applied.
+            LoraError: one cannot be loaded or would change nothing, and none is applied.
             BaseChanged: something has changed the model's own weights, whatever else went wrong.
         """
         counting = [each for each in loras if each.weight or each.text_encoder_weight]
@@ -46,7 +52,7 @@ class Wardrobe:
             return
         cache = self._cache(components)
         base = self._bases[components]
-        applied = AppliedLoras([(each, cache.get(files[each.sha256])) for each in counting])
+        applied = AppliedLoras([(each, cache.get(files[each.sha256])) for each in counting], passes=passes)
         writes = base.writes()
         try:
             with applied.hooked(cache.layers):

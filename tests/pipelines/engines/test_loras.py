@@ -105,7 +105,6 @@ def test_weights_of_text_encoder_unet_and_blocks(
     assert picture(asked(both, 0.0, text_encoder_weight=1.0)) == picture(asked(text))
     assert picture(asked(both, 0.0)) == plain
     assert picture(asked(files["broken"], 0.0)) == plain, "what counts nothing is not even loaded"
-    assert picture(asked(unet, block_weights={"down_blocks": 0.0, "mid_block": 0.0, "up_blocks": 0.0})) == plain
     halved = picture(asked(unet, block_weights={"": 1.0, "up_blocks": 0.0, "up_blocks.0.attentions.0": 1.0}))
     assert len({plain, halved, picture(asked(unet))}) == 3
     assert picture(asked(unet, 0.5), asked(unet, 0.5)) != plain
@@ -119,7 +118,63 @@ def test_a_range_of_steps(engine: DiffusersEngine, sd1: Model, files: dict[str, 
     whole, first, last = picture(), picture(end=0.5), picture(start=0.5)
     assert len({plain, whole, first, last}) == 4
     assert picture(start=0.5, end=0.51) not in {plain, last}, "the third of four steps begins at 0.5"
-    assert picture(start=0.3, end=0.5) == plain, "no step begins within"
+
+
+PARTS = {"down_blocks": 0.0, "mid_block": 0.0, "up_blocks": 0.0}
+IDLE: dict[str, tuple[str, dict[str, Any], str]] = {
+    "late": ("unet", {"start": 0.8}, "of 4 steps none begins from 0.8 to 1 of them; choose a wider range"),
+    "narrow": ("unet", {"start": 0.3, "end": 0.5}, "of 4 steps none begins from 0.3 to 0.5 of them"),
+    "narrow, and off on text": ("both", {"start": 0.3, "end": 0.5, "text_encoder_weight": 0.0}, "of 4 steps none"),
+    "unet only": (
+        "unet",
+        {"weight": 0.0, "text_encoder_weight": 1.0},
+        "its file changes unet only, where every weight",
+    ),
+    "text only": ("text", {"text_encoder_weight": 0.0}, "its file changes text encoder only, where .* is 0; give it a"),
+    "no block": ("unet", {"block_weights": PARTS}, "its file changes unet only, where every weight asked for is 0"),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_a_lora_that_would_change_nothing_is_refused(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], case: str
+) -> None:
+    name, fields, reason = IDLE[case]
+    steps: list[Step] = []
+
+    with pytest.raises(LoraError, match=f"LoRA '{name}' would change nothing: {reason}.*, or leave it out"):
+        make(
+            engine,
+            sd1,
+            files,
+            request(sd1, asked(files[name], **fields), num_inference_steps=4),
+            on_step=steps.append,
+        )
+
+    assert not steps, "before the first step"
+
+
+def test_what_does_not_act_is_not_told(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
+    both, text, unet = (_layers(files[name]) for name in ("both", "text", "unet"))
+
+    def told(**fields: Any) -> object:
+        return make(engine, sd1, files, request(sd1, asked(files["both"], **fields)))[0].provenance["lora both"]
+
+    assert told(text_encoder_weight=0.0) == f"{unet}/{both}: unet {unet}"
+    assert told(start=0.9) == f"{text}/{both}: text encoder {text}"
+    assert told(weight=0.0, text_encoder_weight=1.0) == told(start=0.9)
+
+
+def test_a_lora_may_hold_in_either_pass(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
+    """Its range is of each pass's own steps: 0.8 of them leaves the last of five, and none of three."""
+    unet = _layers(files["unet"])
+    late = request(sd1, asked(files["unet"], start=0.8), num_inference_steps=3, hires_scale=1.5, hires_steps=5)
+
+    (made,) = make(engine, sd1, files, late)
+
+    assert made.provenance["lora unet"] == f"{unet}/{unet}: unet {unet}"
+    (plain,) = make(engine, sd1, files, late.model_copy(update={"loras": ()}))
+    assert pixels([made]) != pixels([plain])
 
 
 def test_batches_are_tried_with_all_that_a_step_may_wear(
@@ -134,7 +189,7 @@ def test_batches_are_tried_with_all_that_a_step_may_wear(
         return change(self, *arguments)
 
     monkeypatch.setattr(LowRank, "change", spy)
-    late = asked(files["unet"], 0.731, start=0.9)
+    late = asked(files["unet"], 0.731, start=0.6)
 
     make(engine, sd1, files, *(request(sd1, late, seed=seed) for seed in range(2)))
 

@@ -267,7 +267,7 @@ def test_it_paints_as_the_merged_weights_do(name: str, tmp_path: Path) -> None:
     lora = read(tensors, model, tmp_path)
     result = hooked(lora, model, tmp_path, weight=0.3)
 
-    assert lora.audit == f"{len(changes)}/{len(changes)}: transformer {len(changes)}"
+    assert lora.audit(lora.deltas) == f"{len(changes)}/{len(changes)}: transformer {len(changes)}"
     expected = paint(merged(model, changes, weight=0.3))
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
     assert (result - plain).abs().max() > 1e-2
@@ -283,7 +283,7 @@ def test_sd3_in_stabilitys_names(tmp_path: Path) -> None:
     lora = read(tensors, model, tmp_path)
     result = hooked(lora, model, tmp_path, weight=0.3)
 
-    assert lora.audit == f"{len(changes)}/{len(changes)}: transformer {len(changes)}"
+    assert lora.audit(lora.deltas) == f"{len(changes)}/{len(changes)}: transformer {len(changes)}"
     torch.testing.assert_close(result, paint(merged(model, changes, weight=0.3)), atol=1e-5, rtol=1e-5)
 
 
@@ -298,7 +298,7 @@ def test_z_image_in_its_makers_names(tmp_path: Path) -> None:
 
     lora = read(tensors, model, tmp_path)
 
-    assert lora.audit == "3/3: transformer 3"
+    assert lora.audit(lora.deltas) == "3/3: transformer 3"
     expected = paint(merged(model, changes))
     torch.testing.assert_close(hooked(lora, model, tmp_path), expected, atol=1e-5, rtol=1e-5)
 
@@ -313,7 +313,7 @@ def test_the_first_layer_of_a_single_block_is_four(tmp_path: Path) -> None:
 
     lora = read({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, model, tmp_path)
 
-    assert lora.audit == "4/4: transformer 4"
+    assert lora.audit(lora.deltas) == "4/4: transformer 4"
     changes = {name: part @ down for name, part in zip(names, up.split((16, 16, 16, 64)), strict=True)}
     expected = paint(merged(model, changes))
     torch.testing.assert_close(hooked(lora, model, tmp_path), expected, atol=1e-5, rtol=1e-5)
