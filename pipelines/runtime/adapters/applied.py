@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from pipelines.runtime.adapters.deltas import Delta
-from pipelines.runtime.adapters.layers import Layers, Place
+from pipelines.runtime.adapters.layers import Layers, Place, is_within
 from pipelines.runtime.adapters.loaded import LoadedLora, moved
 from pipelines.runtime.embeddings import BundledEmbedding
 from pipelines.spec.errors import LoraError
@@ -144,6 +144,6 @@ def _weight(asked: ResolvedLora, place: Place) -> float:
     """Return what a LoRA counts on a layer: of all block names that the layer's begins with, the longest holds."""
     if not place.is_in_denoiser:
         return asked.text_encoder_weight
-    fitting = [name for name in asked.block_weights if f"{place.path}.".startswith(f"{name}.")]
+    fitting = [name for name in asked.block_weights if is_within(place.path, name)]
     factor = asked.block_weights[max(fitting, key=len)] if fitting else 1.0
     return asked.weight * factor

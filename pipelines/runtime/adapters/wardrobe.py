@@ -10,6 +10,7 @@ from pipelines.runtime.adapters.layers import Layers
 from pipelines.runtime.adapters.loaded import MAX_BYTES, LoraCache
 from pipelines.runtime.guards import BaseChanged
 from pipelines.runtime.loading import Components
+from pipelines.spec.errors import LoraError
 from pipelines.spec.loras import LoraFile, ResolvedLora
 
 
@@ -43,7 +44,7 @@ class Wardrobe:
             passes: how many steps each pass over the picture has.
 
         Raises:
-            LoraError: one cannot be loaded or would change nothing, and none is applied.
+            LoraError: one cannot be loaded, names a block that is not there or would change nothing; none is applied.
             BaseChanged: something has changed the model's own weights, whatever else went wrong.
         """
         counting = [each for each in loras if each.weight or each.text_encoder_weight]
@@ -51,6 +52,8 @@ class Wardrobe:
             yield AppliedLoras()
             return
         cache = self._cache(components)
+        for each in counting:
+            _check_blocks(each, cache.layers, model_name=components.name)
         base = self._bases[components]
         applied = AppliedLoras([(each, cache.get(files[each.sha256])) for each in counting], passes=passes)
         writes = base.writes()
@@ -73,3 +76,12 @@ class Wardrobe:
             )
             self._bases[components] = BaseWeights((components.unet, *components.text_encoders))
         return self._caches[components]
+
+
+def _check_blocks(lora: ResolvedLora, layers: Layers, *, model_name: str) -> None:
+    unknown = next((block for block in lora.block_weights if not layers.holds(block)), None)
+    if unknown is not None:
+        raise LoraError(
+            f"LoRA {lora.name!r} has a weight for the block {unknown!r}, which model {model_name} does not have; "
+            f"take {', '.join(layers.blocks)}, or parts of them by diffusers' names"
+        )

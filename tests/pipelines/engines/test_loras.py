@@ -105,7 +105,7 @@ def test_weights_of_text_encoder_unet_and_blocks(
     assert picture(asked(both, 0.0, text_encoder_weight=1.0)) == picture(asked(text))
     assert picture(asked(both, 0.0)) == plain
     assert picture(asked(files["broken"], 0.0)) == plain, "what counts nothing is not even loaded"
-    halved = picture(asked(unet, block_weights={"": 1.0, "up_blocks": 0.0, "up_blocks.0.attentions.0": 1.0}))
+    halved = picture(asked(unet, block_weights={"up_blocks": 0.0, "up_blocks.0.attentions.0": 1.0}))
     assert len({plain, halved, picture(asked(unet))}) == 3
     assert picture(asked(unet, 0.5), asked(unet, 0.5)) != plain
 
@@ -152,6 +152,16 @@ def test_a_lora_that_would_change_nothing_is_refused(
         )
 
     assert not steps, "before the first step"
+
+
+@pytest.mark.parametrize("block", ["mid", "MID", "up_blocks.7", "up_blocks.0.attentions.0.", "nonsense", ""])
+def test_a_block_that_is_not_there_is_refused(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile], block: str
+) -> None:
+    names = r"conv_in, time_embedding, down_blocks\.0, .*mid_block.*, or parts"
+
+    with pytest.raises(LoraError, match=rf"'both' has a weight for the block '{block}', .* model sd1 .* take {names}"):
+        make(engine, sd1, files, request(sd1, asked(files["both"], block_weights={"mid_block": 0.5, block: 0.0})))
 
 
 def test_what_does_not_act_is_not_told(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:
