@@ -9,7 +9,8 @@ from torch.utils.hooks import RemovableHandle
 
 from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.layers import Layers, Place, is_within
-from pipelines.runtime.adapters.loaded import LoadedLora, moved
+from pipelines.runtime.adapters.loaded import LoadedLora
+from pipelines.runtime.adapters.placing import moved
 from pipelines.runtime.embeddings import BundledEmbedding
 from pipelines.spec.errors import LoraError
 from pipelines.spec.loras import ResolvedLora

@@ -324,7 +324,7 @@ def _product(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
     """Return a · b, or for a convolution with a core (rank, rank, …kernel) the Tucker product (out, in, …kernel)."""
     if core is None:
         return a @ b.flatten(1) if b.dim() == 2 else (a @ b.flatten(1)).reshape(a.shape[0], *b.shape[1:])
-    return torch.einsum("ijhw,jc,io->ochw", core, b, a)
+    return torch.einsum("ijhw,jc,io->ochw", core, b, a).contiguous()  # or torch.kron refuses it
 
 
 def _like(layer: Any, x: Tensor, weight: Tensor) -> Tensor:

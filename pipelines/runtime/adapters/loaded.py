@@ -2,11 +2,10 @@
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.formats import build
 from pipelines.runtime.adapters.keys import Sorted, sort_keys
 from pipelines.runtime.adapters.layers import Layers, Place
+from pipelines.runtime.adapters.placing import settled
 from pipelines.runtime.adapters.reading import read
 from pipelines.runtime.adapters.unfit import Unfit, Unreadable
 from pipelines.spec.embeddings import bundled_layouts
@@ -148,20 +148,6 @@ def _stamp(file: LoraFile) -> Stamp:
     return file.sha256, file.path, state.st_size, state.st_mtime_ns, config_stamp(file.path)
 
 
-def settled(delta: Delta, device: torch.device, dtype: torch.dtype) -> Delta:
-    """Return a delta whose tensors are where a layer computes, in the precision it computes in."""
-    own: Delta = _mapped(delta, lambda tensor: tensor.to(device, dtype).contiguous())
-    return own
-
-
-def moved(delta: Delta, device: torch.device) -> Delta:
-    """Return a settled delta that is on the device: itself, if it is there."""
-    if delta.tensors()[0].device == device:
-        return delta
-    there: Delta = _mapped(delta, lambda tensor: tensor.to(device))
-    return there
-
-
 def _check_found(
     found: Sorted, tensors: Mapping[str, Tensor], *, file: LoraFile, layers: Layers, model_name: str
 ) -> None:
@@ -211,15 +197,3 @@ def _reader(width: int) -> str:
 
 def _num_bytes(deltas: Iterable[tuple[Delta, ...]]) -> int:
     return sum(tensor.nbytes for built in deltas for each in built for tensor in each.tensors())
-
-
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    match value:
-        case Tensor():
-            return change(value)
-        case tuple():
-            return tuple(_mapped(each, change) for each in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        own = {each.name: _mapped(getattr(value, each.name), change) for each in fields(value)}
-        return replace(value, **own)
-    return value
