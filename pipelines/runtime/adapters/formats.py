@@ -165,8 +165,8 @@ def _lokr(parts: _Parts) -> tuple[Delta, ...]:
     first = _factor(parts, "lokr_w1")
     second = _factor(parts, "lokr_w2")
     split = [each[1] for each in (first, second) if len(each) == 2]
-    # where both factors are whole there is no rank, and LyCORIS ignores alpha
-    scale = parts.scale(split[0].shape[0]) if split else 1.0
+    # where both factors are whole the tensors have no rank: LyCORIS ignores alpha, PEFT notes the rank
+    scale = parts.scale(split[0].shape[0]) if split else parts.strength.scale(None)
     kronecker = deltas.Kronecker(first, second, scale, parts.matrix, parts.get("lokr_t2"))
     return _decomposed(parts, _dense(kronecker))
 
