@@ -18,7 +18,7 @@ from pipelines.runtime.adapters.placing import settled
 from pipelines.runtime.adapters.reading import read
 from pipelines.runtime.adapters.unfit import Unfit, Unreadable
 from pipelines.spec.embeddings import bundled_layouts
-from pipelines.spec.errors import LoraError
+from pipelines.spec.errors import LoraError, ModelError
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.families.sdxl import SDXL
 from pipelines.spec.lora_notes import Notes, UnreadableNotes, config_stamp
@@ -171,7 +171,11 @@ def _embeddings(
 ) -> dict[str, tuple[Tensor, ...]]:
     """Return the vectors that the file brings for words, for each text encoder: (vectors, width)."""
     embeddings = {}
-    for name, layout in bundled_layouts(header, file.path).items():
+    try:
+        layouts = bundled_layouts(header, file.path)
+    except ModelError as error:
+        raise LoraError(f"LoRA {file.name!r} cannot be applied: {error}") from error
+    for name, layout in layouts.items():
         if layout.widths != layers.text_widths:
             raise LoraError(
                 f"LoRA {file.name!r} does not fit model {model_name}: it brings embedding {name!r} for "

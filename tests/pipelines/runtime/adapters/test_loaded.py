@@ -220,6 +220,38 @@ def test_numbers_that_cannot_be_read_are_refused(loaded: dict[str, Components], 
         read(file, loaded["sd1"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int64])
+def test_weights_that_are_no_floats_are_refused(
+    dtype: torch.dtype, loaded: dict[str, Components], tmp_path: Path
+) -> None:
+    """A single number may be whole, as alpha is."""
+    tensors = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
+    whole = {key: value.to(dtype) for key, value in tensors.items() if key.endswith("alpha")}
+    read(lora_files.write(tmp_path / "alpha.safetensors", {**tensors, **whole}), loaded["sd1"])
+    file = lora_files.write(tmp_path / "a.safetensors", {key: value.to(dtype) for key, value in tensors.items()})
+
+    with pytest.raises(LoraError, match=r"LoRA 'a': lora_\S+ is of \w+, where weights are floats; save it in F16"):
+        read(file, loaded["sd1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("bundle_emb.sea", "has 'bundle_emb.sea', where bundle_emb.NAME"),
+        ("bundle_emb.sea.", "has 'bundle_emb.sea.', where bundle_emb.NAME"),
+        ("bundle_emb..clip_l", "brings an embedding called ''"),
+    ],
+)
+def test_bundles_that_say_nothing_are_refused(
+    key: str, reason: str, loaded: dict[str, Components], tmp_path: Path
+) -> None:
+    tensors = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
+    file = lora_files.write(tmp_path / "a.safetensors", {**tensors, key: torch.ones(2, 32)})
+
+    with pytest.raises(LoraError, match=rf"LoRA 'a' cannot be applied: .*a.safetensors {reason}"):
+        read(file, loaded["sd1"])
+
+
 def test_sdxl_has_two_text_encoders(loaded: dict[str, Components], tmp_path: Path) -> None:
     weights = lora_files.random_weights(loaded["sdxl"], parts=("unet", "text_encoder", "text_encoder_2"))
     prefixes = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
