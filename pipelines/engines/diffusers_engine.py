@@ -32,6 +32,9 @@ from pipelines.spec.upscalers import UPSCALERS, LatentUpscaler
 BATCH_SIZE = 8
 """Pictures that may share a call of the U-Net."""
 
+REBUILT_SHARE = 8
+"""So small a part of the device's memory may hold what LoRAs of many numbers (LoHa, LoKr) make of their few."""
+
 OWN_FIELDS = frozenset(
     {
         *("prompt", "negative_prompt", "embeddings", "guidance_scale", "seed", "variation_seed", "variation_strength"),
@@ -65,6 +68,8 @@ class _Pass:
     """One pass over some pictures."""
 
     inputs: Inputs
+    attempts: Attempts
+    """Runs its model."""
     canvas: Canvas
     report: _Report
     passes: Sequence[ResolvedRequest]
@@ -202,7 +207,7 @@ class DiffusersEngine:
         more_steps = _steps(larger[0]) if larger else 0
         first_report = _first_reporter(job.on_step, index=index, more_steps=more_steps)
         passes = (requests[0], *larger[:1])
-        first = self._denoise(requests, _Pass(job.inputs, canvas, first_report, passes), job.first)
+        first = self._denoise(requests, _Pass(job.inputs, job.first, canvas, first_report, passes))
         if size is None:
             yield _Painted(first.latents, first.changes, _of_passes(first))
             return
@@ -210,8 +215,8 @@ class DiffusersEngine:
         done, number = 0, len(first.latents)
         while done < number:
             report = _second_reporter(job.on_step, index=index, first=first, more_steps=more_steps, done=done)
-            one_pass = _Pass(job.inputs, Canvas(), report, passes, begun[done:])
-            second = self._denoise(larger[done:number], one_pass, job.last)
+            one_pass = _Pass(job.inputs, job.last, Canvas(), report, passes, begun[done:])
+            second = self._denoise(larger[done:number], one_pass)
             yield _Painted(second.latents, second.changes, {**_of_passes(first, second), **of_upscaler})
             done += len(second.latents)
 
@@ -228,10 +233,10 @@ class DiffusersEngine:
         upscaler = self._upscalers.of(name, job.inputs.hires_upscaler)
         return stretch_pictures(latents, upscaler, size, first=job.first, last=job.last), upscaler.provenance
 
-    def _denoise(self, requests: Sequence[ResolvedRequest], one_pass: _Pass, attempts: Attempts) -> Denoised:
+    def _denoise(self, requests: Sequence[ResolvedRequest], one_pass: _Pass) -> Denoised:
         """Denoise the first of some pictures: as many as memory allows, and no batch changes a bit of."""
-        most = 1 if attempts.reduced_memory else min(len(requests), self._batch_size)
-        return attempts.run(partial(self._denoise_at_once, requests, one_pass), at_once=most)
+        most = 1 if one_pass.attempts.reduced_memory else min(len(requests), self._batch_size)
+        return one_pass.attempts.run(partial(self._denoise_at_once, requests, one_pass), at_once=most)
 
     def _denoise_at_once(
         self, requests: Sequence[ResolvedRequest], one_pass: _Pass, components: Components, at_once: int
@@ -239,7 +244,9 @@ class DiffusersEngine:
         """Denoise `at_once` of some pictures, or fewer."""
         inputs = one_pass.inputs
         passes = [count_steps(each, components) for each in one_pass.passes]
-        with self._wardrobe.wear(components, requests[0].loras, inputs.loras, passes=passes) as loras:
+        room = 0 if one_pass.attempts.reduced_memory else self._device.total_bytes // REBUILT_SHARE
+        worn = requests[0].loras
+        with self._wardrobe.wear(components, worn, inputs.loras, passes=passes, max_rebuilt_bytes=room) as loras:
             reading = Reading(
                 {**inputs.embeddings, **loras.embeddings},
                 loras.on_text_encoders,

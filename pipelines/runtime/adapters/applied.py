@@ -11,6 +11,7 @@ from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.layers import Layers, Place, is_within
 from pipelines.runtime.adapters.loaded import LoadedLora
 from pipelines.runtime.adapters.placing import moved
+from pipelines.runtime.adapters.rebuilding import Rebuilding
 from pipelines.runtime.embeddings import BundledEmbedding
 from pipelines.spec.errors import LoraError
 from pipelines.spec.loras import ResolvedLora
@@ -76,28 +77,37 @@ class AppliedLoras:
         self._share = _share(step, num_steps)
 
     @contextmanager
-    def hooked(self, layers: Layers) -> Iterator[None]:
-        """Within it the layers act as base weight + Σ weight · ΔW."""
+    def hooked(self, layers: Layers, *, max_rebuilt_bytes: int = 0) -> Iterator[None]:
+        """Within it the layers act as base weight + Σ weight · ΔW.
+
+        Args:
+            layers: of the model.
+            max_rebuilt_bytes: what ΔWs of the denoiser may hold, so that factors need not make them at every step.
+        """
         handles: list[RemovableHandle] = []
+        in_denoiser, in_text_encoders = Rebuilding(max_rebuilt_bytes), Rebuilding(0)
         try:
             for place, parts in self._parts.items():
                 layer = layers[place]
                 # in reduced-memory mode the text encoders are elsewhere than when the LoRA was loaded
-                near = [(part, moved(part.delta, layer.weight.device)) for part in parts]
-                handles.append(layer.register_forward_hook(self._adding(near)))
+                near = [part._replace(delta=moved(part.delta, layer.weight.device)) for part in parts]
+                rebuilding = in_denoiser if place.is_in_denoiser else in_text_encoders
+                handles.append(layer.register_forward_hook(self._adding(near, rebuilding)))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _adding(self, parts: Sequence[tuple[_Part, Delta]]) -> Any:
+    def _adding(self, parts: list[_Part], rebuilding: Rebuilding) -> Any:
         """Return what a layer calls after its own work."""
 
         def add(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             total = output
-            for part, delta in parts:
+            for index, part in enumerate(parts):
                 if self._share is None or _holds(part, self._share):
-                    total = total + delta.change(layer, inputs[0], output, part.weight)
+                    delta, weight = rebuilding.of(part.delta, part.weight)
+                    parts[index] = part._replace(delta=delta, weight=weight)
+                    total = total + delta.change(layer, inputs[0], output, weight)
             return total
 
         return add

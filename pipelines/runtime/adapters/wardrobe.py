@@ -34,6 +34,7 @@ class Wardrobe:
         files: Mapping[str, LoraFile],
         *,
         passes: Sequence[int],
+        max_rebuilt_bytes: int = 0,
     ) -> Iterator[AppliedLoras]:
         """Within it the model acts with the LoRAs; afterwards it is bit for bit what it was, whatever happened.
 
@@ -42,6 +43,7 @@ class Wardrobe:
             loras: what is asked; those that count nothing are not loaded.
             files: of all of them, by `ResolvedLora.sha256`.
             passes: how many steps each pass over the picture has.
+            max_rebuilt_bytes: see `AppliedLoras.hooked`.
 
         Raises:
             LoraError: one cannot be loaded, names a block that is not there or would change nothing; none is applied.
@@ -58,7 +60,7 @@ class Wardrobe:
         applied = AppliedLoras([(each, cache.get(files[each.sha256])) for each in counting], passes=passes)
         writes = base.writes()
         try:
-            with applied.hooked(cache.layers):
+            with applied.hooked(cache.layers, max_rebuilt_bytes=max_rebuilt_bytes):
                 yield applied
         finally:
             cache.shrink()

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
-from pipelines.runtime.adapters.deltas import LowRank
+from pipelines.runtime.adapters.deltas import Kronecker, LowRank
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.engine import Step
 from pipelines.spec.errors import Cancelled, LoraError, NotANumber
@@ -204,6 +204,21 @@ def test_batches_are_tried_with_all_that_a_step_may_wear(
     make(engine, sd1, files, *(request(sd1, late, seed=seed) for seed in range(2)))
 
     assert any(seen)
+
+
+def test_full_changes_are_rebuilt_for_the_first_step_only(
+    engine: DiffusersEngine, sd1: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Kronecker] = []
+    weight = Kronecker.weight
+    monkeypatch.setattr(Kronecker, "weight", lambda self: (calls.append(self), weight(self))[1])
+    stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{stem}.lokr_w1": torch.ones(4, 4), f"{stem}.lokr_w2": torch.randn(8, 8)}
+    file = lora_files.write(tmp_path / "lokr.safetensors", tensors)
+
+    make(engine, sd1, {"lokr": file}, request(sd1, asked(file), num_inference_steps=6))
+
+    assert len(calls) == 1
 
 
 def _is_trial(frame: FrameType | None) -> bool:
