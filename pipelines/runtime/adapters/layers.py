@@ -11,7 +11,7 @@ from pipelines.runtime.adapters.transformer_names import original_names
 
 UNET, TRANSFORMER = "unet", "transformer"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-_DENOISER_FLAT = ("lora_unet_", "lycoris_", "oft_unet_")
+_DENOISER_FLAT = ("lora_unet_", "lora_transformer_", "lycoris_", "oft_unet_")
 _BLOCK = re.compile(r"\w+(\.\d+)?")
 FLAT_PREFIXES = (*_DENOISER_FLAT, "lora_te")
 """How names without dots begin."""
