@@ -189,7 +189,7 @@ class DiffusersEngine:
             yield GeneratedImage(position, request, canvas.init_image, made_by)
 
     def _attempts(self, model: Model) -> Attempts:
-        return Attempts(self._models, model, device=str(self._device.device))
+        return Attempts(self._models, model, device=str(self._device.device), forget=self._wardrobe.forget)
 
     def _paint(
         self, requests: Sequence[ResolvedRequest], canvas: Canvas, job: _Job, *, index: int

@@ -23,10 +23,12 @@ class Attempts:
         models: gives the model, checked once against its files, and remembers its precision.
         model: which one.
         device: name of the device, for messages.
+        forget: drops what else is kept in memory and can be read again.
     """
 
-    def __init__(self, models: ModelCache, model: Model, *, device: str) -> None:
+    def __init__(self, models: ModelCache, model: Model, *, device: str, forget: Callable[[], None]) -> None:
         self._models = models
+        self._forget = forget
         self._model = model
         self._device = device
         self._components: Components | None = None
@@ -76,8 +78,7 @@ class Attempts:
                 self._upcast(trouble)
             elif at_once > 1:
                 at_once //= 2
-                self._models.keep_only(self._model)
-                release_memory(describe_device(self._device).device)
+                self._make_room()
             else:
                 self._reduce_memory(trouble)
 
@@ -100,10 +101,14 @@ class Attempts:
             "take weights nearer to 0, or leave it out"
         )
 
-    def _reduce_memory(self, reason: str) -> None:
+    def _make_room(self) -> None:
         self._models.keep_only(self._model)
+        self._forget()
+        release_memory(describe_device(self._device).device)
+
+    def _reduce_memory(self, reason: str) -> None:
+        self._make_room()
         device = describe_device(self._device)
-        release_memory(device.device)
         if self.reduced_memory:
             raise OutOfMemory(
                 f"{device.name} has {device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB free and could "

@@ -98,6 +98,10 @@ class LoraCache:
         self._loaded.move_to_end(loaded.stamp)
         return loaded
 
+    def forget(self) -> None:
+        """Drop all of them."""
+        self._loaded.clear()
+
     def shrink(self) -> None:
         """Drop those used longest ago until the rest fits."""
         while len(self._loaded) > 1 and sum(each.num_bytes for each in self._loaded.values()) > self._max_bytes:

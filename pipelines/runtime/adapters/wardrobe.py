@@ -70,6 +70,11 @@ class Wardrobe:
                     "happen; this picture was not kept, and the model is loaded again for the next: please report it"
                 )
 
+    def forget(self) -> None:
+        """Drop all LoRAs from memory; what is worn next is read again."""
+        for cache in self._caches.values():
+            cache.forget()
+
     def _cache(self, components: Components) -> LoraCache:
         if components not in self._caches:
             layers = Layers(components.unet, components.text_encoders)

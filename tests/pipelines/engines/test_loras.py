@@ -3,6 +3,7 @@
 import gc
 import json
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 from pipelines.engines.diffusers_engine import DiffusersEngine
 from pipelines.runtime.adapters.deltas import Kronecker, LowRank
+from pipelines.runtime.adapters.loaded import LoadedLora
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.engine import Step
 from pipelines.spec.errors import Cancelled, LoraError, NotANumber
@@ -353,6 +355,32 @@ def test_500_random_sequences_leave_no_trace(
     outcomes = leave_no_trace(engine, sd1, files, tmp_path, times=500)
 
     assert min(outcomes[each] for each in ("made", "in pieces", "Cancelled", "LoraError", "OutOfMemory")) > 5
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_lack_of_memory_drops_loras_that_are_not_worn(sd1: Model, files: dict[str, LoraFile], pictures: int) -> None:
+    engine = DiffusersEngine(device="cpu")
+    make(engine, sd1, files, request(sd1, asked(files["unet"])))
+    unet = weakref.ref(_loaded(engine, sd1)["unet"])
+    worn = request(sd1, asked(files["both"]))
+    first = pixels(make(engine, sd1, files, worn))
+    assert unet() is not None
+    failures = [torch.OutOfMemoryError("injected")]
+
+    def fail(step: Step) -> None:
+        if failures:
+            raise failures.pop()
+
+    made = make(engine, sd1, files, *[worn] * pictures, on_step=fail)
+
+    assert unet() is None
+    assert _loaded(engine, sd1).keys() == {"both"}
+    assert pixels(made) == first * pictures
+
+
+def _loaded(engine: DiffusersEngine, model: Model) -> dict[str, LoadedLora]:
+    cache = engine._wardrobe._caches[engine._models.get(model)]
+    return {lora.name: lora for lora in cache._loaded.values()}
 
 
 def test_changed_base_weights_are_noticed(sd1: Model, files: dict[str, LoraFile]) -> None:
