@@ -108,7 +108,7 @@ class Studio:
             )
             for file in files
         ]
-        with self._wardrobe.wear(self._components, loras, self._files):
+        with self._wardrobe.wear(self._components, loras, self._files, passes=(1,)):
             pass
 
 

@@ -19,7 +19,7 @@ from pipelines.runtime.device import DeviceInfo, describe_device
 from pipelines.runtime.hires import stretch_latents, stretch_pictures
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.runtime.recovery import Attempts
-from pipelines.runtime.sampling import Denoised, denoise, latent_tiles
+from pipelines.runtime.sampling import Denoised, count_steps, denoise, latent_tiles
 from pipelines.runtime.upscaling import Upscalers
 from pipelines.spec.canvas import Canvas, prepare_canvas
 from pipelines.spec.engine import GeneratedImage, Inputs, Step, shared_fields
@@ -31,6 +31,9 @@ from pipelines.spec.upscalers import UPSCALERS, LatentUpscaler
 
 BATCH_SIZE = 8
 """Pictures that may share a call of the U-Net."""
+
+REBUILT_SHARE = 8
+"""So small a part of the device's memory may hold what LoRAs of many numbers (LoHa, LoKr) make of their few."""
 
 Provenance = dict[str, str | int | float | bool]
 
@@ -57,12 +60,14 @@ class _Pass:
     """One pass over some pictures."""
 
     inputs: Inputs
+    attempts: Attempts
+    """Runs its model."""
     canvas: Canvas
     report: _Report
+    passes: Sequence[ResolvedRequest]
+    """All that are made over one of the pictures, this one among them."""
     begun: torch.Tensor | None = None
     """(batch, channels, height, width): what a second pass starts from."""
-    first_steps: int | None = None
-    """Steps of the first pass, for a second one."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,8 @@ class DiffusersEngine:
         done = 0
         for _, group in groupby(requests, shared_fields):
             alike = tuple(group)
+            for each in (first, last):
+                each.wear(alike[0].loras)
             canvas, of_upscaler = self._prepare(alike[0], inputs, on_step=on_step, index=done)
             end = done + len(alike)
             if alike[0].strength == 0:
@@ -174,7 +181,7 @@ class DiffusersEngine:
             yield GeneratedImage(position, request, canvas.init_image, made_by)
 
     def _attempts(self, model: Model) -> Attempts:
-        return Attempts(self._models, model, device=str(self._device.device))
+        return Attempts(self._models, model, device=str(self._device.device), forget=self._wardrobe.forget)
 
     def _paint(
         self, requests: Sequence[ResolvedRequest], canvas: Canvas, job: _Job, *, index: int
@@ -191,7 +198,8 @@ class DiffusersEngine:
         larger = [second_pass(request) for request in requests] if size is not None else []
         more_steps = _steps(larger[0]) if larger else 0
         first_report = _first_reporter(job.on_step, index=index, more_steps=more_steps)
-        first = self._denoise(requests, _Pass(job.inputs, canvas, first_report), job.first)
+        passes = (requests[0], *larger[:1])
+        first = self._denoise(requests, _Pass(job.inputs, job.first, canvas, first_report, passes))
         if size is None:
             yield _Painted(first.latents, first.changes, _of_passes(first))
             return
@@ -199,8 +207,8 @@ class DiffusersEngine:
         done, number = 0, len(first.latents)
         while done < number:
             report = _second_reporter(job.on_step, index=index, first=first, more_steps=more_steps, done=done)
-            one_pass = _Pass(job.inputs, Canvas(), report, begun[done:], _steps(requests[0]))
-            second = self._denoise(larger[done:number], one_pass, job.last)
+            one_pass = _Pass(job.inputs, job.last, Canvas(), report, passes, begun[done:])
+            second = self._denoise(larger[done:number], one_pass)
             yield _Painted(second.latents, second.changes, {**_of_passes(first, second), **of_upscaler})
             done += len(second.latents)
 
@@ -217,19 +225,24 @@ class DiffusersEngine:
         upscaler = self._upscalers.of(name, job.inputs.hires_upscaler)
         return stretch_pictures(latents, upscaler, size, first=job.first, last=job.last), upscaler.provenance
 
-    def _denoise(self, requests: Sequence[ResolvedRequest], one_pass: _Pass, attempts: Attempts) -> Denoised:
+    def _denoise(self, requests: Sequence[ResolvedRequest], one_pass: _Pass) -> Denoised:
         """Denoise the first of some pictures: as many as memory allows, and no batch changes a bit of."""
-        most = 1 if attempts.reduced_memory else min(len(requests), self._batch_size)
-        return attempts.run(partial(self._denoise_at_once, requests, one_pass), at_once=most)
+        most = 1 if one_pass.attempts.reduced_memory else min(len(requests), self._batch_size)
+        return one_pass.attempts.run(partial(self._denoise_at_once, requests, one_pass), at_once=most)
 
     def _denoise_at_once(
         self, requests: Sequence[ResolvedRequest], one_pass: _Pass, components: Components, at_once: int
     ) -> Denoised:
         """Denoise `at_once` of some pictures, or fewer."""
         inputs = one_pass.inputs
-        with self._wardrobe.wear(components, requests[0].loras, inputs.loras) as loras:
+        passes = [count_steps(each, components) for each in one_pass.passes]
+        room = 0 if one_pass.attempts.reduced_memory else self._device.total_bytes // REBUILT_SHARE
+        worn = requests[0].loras
+        with self._wardrobe.wear(components, worn, inputs.loras, passes=passes, max_rebuilt_bytes=room) as loras:
             reading = Reading(
-                {**inputs.embeddings, **loras.embeddings}, loras.on_text_encoders, first_steps=one_pass.first_steps
+                {**inputs.embeddings, **loras.embeddings},
+                loras.on_text_encoders,
+                first_steps=None if one_pass.begun is None else _steps(one_pass.passes[0]),
             )
             guidance = [
                 Guidance(

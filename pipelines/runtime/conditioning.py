@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from pipelines.runtime.embeddings import BundledEmbedding, Vectors, inserted, load_vectors
+from pipelines.runtime.guards import NotFinite, Stage
 from pipelines.runtime.loading import Components
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.errors import NotANumber
@@ -172,6 +173,8 @@ def _encode(key: _Key, components: Components, embeddings: Embeddings) -> Condit
     if pooled is not None:
         pooled = pooled.to(components.device, components.precision.dtype)
     if not all(bool(torch.isfinite(each).all()) for each in (embeds, pooled) if each is not None):
+        if key.loras:
+            raise NotFinite(Stage.TEXT_ENCODERS)
         raise NotANumber(
             f"the weights in {key.text[:60]!r} are too large for {components.precision.dtype}: the encoded prompt "
             "overflows; take weights nearer to 1"

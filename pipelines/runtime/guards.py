@@ -11,6 +11,7 @@ from pipelines.spec.errors import LoraError
 class Stage(StrEnum):
     """Which model produced the numbers."""
 
+    TEXT_ENCODERS = "text encoders"
     UNET = "unet"
     VAE = "vae"
 

@@ -58,6 +58,13 @@ class Precision:
     vae_upcast: bool = False
     """The VAE runs in float32 because it produced NaN in `dtype`."""
 
+    def upcast(self, stage: Stage) -> "Precision | None":
+        """Return a precision in which the stage runs in float32; None if it already does."""
+        if stage is Stage.VAE:
+            already = self.vae_dtype == torch.float32
+            return None if already else replace(self, vae_dtype=torch.float32, vae_upcast=True)
+        return None if self.dtype == torch.float32 else Precision(torch.float32, torch.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Components:
@@ -93,6 +100,10 @@ class Components:
         return bool(self.unet.config.in_channels == 2 * self.vae.config.latent_channels + 1)
 
 
+_Version = tuple[Stamp, Precision | None]
+"""Of which files a model was loaded, and in which precision if not in its usual one."""
+
+
 class ModelCache:
     """Loaded models, the most recently used last, within a number of bytes.
 
@@ -106,7 +117,7 @@ class ModelCache:
         self._device = device
         self._dtype = dtype
         self._max_bytes = max_bytes
-        self._loaded: OrderedDict[Path, tuple[Stamp, Components]] = OrderedDict()
+        self._loaded: OrderedDict[Path, tuple[_Version, Components]] = OrderedDict()
         self._precisions: dict[tuple[Path, Stamp], Precision] = {}
 
     @property
@@ -114,36 +125,43 @@ class ModelCache:
         """Names of the models in memory, the one used last at the end."""
         return tuple(components.name for _, components in self._loaded.values())
 
-    def get(self, model: Model) -> Components:
-        """Return the model's components, loaded anew if any of its files has changed.
+    def get(self, model: Model, *, precision: Precision | None = None) -> Components:
+        """Return the model's components, loaded anew if any of its files or their precision is another.
+
+        Args:
+            model: which one.
+            precision: another than the model's own: what comes next without it has the model's own again.
 
         Raises:
             ModelError: a file is missing, damaged, unsafe or not what it claims.
         """
         stamp = stamp_files(model.path)
-        known_stamp, components = self._loaded.get(model.path, (None, None))
-        if components is None or known_stamp != stamp:
+        version = stamp, precision or self._precisions.get((model.path, stamp))
+        known_version, components = self._loaded.get(model.path, (None, None))
+        if components is None or known_version != version:
             del components
             self._forget(model.path)
-            components = self._load(model, stamp)
-            self._loaded[model.path] = stamp, components
+            components = self._load(model, version[1])
+            self._loaded[model.path] = version, components
         self._loaded.move_to_end(model.path)
         return components
 
-    def upcast(self, model: Model, stage: Stage) -> bool:
-        """Make the stage that produced NaN run in float32 from now on; False if it already did."""
-        stamp, components = self._loaded[model.path]
-        precision = components.precision
-        used = precision.vae_dtype if stage is Stage.VAE else precision.dtype
-        if used == torch.float32:
-            return False
-        precision = replace(precision, vae_dtype=torch.float32, vae_upcast=True)
-        if stage is Stage.UNET:
-            precision = Precision(torch.float32, torch.float32)
-        self._precisions[model.path, stamp] = precision
-        del components
-        self._forget(model.path)
-        return True
+    def upcast(self, model: Model, stage: Stage, *, for_good: bool = True) -> Precision | None:
+        """Return a precision in which a stage that produced NaN runs in float32; None if it already did.
+
+        Args:
+            model: dropped, to be loaded again in that precision.
+            stage: what produced NaN.
+            for_good: whether that is the model's own precision from now on.
+        """
+        (stamp, _), components = self._loaded[model.path]
+        precision = components.precision.upcast(stage)
+        if precision is not None:
+            del components
+            self._forget(model.path)
+            if for_good:
+                self._precisions[model.path, stamp] = precision
+        return precision
 
     def drop(self, model: Model) -> None:
         """Drop a model: what uses it next loads it again."""
@@ -158,9 +176,9 @@ class ModelCache:
         if self._loaded.pop(path, None) is not None:
             release_memory(self._device)
 
-    def _load(self, model: Model, stamp: Stamp) -> Components:
+    def _load(self, model: Model, precision: Precision | None) -> Components:
         loader = _Loader(model, self._device)
-        precision = self._precisions.get((model.path, stamp)) or loader.usual_precision(self._dtype)
+        precision = precision or loader.usual_precision(self._dtype)
         wanted = loader.predict_bytes(precision)
         while self._loaded and wanted + sum(held.num_bytes for _, held in self._loaded.values()) > self._max_bytes:
             self._forget(next(iter(self._loaded)))

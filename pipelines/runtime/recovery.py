@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from pipelines.runtime.device import describe_device
 from pipelines.runtime.guards import BaseChanged, NotFinite, Stage, is_out_of_memory, release_memory
-from pipelines.runtime.loading import Components, ModelCache
+from pipelines.runtime.loading import Components, ModelCache, Precision
 from pipelines.spec.errors import NotANumber, OutOfMemory
+from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.model import Model
 
 Result = TypeVar("Result")
@@ -22,15 +23,27 @@ class Attempts:
         models: gives the model, checked once against its files, and remembers its precision.
         model: which one.
         device: name of the device, for messages.
+        forget: drops what else is kept in memory and can be read again.
     """
 
-    def __init__(self, models: ModelCache, model: Model, *, device: str) -> None:
+    def __init__(self, models: ModelCache, model: Model, *, device: str, forget: Callable[[], None]) -> None:
         self._models = models
+        self._forget = forget
         self._model = model
         self._device = device
         self._components: Components | None = None
+        self._loras: tuple[ResolvedLora, ...] = ()
+        self._precision: Precision | None = None
         self.reduced_memory = False
         """Whether the job ran out of memory once; it stays careful from then on."""
+
+    def wear(self, loras: tuple[ResolvedLora, ...]) -> None:
+        """Say what the next pictures wear. What overflows under it is no fault of the model, which stays what it is."""
+        if loras != self._loras:
+            self._loras = loras
+            if self._precision is not None:
+                self._precision = None
+                self.rest()
 
     def run(self, work: Callable[[Components, int], Result], *, at_once: int = 1) -> Result:
         """Return what `work` returns for the loaded model and the number of pictures it may work on at once.
@@ -45,7 +58,7 @@ class Attempts:
         while True:
             trouble: Stage | str
             try:
-                self._components = self._components or self._models.get(self._model)
+                self._components = self._components or self._models.get(self._model, precision=self._precision)
                 with self._memory_mode(self._components):
                     return work(self._components, at_once)
             except BaseChanged:
@@ -65,8 +78,7 @@ class Attempts:
                 self._upcast(trouble)
             elif at_once > 1:
                 at_once //= 2
-                self._models.keep_only(self._model)
-                release_memory(describe_device(self._device).device)
+                self._make_room()
             else:
                 self._reduce_memory(trouble)
 
@@ -78,16 +90,25 @@ class Attempts:
         return _reduced_memory(components) if self.reduced_memory else nullcontext()
 
     def _upcast(self, stage: Stage) -> None:
-        if not self._models.upcast(self._model, stage):
-            raise NotANumber(
-                f"the {stage} of model {self._model.name} produced NaN or infinity in float32; "
-                "its weights are damaged: download the model again or choose another"
-            )
+        self._precision = self._models.upcast(self._model, stage, for_good=not self._loras)
+        if self._precision is not None:
+            return
+        failed = f"the {stage} of model {self._model.name} produced NaN or infinity in float32"
+        if not self._loras:
+            raise NotANumber(f"{failed}; its weights are damaged: download the model again or choose another")
+        raise NotANumber(
+            f"{failed} with {' and '.join(map(_shown, self._loras))}, most likely since that is too strong: "
+            "take weights nearer to 0, or leave it out"
+        )
+
+    def _make_room(self) -> None:
+        self._models.keep_only(self._model)
+        self._forget()
+        release_memory(describe_device(self._device).device)
 
     def _reduce_memory(self, reason: str) -> None:
-        self._models.keep_only(self._model)
+        self._make_room()
         device = describe_device(self._device)
-        release_memory(device.device)
         if self.reduced_memory:
             raise OutOfMemory(
                 f"{device.name} has {device.free_bytes / GIB:.1f} of {device.total_bytes / GIB:.1f} GiB free and could "
@@ -95,6 +116,13 @@ class Attempts:
                 f"make width and height smaller or close other programs (torch: {reason})"
             )
         self.reduced_memory = True
+
+
+def _shown(lora: ResolvedLora) -> str:
+    weights = f"{lora.weight:g}"
+    if lora.text_encoder_weight != lora.weight:
+        weights += f" (text encoders {lora.text_encoder_weight:g})"
+    return f"LoRA {lora.name!r} at weight {weights}"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pipelines.spec.canvas import Canvas
 from pipelines.spec.compositing import changed
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.resolved import ResolvedRequest
-from pipelines.spec.schedulers import SCHEDULERS
+from pipelines.spec.schedulers import SCHEDULERS, told_steps
 from pipelines.spec.steps import scheduled_steps, steps_to_run
 
 Progress = Callable[[int, int, Callable[[], Image.Image] | None], None]
@@ -76,11 +76,8 @@ def denoise(
     spec = SCHEDULERS[request.scheduler]
     # 1. Noise levels: the whole schedule, and its tail that is run.
     schedule = _schedule(request, components)
-    sigmas = schedule
-    if request.strength is not None:
-        steps = steps_to_run(request.num_inference_steps, request.strength, request.step_rule)
-        sigmas = schedule[-(steps + 1) :]
-    num_steps = spec.steps(len(sigmas) - 1) or len(sigmas) - 1
+    sigmas = _tail(schedule, request)
+    num_steps = told_steps(request.scheduler, len(sigmas) - 1)
     # 2. What to start from, with each picture's own noise.
     noises = [ImageNoise(each, device=components.device) for each in requests]
     start = start_denoising(
@@ -136,6 +133,15 @@ def denoise(
     )
 
 
+def count_steps(request: ResolvedRequest, components: Components) -> int:
+    """Return how many steps `denoise` tells of, before any is made.
+
+    Raises:
+        InvalidRequest: the noise levels leave no room between those asked for and the model's own.
+    """
+    return told_steps(request.scheduler, len(_tail(_schedule(request, components), request)) - 1)
+
+
 def latent_tiles(request: ResolvedRequest, components: Components) -> Tiles:
     """Return the tiles in which the U-Net sees a picture's latents: one, unless the request asks for smaller ones."""
     factor = components.vae_scale_factor
@@ -176,6 +182,13 @@ def _schedule(request: ResolvedRequest, components: Components) -> torch.Tensor:
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     return discard_next_to_last(sigmas) if spec.discards_next_to_last else sigmas
+
+
+def _tail(schedule: torch.Tensor, request: ResolvedRequest) -> torch.Tensor:
+    """Return the noise levels that are run: the last ones, where the picture begins with an image."""
+    if request.strength is None:
+        return schedule
+    return schedule[-(steps_to_run(request.num_inference_steps, request.strength, request.step_rule) + 1) :]
 
 
 def _step_noise(

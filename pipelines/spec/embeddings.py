@@ -75,6 +75,10 @@ def bundled_layouts(header: Header, path: Path) -> Mapping[str, EmbeddingLayout]
     for key, tensor in header.tensors.items():
         if key.startswith(BUNDLED):
             name, _, part = key.removeprefix(BUNDLED).partition(".")
+            if not part:
+                raise ModelError(
+                    f"{path} has {key[:80]!r}, where {BUNDLED}NAME.string_to_param.*, .clip_l or .clip_g is meant"
+                )
             bundles.setdefault(name, {})[part] = tensor
     layouts = {}
     for name, tensors in bundles.items():

@@ -55,7 +55,7 @@ class ModelError(GenerationFailed):
 
 
 class LoraError(GenerationFailed):
-    """A LoRA's file is missing, damaged, changed, or does not fit the model; no part of it was applied."""
+    """A LoRA's file is missing, damaged, changed, does not fit the model, or changes nothing; none of it is used."""
 
 
 class OutOfMemory(GenerationFailed):

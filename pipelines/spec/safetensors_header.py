@@ -6,6 +6,7 @@ is called: reading one runs the code inside it.
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +29,15 @@ DTYPE_BITS: Mapping[str, int] = {
 }
 
 _METADATA = "__metadata__"
+_PICKLE = "a pickle (a .pt or .bin file)"
 _OTHER_KINDS: Mapping[bytes, str] = {
-    b"PK\x03\x04": "a pickle (a .pt or .bin file)",
-    b"\x80": "a pickle (a .pt or .bin file)",
-    b"GGUF": "a GGUF file",
-    b"version https://git-lfs": "a pointer of Git LFS, which stands for a file that was not downloaded",
-    b"<": "a web page",
+    rb"PK\x03\x04": _PICKLE,
+    rb"\x80[\x02-\x05][\x8a\x95(KJMNX\]c}]": _PICKLE,  # its protocol, and an opcode that one begins with
+    rb"GGUF": "a GGUF file",
+    rb"version https://git-lfs": "a pointer of Git LFS, which stands for a file that was not downloaded",
+    rb"<": "a web page",
 }
-"""How files begin that are often given a wrong name."""
+"""How files begin that are often given a wrong name, as patterns."""
 _CONVERT = (
     "; reading a pickle can run code, so only safetensors are read: load it where you trust it with "
     "torch.load(path, weights_only=True) and save its tensors with safetensors.torch.save_file"
@@ -97,8 +99,9 @@ def read_header(path: Path) -> Header:
 
 
 def _other_kind(start: bytes) -> str:
+    begins_like_ours = start[4:9] == b"\0\0\0\0{"  # whatever the length before it looks like
     for signature, kind in _OTHER_KINDS.items():
-        if start.startswith(signature):
+        if re.match(signature, start) and not begins_like_ours:
             return f"it is {kind}" + (_CONVERT if "pickle" in kind else "")
     return "its header is cut short or missing; download it again"
 

@@ -60,7 +60,10 @@ class LowRank:
 
 
 class Dense(Protocol):
-    """A kind whose ΔW is full: it is rebuilt from its factors at every call, which costs little beside the layer."""
+    """A kind whose ΔW is full.
+
+    Rebuilding it from factors takes as long as the layer itself for small pictures, and longer than large convolutions.
+    """
 
     def weight(self) -> Tensor:
         """Return ΔW in the shape of W."""
@@ -140,7 +143,8 @@ class DenseDelta:
     dense: Dense
 
     def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
-        weight = self.dense.weight() * strength
+        weight = self.dense.weight()
+        weight = weight if strength == 1 else weight * strength
         return functional.linear(x, weight) if isinstance(layer, nn.Linear) else _like(layer, x, weight)
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -324,7 +328,7 @@ def _product(a: Tensor, b: Tensor, core: Tensor | None) -> Tensor:
     """Return a · b, or for a convolution with a core (rank, rank, …kernel) the Tucker product (out, in, …kernel)."""
     if core is None:
         return a @ b.flatten(1) if b.dim() == 2 else (a @ b.flatten(1)).reshape(a.shape[0], *b.shape[1:])
-    return torch.einsum("ijhw,jc,io->ochw", core, b, a)
+    return torch.einsum("ijhw,jc,io->ochw", core, b, a).contiguous()  # or torch.kron refuses it
 
 
 def _like(layer: Any, x: Tensor, weight: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipelines.runtime.adapters import deltas
 from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.layers import is_made_of_others
+from pipelines.runtime.adapters.placing import with_tensors
 from pipelines.runtime.adapters.rows import Rows, pick, rows_of
 from pipelines.runtime.adapters.unfit import Unfit, Unreadable
 from pipelines.spec.lora_notes import Strength
@@ -164,8 +165,8 @@ def _lokr(parts: _Parts) -> tuple[Delta, ...]:
     first = _factor(parts, "lokr_w1")
     second = _factor(parts, "lokr_w2")
     split = [each[1] for each in (first, second) if len(each) == 2]
-    # where both factors are whole there is no rank, and LyCORIS ignores alpha
-    scale = parts.scale(split[0].shape[0]) if split else 1.0
+    # where both factors are whole the tensors have no rank: LyCORIS ignores alpha, PEFT notes the rank
+    scale = parts.scale(split[0].shape[0]) if split else parts.strength.scale(None)
     kronecker = deltas.Kronecker(first, second, scale, parts.matrix, parts.get("lokr_t2"))
     return _decomposed(parts, _dense(kronecker))
 
@@ -230,7 +231,7 @@ def _oft(parts: _Parts) -> tuple[Delta, ...]:
 def _dense(dense: deltas.Hadamard | deltas.Kronecker) -> deltas.DenseDelta:
     reason = "has factors whose product does not have the shape of the model's weight"
     try:
-        product = dense.product()
+        product = with_tensors(dense, lambda tensor: tensor.to("meta")).product()  # of shapes: nothing else goes wrong
     except (RuntimeError, IndexError) as error:
         raise Unfit(reason) from error
     if product.shape[0] != dense.shape[0] or product.numel() != _size(dense.shape):

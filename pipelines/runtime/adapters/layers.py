@@ -1,5 +1,6 @@
 """Which layers a model has, and every name that LoRA files have for each of them."""
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,7 +11,8 @@ from pipelines.runtime.adapters.transformer_names import original_names
 
 UNET, TRANSFORMER = "unet", "transformer"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-_DENOISER_FLAT = ("lora_unet_", "lycoris_", "oft_unet_")
+_DENOISER_FLAT = ("lora_unet_", "lora_transformer_", "lycoris_", "oft_unet_")
+_BLOCK = re.compile(r"\w+(\.\d+)?")
 FLAT_PREFIXES = (*_DENOISER_FLAT, "lora_te")
 """How names without dots begin."""
 
@@ -35,6 +37,11 @@ class Target(NamedTuple):
     """One layer, or several whose outputs lie one after the other in the file."""
     is_swapped: bool = False
     """Whether the second half of the outputs stands first in the file."""
+
+
+def is_within(path: str, block: str) -> bool:
+    """Whether a layer is the block of that name, or a part of it."""
+    return f"{path}.".startswith(f"{block}.")
 
 
 class Layers:
@@ -68,6 +75,16 @@ class Layers:
         """Of the text encoders' vectors, in their order."""
         for number, encoder in enumerate(text_encoders):
             self._add_text_encoder(number, encoder, is_alone=len(text_encoders) == 1)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """What the denoiser is made of: conv_in, down_blocks.0, down_blocks.1, mid_block, …"""
+        found = (_BLOCK.match(place.path) for place in self._modules if place.is_in_denoiser)
+        return tuple(dict.fromkeys(match[0] for match in found if match))
+
+    def holds(self, block: str) -> bool:
+        """Whether layers of the denoiser are within a block."""
+        return any(place.is_in_denoiser and is_within(place.path, block) for place in self._modules)
 
     def __getitem__(self, place: Place) -> Any:
         return self._modules[place]

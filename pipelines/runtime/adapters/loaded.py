@@ -2,11 +2,10 @@
 
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +14,11 @@ from pipelines.runtime.adapters.deltas import Delta
 from pipelines.runtime.adapters.formats import build
 from pipelines.runtime.adapters.keys import Sorted, sort_keys
 from pipelines.runtime.adapters.layers import Layers, Place
+from pipelines.runtime.adapters.placing import settled
 from pipelines.runtime.adapters.reading import read
 from pipelines.runtime.adapters.unfit import Unfit, Unreadable
 from pipelines.spec.embeddings import bundled_layouts
-from pipelines.spec.errors import LoraError
+from pipelines.spec.errors import LoraError, ModelError
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.families.sdxl import SDXL
 from pipelines.spec.lora_notes import Notes, UnreadableNotes, config_stamp
@@ -50,17 +50,19 @@ class LoadedLora:
     notes: str = ""
     """`Notes.digest`: strengths that are noted outside of the tensors, which its hash does not cover."""
 
-    @property
-    def audit(self) -> str:
-        """How much the file holds and how much of it is applied: "266/266: embeddings 2, text encoder 72, unet 192".
+    def audit(self, acting: Iterable[Place]) -> str:
+        """Return how much of the file acts, and where: "194/266: embeddings 2, unet 192" without the text encoder.
 
         Counted are layers and, where the file brings words for prompts, those.
+
+        Args:
+            acting: the layers that are changed.
         """
-        counts = Counter(place.part for place in self.deltas) + Counter(embeddings=len(self.embeddings))
-        total = counts.total()
+        counts = Counter(place.part for place in acting) + Counter(embeddings=len(self.embeddings))
+        total = len(self.deltas) + len(self.embeddings)
         parts = ", ".join(f"{part.replace('_', ' ')} {count}" for part, count in sorted(counts.items()))
         noted = f"; strengths as noted ({self.notes})" if self.notes else ""
-        return f"{total}/{total}: {parts}{noted}"
+        return f"{counts.total()}/{total}: {parts}{noted}"
 
 
 class LoraCache:
@@ -95,6 +97,10 @@ class LoraCache:
             self._loaded[loaded.stamp] = loaded
         self._loaded.move_to_end(loaded.stamp)
         return loaded
+
+    def forget(self) -> None:
+        """Drop all of them."""
+        self._loaded.clear()
 
     def shrink(self) -> None:
         """Drop those used longest ago until the rest fits."""
@@ -146,20 +152,6 @@ def _stamp(file: LoraFile) -> Stamp:
     return file.sha256, file.path, state.st_size, state.st_mtime_ns, config_stamp(file.path)
 
 
-def settled(delta: Delta, device: torch.device, dtype: torch.dtype) -> Delta:
-    """Return a delta whose tensors are where a layer computes, in the precision it computes in."""
-    own: Delta = _mapped(delta, lambda tensor: tensor.to(device, dtype).contiguous())
-    return own
-
-
-def moved(delta: Delta, device: torch.device) -> Delta:
-    """Return a settled delta that is on the device: itself, if it is there."""
-    if delta.tensors()[0].device == device:
-        return delta
-    there: Delta = _mapped(delta, lambda tensor: tensor.to(device))
-    return there
-
-
 def _check_found(
     found: Sorted, tensors: Mapping[str, Tensor], *, file: LoraFile, layers: Layers, model_name: str
 ) -> None:
@@ -183,7 +175,11 @@ def _embeddings(
 ) -> dict[str, tuple[Tensor, ...]]:
     """Return the vectors that the file brings for words, for each text encoder: (vectors, width)."""
     embeddings = {}
-    for name, layout in bundled_layouts(header, file.path).items():
+    try:
+        layouts = bundled_layouts(header, file.path)
+    except ModelError as error:
+        raise LoraError(f"LoRA {file.name!r} cannot be applied: {error}") from error
+    for name, layout in layouts.items():
         if layout.widths != layers.text_widths:
             raise LoraError(
                 f"LoRA {file.name!r} does not fit model {model_name}: it brings embedding {name!r} for "
@@ -209,15 +205,3 @@ def _reader(width: int) -> str:
 
 def _num_bytes(deltas: Iterable[tuple[Delta, ...]]) -> int:
     return sum(tensor.nbytes for built in deltas for each in built for tensor in each.tensors())
-
-
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    match value:
-        case Tensor():
-            return change(value)
-        case tuple():
-            return tuple(_mapped(each, change) for each in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        own = {each.name: _mapped(getattr(value, each.name), change) for each in fields(value)}
-        return replace(value, **own)
-    return value

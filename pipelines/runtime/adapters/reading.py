@@ -61,6 +61,8 @@ def read(file: LoraFile) -> tuple[dict[str, Tensor], Header]:
                 f"LoRA {file.name!r}: {key} is of {info.dtype}, and {', '.join(_DTYPES)} can be read; save it in F16"
             )
         tensors[key] = _tensor(data, info)
+        if not tensors[key].is_floating_point() and tensors[key].numel() > 1:
+            raise LoraError(f"LoRA {file.name!r}: {key} is of {info.dtype}, where weights are floats; save it in F16")
         if not _is_finite(tensors[key]):
             raise LoraError(f"LoRA {file.name!r}: {key} holds NaN or infinity: the file is damaged; download it again")
     return tensors, header

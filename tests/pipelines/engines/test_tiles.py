@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.engines.diffusers_engine import DiffusersEngine
 from pipelines.runtime.loading import ModelCache
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
-from pipelines.spec.errors import Cancelled
+from pipelines.spec.errors import Cancelled, LoraError
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
@@ -161,7 +161,8 @@ def test_a_range_of_steps_counts_steps_and_not_tiles(
             for image in engine.generate([request.model_copy(update={"loras": loras})], given, lambda _: None)
         ]
 
-    assert picture((0.8, 1.0)) == picture(), "the last of four steps begins at three quarters"
+    with pytest.raises(LoraError, match=r"of 4 steps none begins from 0\.8 to 1"):  # the last at three quarters
+        picture((0.8, 1.0))
     assert picture((0.7, 1.0)) == picture((0.75, 1.0)) != picture()
     assert picture((0.0, 0.2)) == picture((0.0, 0.25)) != picture((0.0, 0.3))
     assert picture((0.0, 1.0)) == picture((0.0, 0.9)) != picture((0.0, 0.7))

@@ -118,9 +118,23 @@ def test_upcasting_ends_at_float32(sd1: Model, stage: Stage) -> None:
     models = cache(dtype=torch.bfloat16)
     models.get(sd1)
 
-    assert models.upcast(sd1, stage) is True
-    assert models.get(sd1).precision.vae_dtype == torch.float32
-    assert models.upcast(sd1, stage) is False
+    precision = models.upcast(sd1, stage)
+
+    assert models.get(sd1).precision == precision
+    assert precision is not None
+    assert precision.vae_dtype == torch.float32
+    assert models.upcast(sd1, stage) is None
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_upcasting_may_be_for_once(sd1: Model, stage: Stage) -> None:
+    models = cache(dtype=torch.bfloat16)
+    own = models.get(sd1).precision
+
+    precision = models.upcast(sd1, stage, for_good=False)
+
+    assert models.get(sd1, precision=precision).precision == precision != own
+    assert models.get(sd1).precision == own
 
 
 def test_a_variant_and_shards_are_found(sd1: Model, copy_model: CopyModel) -> None:

@@ -106,6 +106,9 @@ def test_a_huge_header_is_refused_unread(tmp_path: Path) -> None:
         (b"<!DOCTYPE html>", "web page"),
         (b"", "cut short or missing"),
         (b"\x00", "cut short or missing"),
+        (b"\x80\x02\x00", "cut short or missing"),
+        (pickle.dumps(1, protocol=2), "pickle.*save_file"),
+        (pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2), "pickle.*save_file"),  # how torch.save began
     ],
 )
 def test_other_kinds_of_files_are_called_by_name(data: bytes, sentence: str, tmp_path: Path) -> None:
@@ -122,6 +125,16 @@ def test_a_header_whose_length_begins_like_a_pickle_is_read(tmp_path: Path) -> N
 
     assert path.read_bytes().startswith(b"\x80\x02")
     assert read_header(path).tensors.keys() == {"a"}
+
+
+@pytest.mark.parametrize("length", [0x80, 0x0280, 0x3C3C])
+def test_a_file_cut_short_in_its_header_is_called_so(length: int, tmp_path: Path) -> None:
+    """Whatever its length looks like: the first sign of pickles, or of web pages."""
+    path = _file(tmp_path, json.dumps({"a": ONE}).encode() + b" " * (length - len(json.dumps({"a": ONE}))))
+    path.write_bytes(path.read_bytes()[:100])
+
+    with pytest.raises(ModelError, match="its header is cut short or missing; download it again"):
+        read_header(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

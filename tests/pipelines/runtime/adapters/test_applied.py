@@ -1,6 +1,7 @@
 """Applied LoRAs act on whole models as merged weights do, and leave them as they were."""
 
 import copy
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from pipelines.runtime.adapters.applied import AppliedLoras
 from pipelines.runtime.adapters.base_weights import BaseWeights
-from pipelines.runtime.adapters.deltas import LowRank
+from pipelines.runtime.adapters.deltas import Difference, Hadamard, Kronecker, LowRank
 from pipelines.runtime.adapters.layers import Layers
 from pipelines.runtime.adapters.loaded import load
 from pipelines.runtime.loading import Components, ModelCache
@@ -228,6 +229,56 @@ def test_a_lora_follows_a_text_encoder_to_another_device(
         encoder(torch.arange(10, device="meta")[None])
 
     assert seen == {"meta"}
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr", "dora of lokr"])
+@torch.inference_mode()
+def test_full_changes_are_rebuilt_once_within_a_limit_and_let_go(
+    kind: str, loaded: dict[str, Components], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are kept, not a bit differs; those that are not are rebuilt at every call."""
+    components, generator = loaded["sd1"], torch.Generator().manual_seed(3)
+    tensors: dict[str, Tensor] = {}
+    for name in UNET_LAYERS[:4]:
+        layer = components.unet.get_submodule(name)
+        file, _ = KINDS[kind.split()[-1]](layer.weight, generator)
+        if kind.startswith("dora"):
+            file = {**file, "dora_scale": torch.ones(layer.weight.shape[0], *[1] * (layer.weight.dim() - 1))}
+        tensors |= {f"lora_unet_{name.replace('.', '_')}.{key}": value for key, value in file.items()}
+    lora = lora_files.write(tmp_path / "a.safetensors", tensors)
+    layers = Layers(components.unet, components.text_encoders)
+    applied = AppliedLoras([(asked(lora, 0.7), load(lora, layers=layers, model_name="tiny"))])
+    sizes = [components.unet.get_submodule(name).weight.nbytes for name in UNET_LAYERS[:4]]
+    calls: list[object] = []
+    counted = {"loha": Hadamard, "lokr": Kronecker}[kind.split()[-1]]
+    weight: Callable[[Any], Tensor] = counted.weight
+
+    def spy(self: Any) -> Tensor:
+        calls.append(self)
+        return weight(self)
+
+    monkeypatch.setattr(counted, "weight", spy)
+
+    def pictures(max_rebuilt_bytes: int) -> tuple[list[Tensor], int]:
+        calls.clear()
+        with applied.hooked(layers, max_rebuilt_bytes=max_rebuilt_bytes):
+            predictions = [outputs(components)[1] for _ in range(3)]
+            assert _kept() <= max_rebuilt_bytes
+        assert not _kept()
+        return predictions, len(calls)
+
+    never, at_every_call = pictures(0)
+    always, once = pictures(2 * sum(sizes))
+
+    assert (at_every_call, once) == (3 * 4, 4)
+    assert all(map(torch.equal, never, always))
+    some, in_between = pictures(sum(sizes[:2]) + 2000)
+    assert once < in_between < at_every_call
+    assert all(map(torch.equal, never, some))
+
+
+def _kept() -> int:
+    return sum(each.diff.nbytes for each in gc.get_objects() if type(each) is Difference)
 
 
 WRITES: dict[str, Callable[[nn.Linear], object]] = {

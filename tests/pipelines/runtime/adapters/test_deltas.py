@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipelines.runtime.adapters.formats import build
 from pipelines.runtime.adapters.keys import _TENSOR_NAMES
-from pipelines.runtime.adapters.loaded import settled
+from pipelines.runtime.adapters.placing import settled
 from pipelines.runtime.adapters.unfit import Unfit
 from pipelines.spec.lora_notes import Strength
 
@@ -66,6 +66,37 @@ def test_it_acts_as_the_merged_weight(name: str, weight: float) -> None:
     torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
     assert (expected - layer(x)).abs().max() > 0.05
     assert torch.equal(layer.weight, base)
+
+
+@pytest.mark.parametrize("is_first_split", [True, False])
+@pytest.mark.parametrize(("out", "inside"), [(8, 8), (12, 20)])
+def test_lokr_with_a_core(out: int, inside: int, is_first_split: bool) -> None:
+    """arXiv:2309.14859, section 3.2: w1 ⊗ w2, where w2 is a Tucker product; LyCORIS's `use_tucker`."""
+    rank, generator = 3, torch.Generator().manual_seed(4)
+    layer = layer_of(torch.randn(out, inside, 3, 3, generator=generator))
+    w1_a, w1_b = torch.randn(4, rank, generator=generator), torch.randn(rank, 2, generator=generator)
+    core = torch.randn(rank, rank, 3, 3, generator=generator)
+    w2_a, w2_b = (torch.randn(rank, side, generator=generator) for side in (out // 4, inside // 2))
+    tensors = {"lokr_w1_a": w1_a, "lokr_w1_b": w1_b} if is_first_split else {"lokr_w1": w1_a @ w1_b}
+    tensors |= {"lokr_t2": core, "lokr_w2_a": w2_a, "lokr_w2_b": w2_b, "alpha": torch.tensor(1.5)}
+    x = input_of(layer)
+
+    result = adapted(layer, tensors, x, weight=0.7)
+
+    change = torch.einsum("ar,rb,ijhw,ip,jq->apbqhw", *(each.double() for each in (w1_a, w1_b, core, w2_a, w2_b)))
+    weight = layer.weight + 0.7 * 1.5 / rank * change.reshape(layer.weight.shape).float()
+    torch.testing.assert_close(result, run(layer, weight, x), atol=10 * TOLERANCE, rtol=TOLERANCE)
+
+
+def test_shapes_are_checked_without_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that lack of memory for one is never told as a shape that does not fit."""
+    seen: list[Tensor] = []
+    kron = torch.kron
+    monkeypatch.setattr(torch, "kron", lambda *factors: (seen.extend(factors), kron(*factors))[1])
+
+    build({"lokr_w1": torch.ones(4, 4), "lokr_w2": torch.ones(3, 5)}, (nn.Linear(20, 12),))
+
+    assert {each.device.type for each in seen} == {"meta"}
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])

@@ -84,7 +84,7 @@ def test_every_dialect_finds_the_same_layers(dialect: str, loaded: dict[str, Com
     assert_same(found(lora), expected(weights, scale=scale))
     on_text = sum(part == "text_encoder" for part, _ in weights)
     total = len(weights)
-    assert lora.audit == f"{total}/{total}: text encoder {on_text}, unet {total - on_text}"
+    assert lora.audit(lora.deltas) == f"{total}/{total}: text encoder {on_text}, unet {total - on_text}"
 
 
 def test_peft_and_old_processors(loaded: dict[str, Components], tmp_path: Path) -> None:
@@ -146,10 +146,10 @@ def test_peft_notes_the_alpha_beside_its_file(loaded: dict[str, Components], tmp
     noted = scales()
     assert noted.pop(special) == 3
     assert set(noted.values()) == {4.0}
-    audit = cache.get(file).audit
+    audit = cache.get(file).audit(cache.get(file).deltas)
     assert re.fullmatch(r"(\d+)/\1: unet \1; strengths as noted \([0-9a-f]{8}\)", audit), audit
     beside.write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4.5}))
-    assert cache.get(file).audit not in {audit, ""}, "the record of a picture tells them apart"
+    assert cache.get(file).audit(cache.get(file).deltas) not in {audit, ""}, "the record of a picture tells them apart"
     own = lora_files.write(tmp_path / "other.safetensors", lora_files.dotted(weights))
     assert {d.scale for (d,) in cache.get(own).deltas.values()} == {1.0}, "it is not PEFT's"
     for text in ("{", "[]", '{"lora_alpha": "much"}', " " * 2**20 + "{}"):
@@ -220,6 +220,38 @@ def test_numbers_that_cannot_be_read_are_refused(loaded: dict[str, Components], 
         read(file, loaded["sd1"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int64])
+def test_weights_that_are_no_floats_are_refused(
+    dtype: torch.dtype, loaded: dict[str, Components], tmp_path: Path
+) -> None:
+    """A single number may be whole, as alpha is."""
+    tensors = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
+    whole = {key: value.to(dtype) for key, value in tensors.items() if key.endswith("alpha")}
+    read(lora_files.write(tmp_path / "alpha.safetensors", {**tensors, **whole}), loaded["sd1"])
+    file = lora_files.write(tmp_path / "a.safetensors", {key: value.to(dtype) for key, value in tensors.items()})
+
+    with pytest.raises(LoraError, match=r"LoRA 'a': lora_\S+ is of \w+, where weights are floats; save it in F16"):
+        read(file, loaded["sd1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("bundle_emb.sea", "has 'bundle_emb.sea', where bundle_emb.NAME"),
+        ("bundle_emb.sea.", "has 'bundle_emb.sea.', where bundle_emb.NAME"),
+        ("bundle_emb..clip_l", "brings an embedding called ''"),
+    ],
+)
+def test_bundles_that_say_nothing_are_refused(
+    key: str, reason: str, loaded: dict[str, Components], tmp_path: Path
+) -> None:
+    tensors = lora_files.kohya(lora_files.random_weights(loaded["sd1"]))
+    file = lora_files.write(tmp_path / "a.safetensors", {**tensors, key: torch.ones(2, 32)})
+
+    with pytest.raises(LoraError, match=rf"LoRA 'a' cannot be applied: .*a.safetensors {reason}"):
+        read(file, loaded["sd1"])
+
+
 def test_sdxl_has_two_text_encoders(loaded: dict[str, Components], tmp_path: Path) -> None:
     weights = lora_files.random_weights(loaded["sdxl"], parts=("unet", "text_encoder", "text_encoder_2"))
     prefixes = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
@@ -231,8 +263,8 @@ def test_sdxl_has_two_text_encoders(loaded: dict[str, Components], tmp_path: Pat
         lora = read(lora_files.write(tmp_path / "a.safetensors", tensors), loaded["sdxl"])
 
         assert_same(found(lora), expected(weights, scale=0.5))
-    assert lora.audit.startswith(f"{len(weights)}/{len(weights)}: text encoder ")
-    assert ", text encoder 2 " in lora.audit
+    assert lora.audit(lora.deltas).startswith(f"{len(weights)}/{len(weights)}: text encoder ")
+    assert ", text encoder 2 " in lora.audit(lora.deltas)
 
 
 def test_sgm_names_are_those_of_diffusers_own_conversion() -> None:
@@ -273,7 +305,7 @@ def test_an_encoder_with_one_projection_only(loaded: dict[str, Components], tmp_
     lora = read(lora_files.write(tmp_path / "a.safetensors", lora_files.kohya(only)), loaded["sd1"])
 
     assert_same(found(lora), expected(only, scale=0.5))
-    assert lora.audit == f"{len(only)}/{len(only)}: text encoder {len(only)}"
+    assert lora.audit(lora.deltas) == f"{len(only)}/{len(only)}: text encoder {len(only)}"
 
 
 def test_what_does_not_fit_is_refused_whole(loaded: dict[str, Components], tmp_path: Path) -> None:
@@ -354,7 +386,7 @@ def test_embeddings_in_the_same_file_are_counted(
 
     lora = read(lora_files.write(tmp_path / "a.safetensors", {**tensors, **bundle}), loaded[family])
 
-    assert lora.audit == f"{len(weights) + 1}/{len(weights) + 1}: embeddings 1, unet {len(weights)}"
+    assert lora.audit(lora.deltas) == f"{len(weights) + 1}/{len(weights) + 1}: embeddings 1, unet {len(weights)}"
     assert [float(each.mean()) for each in lora.embeddings["sea"]] == ([0.0] if family == "sd1" else [1.0, 0.0])
     bundle = {f"bundle_emb.sea.{part}": torch.ones(3, 31) for part in parts}
     with pytest.raises(LoraError, match=r"brings embedding 'sea' for .* of width 31.*, and this model takes 32"):

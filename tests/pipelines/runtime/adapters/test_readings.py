@@ -110,7 +110,7 @@ def test_the_bias_of_pefts_second_matrix(read: Callable[..., LoadedLora]) -> Non
             f"unet.{Query}.lora_B.bias": torch.ones(32),
         }
     )
-    assert lora.audit == "1/1: unet 1"
+    assert lora.audit(lora.deltas) == "1/1: unet 1"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -190,7 +190,7 @@ def test_the_norm_behind_the_text_encoder(read: Callable[..., LoadedLora]) -> No
 
     lora = read({f"{stem}.w_norm": torch.ones(32), f"{stem}.b_norm": torch.ones(32)})
 
-    assert lora.audit == "1/1: text encoder 1"
+    assert lora.audit(lora.deltas) == "1/1: text encoder 1"
 
 
 WIDE = {"hada_w1_a": (20, 2), "hada_w1_b": (2, 12), "hada_w2_a": (20, 2), "hada_w2_b": (2, 12)}

@@ -146,10 +146,10 @@ def own_shapes(model: nn.Module, *, like: str = "") -> dict[str, tuple[int, int]
     }
 
 
-def kohya(shapes: Mapping[str, tuple[int, int]]) -> Tensors:
+def kohya(shapes: Mapping[str, tuple[int, int]], *, prefix: str = "lora_unet_") -> Tensors:
     tensors = {}
     for name, (down, up) in products(shapes).items():
-        stem = f"lora_unet_{name.replace('.', '_')}"
+        stem = prefix + name.replace(".", "_")
         tensors |= {
             f"{stem}.lora_down.weight": down,
             f"{stem}.lora_up.weight": up,
@@ -193,6 +193,11 @@ CASES: dict[str, Case] = {
     "flux kohya": (
         flux,
         lambda model: kohya(original_shapes(model, like="block|_in|guid", but="processor|single.*linear1")),
+        theirs._convert_kohya_flux_lora_to_diffusers,
+    ),
+    "flux OneTrainer": (
+        flux,
+        lambda model: kohya(own_shapes(model, like=r"attn\.|embedder|^proj_out"), prefix="lora_transformer_"),
         theirs._convert_kohya_flux_lora_to_diffusers,
     ),
     "flux xlabs": (
@@ -267,11 +272,22 @@ def test_it_paints_as_the_merged_weights_do(name: str, tmp_path: Path) -> None:
     lora = read(tensors, model, tmp_path)
     result = hooked(lora, model, tmp_path, weight=0.3)
 
-    assert lora.audit == f"{len(changes)}/{len(changes)}: transformer {len(changes)}"
+    assert lora.audit(lora.deltas) == f"{len(changes)}/{len(changes)}: transformer {len(changes)}"
     expected = paint(merged(model, changes, weight=0.3))
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
     assert (result - plain).abs().max() > 1e-2
     assert torch.equal(paint(model), plain)
+
+
+@pytest.mark.parametrize("build", [flux, sd3, qwen, z_image])
+def test_onetrainer_says_transformer_where_kohya_says_unet(build: Callable[[], nn.Module], tmp_path: Path) -> None:
+    model = build().eval()
+    one, other = (
+        read(kohya(own_shapes(model), prefix=prefix), model, tmp_path) for prefix in ("lora_transformer_", "lora_unet_")
+    )
+
+    assert one.deltas.keys() == other.deltas.keys()
+    assert torch.equal(hooked(one, model, tmp_path, weight=0.3), hooked(other, model, tmp_path, weight=0.3))
 
 
 def test_sd3_in_stabilitys_names(tmp_path: Path) -> None:
@@ -283,7 +299,7 @@ def test_sd3_in_stabilitys_names(tmp_path: Path) -> None:
     lora = read(tensors, model, tmp_path)
     result = hooked(lora, model, tmp_path, weight=0.3)
 
-    assert lora.audit == f"{len(changes)}/{len(changes)}: transformer {len(changes)}"
+    assert lora.audit(lora.deltas) == f"{len(changes)}/{len(changes)}: transformer {len(changes)}"
     torch.testing.assert_close(result, paint(merged(model, changes, weight=0.3)), atol=1e-5, rtol=1e-5)
 
 
@@ -298,7 +314,7 @@ def test_z_image_in_its_makers_names(tmp_path: Path) -> None:
 
     lora = read(tensors, model, tmp_path)
 
-    assert lora.audit == "3/3: transformer 3"
+    assert lora.audit(lora.deltas) == "3/3: transformer 3"
     expected = paint(merged(model, changes))
     torch.testing.assert_close(hooked(lora, model, tmp_path), expected, atol=1e-5, rtol=1e-5)
 
@@ -313,7 +329,7 @@ def test_the_first_layer_of_a_single_block_is_four(tmp_path: Path) -> None:
 
     lora = read({f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}, model, tmp_path)
 
-    assert lora.audit == "4/4: transformer 4"
+    assert lora.audit(lora.deltas) == "4/4: transformer 4"
     changes = {name: part @ down for name, part in zip(names, up.split((16, 16, 16, 64)), strict=True)}
     expected = paint(merged(model, changes))
     torch.testing.assert_close(hooked(lora, model, tmp_path), expected, atol=1e-5, rtol=1e-5)
