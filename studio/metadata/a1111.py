@@ -35,6 +35,9 @@ _SCHEDULES = ("Align Your Steps", "Exponential", "Karras", "KL Optimal", "Polyex
 """Schedule types that ended a sampler's name before they had a key of their own (A1111 1.9)."""
 
 _DEFAULTS = {"Emphasis": "Original", "RNG": "GPU", "Schedule type": "Automatic"}
+_DEFAULTS_OF_COMFYUI = {"Emphasis": "Comfy", "RNG": "CPU", "Step rule": "exact"}
+"""Where one of its nodes wrote this text."""
+
 _HIRES_DEFAULTS = {
     "Hires resize-1": "0",
     "Hires resize-2": "0",
@@ -262,14 +265,15 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     if extras.startswith(_EXTRAS_ONLY) and len(extras) <= _MAX_PAIRS_CHARACTERS:
         pairs |= _pairs(extras)
     prompt, negative_prompt = _prompts(lines)
-    defaults = dict(_DEFAULTS) if pairs else {}
+    program = _program(pairs)
+    defaults = (_DEFAULTS | (_DEFAULTS_OF_COMFYUI if program == "ComfyUI" else {})) if pairs else {}
     _split_sampler(pairs)
     _modernise_first_pass(pairs)
     if is_hires(pairs):
         defaults |= _HIRES_DEFAULTS
     if any(key.startswith("Mask") for key in pairs):
         defaults |= _INPAINT_DEFAULTS
-    return Foreign("a1111", _program(pairs), prompt, negative_prompt, pairs, defaults=defaults)
+    return Foreign("a1111", program, prompt, negative_prompt, pairs, defaults=defaults)
 
 
 def is_hires(pairs: Mapping[str, str]) -> bool:

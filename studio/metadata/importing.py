@@ -12,7 +12,7 @@ from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.lora_tags import parse_lora
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.templates import as_it_stands
-from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
+from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui, weights
 from studio.metadata.foreign import Foreign, Lora, number_of
 from studio.metadata.meanings import (
     MEANINGS,
@@ -102,10 +102,11 @@ def import_request(
     notes: list[Note] = []
     prompts, loras = _prompts(foreign)
     for field, prompt in prompts.items():
-        note = _set(fields, field, Reading(prompt), said=prompt)
-        notes += [note] if prompt else []
+        notes += _apply_prompt(field, prompt, foreign, fields)
         if _BEYOND_THE_END.search(prompt) and _is_before_1_6(foreign):
             notes.append(Note(field, prompt, Outcome.APPROXIMATED, "before A1111 1.6, [a:b:1.5] switched at a step"))
+    if foreign.format != "a1111" and any("#" in prompt for prompt in prompts.values()):
+        fields["prompt_comments"] = False
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model), fields)
     notes += _loras(loras, find_lora, fields)
@@ -162,6 +163,21 @@ def _tagged(arguments: str) -> Lora:
 def _is_before_1_6(foreign: Foreign) -> bool:
     version = re.match(r"v?([0-9]{1,4})\.([0-9]{1,4})", foreign.pairs.get("Version", "v0.0"))
     return foreign.program == "A1111" and version is not None and (int(version[1]), int(version[2])) < (1, 6)
+
+
+def _apply_prompt(field: str, prompt: str, foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
+    """Set a prompt, in our syntax, and say what of it the file does not hold."""
+    doubt = foreign.doubts.get(field, "")
+    if doubt and not prompt:
+        yield Note(field, prompt, Outcome.MISSING, doubt)
+        return
+    reading = weights.reading(prompt, foreign)
+    if doubt:
+        why = "; ".join(filter(None, (doubt, reading.why)))
+        reading = Reading(reading.value, Outcome.APPROXIMATED, why)
+    note = _set(fields, field, reading, said=prompt)
+    if prompt:
+        yield note
 
 
 def _apply(meaning: Meaning, source: Source, fields: dict[str, Any]) -> Iterator[Note]:

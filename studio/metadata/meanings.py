@@ -40,6 +40,8 @@ OTHER_START = (
 )
 _BY_TIMESTEPS = frozenset(name for name, spec in SCHEDULERS.items() if spec.starts_at_unit_variance)
 """ddim, plms and unipc, which A1111 does not run on sigmas."""
+OTHER_SHARE = "which of the steps are left out is reckoned there in another way"
+_OTHER_SHARE = frozenset({"invokeai", "novelai", "swarmui"})
 OTHER_STEPS = "there its steps are reckoned in another way; here they are those of diffusers"
 _OF_DIFFUSERS = frozenset({"deis", "tcd", "sa_solver"})
 _ON_DIFFUSERS = frozenset({"SD.Next", "InvokeAI"})
@@ -203,7 +205,7 @@ def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
     with suppress(ValueError):  # said where the sampler is read
         if foreign.program in {"A1111", "Forge"} and vocabulary.scheduler_of(foreign.get("Sampler")) in _BY_TIMESTEPS:
             return Reading(value, Outcome.APPROXIMATED, OTHER_START)
-    return Reading(value)
+    return Reading(value, Outcome.APPROXIMATED, OTHER_SHARE) if foreign.format in _OTHER_SHARE else Reading(value)
 
 
 def _generation_strength(text: str, source: Source) -> Reading | None:
@@ -292,7 +294,8 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("noise_source", _noise_source,
             a1111="RNG", comfyui="noise", invokeai="rand_device", fooocus="noise", novelai="noise source",
             swarmui="noise"),
-    Meaning("emphasis", partial(_chosen, choices=_EMPHASIS), a1111="Emphasis", comfyui="emphasis"),
+    Meaning("emphasis", partial(_chosen, choices=_EMPHASIS), a1111="Emphasis", comfyui="emphasis", invokeai="emphasis",
+            swarmui="emphasis"),
     Meaning("prompt_comments", partial(_chosen, choices={"true": True, "false": False}), a1111="Prompt comments"),
     Meaning("clip_skip", _whole, a1111="Clip skip", fooocus="clip_skip"),
     Meaning("clip_skip", partial(_whole, plus=1, none=0), invokeai="clip_skip"),
@@ -317,7 +320,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("mask_blur_x", _number, a1111="Mask blur x"),
     Meaning("mask_blur_y", _number, a1111="Mask blur y"),
     Meaning("resize_mode", _text, a1111="Resize mode"),
-    Meaning("step_rule", _text, a1111="Step rule"),
+    Meaning("step_rule", _text, a1111="Step rule", comfyui="step rule"),
     *(Meaning(TEMPLATES[field], _text, a1111=key) for field, key in a1111.TEMPLATE_KEYS.items()),
     Meaning("invert_mask", partial(_chosen, choices={"inpaint masked": False, "inpaint not masked": True}),
             a1111="Mask mode"),

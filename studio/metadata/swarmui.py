@@ -20,7 +20,7 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
         negative_prompt=text_of(data.get("negativeprompt")),
         pairs=plain(data, without=_SPOKEN),
         loras=tuple(_loras(data)),
-        defaults={"noise": "cpu"},
+        defaults={"noise": "cpu", "emphasis": "comfy"},
     )
 
 

@@ -211,7 +211,12 @@ def test_the_old_rule_of_prompt_editing_is_told(prompt: str, version: str, told:
 def test_half_of_a_surrogate_pair_is_not_taken() -> None:
     imported = import_request({"invokeai_metadata": '{"positive_prompt": "\\ud800", "steps": 3}'})
 
-    assert imported.request_fields == {"negative_prompt": "", "num_inference_steps": 3, "noise_source": "cpu"}
+    assert imported.request_fields == {
+        "negative_prompt": "",
+        "num_inference_steps": 3,
+        "noise_source": "cpu",
+        "emphasis": "comfy",
+    }
     assert imported.notes[0].outcome is Outcome.IGNORED
 
 
