@@ -38,6 +38,7 @@ OTHER_NOISE = "other noise: a different picture"
 OTHER_START = (
     "there this sampler noises the input for one timestep and denoises it from another; here both are the same"
 )
+_SAME_SAMPLER = frozenset({"", "Use same sampler", "Same as primary", "Default"})
 _BY_TIMESTEPS = frozenset(name for name, spec in SCHEDULERS.items() if spec.starts_at_unit_variance)
 """ddim, plms and unipc, which A1111 does not run on sigmas."""
 OTHER_SHARE = "which of the steps are left out is reckoned there in another way"
@@ -140,7 +141,7 @@ def _chosen(text: str, _: Source, *, choices: dict[str, Any]) -> Reading | None:
 
 
 def _scheduler(text: str, source: Source) -> Reading | None:
-    if text in {"", "Use same sampler"}:
+    if text in _SAME_SAMPLER:
         return None
     if source.foreign.format == "invokeai":
         text, _ = vocabulary.split_invokeai(text)
@@ -150,6 +151,11 @@ def _scheduler(text: str, source: Source) -> Reading | None:
         raise Lacking(str(error)) from error
     if value in _OF_DIFFUSERS and source.foreign.program not in _ON_DIFFUSERS:
         return Reading(value, Outcome.APPROXIMATED, OTHER_STEPS)
+    is_sdnext = source.foreign.program == "SD.Next" and source.foreign.get("Backend").lower() != "original"
+    if is_sdnext and text in vocabulary.OTHER_IN_SDNEXT:
+        raise Lacking(f"{text} is another sampler in SD.Next, which is not here; choose one of {', '.join(SCHEDULERS)}")
+    if text in vocabulary.NEAR or (is_sdnext and text in vocabulary.NEAR_IN_SDNEXT):
+        return Reading(value, Outcome.APPROXIMATED, f"SD.Next's {text} is that of diffusers; {value} is near")
     return Reading(value)
 
 
@@ -182,7 +188,7 @@ def _noise_schedule(text: str, source: Source, *, sampler: str) -> Reading | Non
 
 def _hires_noise_schedule(text: str, source: Source) -> Reading | None:
     """Read the schedule type of the hires pass: where it is the same and Automatic, another sampler takes its own."""
-    has_sampler = source.foreign.get("Hires sampler") not in {"", "Use same sampler"}
+    has_sampler = source.foreign.get("Hires sampler") not in _SAME_SAMPLER
     if has_sampler and text in {"", "Use same scheduler"}:
         said = source.foreign.get("Schedule type")
         text = said if said.lower() in AUTOMATIC else text
@@ -285,6 +291,7 @@ MEANINGS: tuple[Meaning, ...] = (
             a1111="Sampler", comfyui="sampler_name", invokeai="scheduler", fooocus="sampler", novelai="sampler",
             swarmui="sampler"),
     Meaning("noise_schedule", _SCHEDULE, a1111="Schedule type"),
+    Meaning("noise_schedule", _SCHEDULE, a1111="Sampler sigma"),
     Meaning("noise_schedule", partial(_noise_schedule, sampler="sampler_name"), comfyui="scheduler"),
     Meaning("noise_schedule", partial(_noise_schedule, sampler="scheduler"), invokeai="scheduler"),
     Meaning("noise_schedule", _LOWER_SCHEDULE, fooocus="scheduler", novelai="noise_schedule", swarmui="scheduler"),
@@ -373,6 +380,8 @@ SAYS_NOTHING: frozenset[str] = frozenset(
             "Lora hashes",
             "TI hashes",
             "Hashes",
+            "Refine",
+            "Hires force",
         ),
         *("Civitai resources", "Civitai metadata", "VAE hash", "First pass size-1", "First pass size-2"),
         *("version", "metadata_scheme", "app_version", "model_hash", "base_model_hash", "vae_hash", "created_by"),
