@@ -23,6 +23,10 @@ FindModel = Callable[[str, str], str | None]
 """(name, hash), either may be empty -> the name of the installed model, or None."""
 
 
+FindUpscaler = Callable[[str], str | None]
+"""Name -> the name of the upscaler that is installed and can run, or None."""
+
+
 class FoundLora(NamedTuple):
     """A LoRA that is installed."""
 
@@ -63,6 +67,7 @@ class Source:
 
     foreign: Foreign
     find_model: FindModel
+    find_upscaler: FindUpscaler
 
 
 @dataclass(frozen=True)
@@ -195,9 +200,12 @@ def _hires_noise_schedule(text: str, source: Source) -> Reading | None:
     return _noise_schedule(text, source, sampler="Hires sampler" if has_sampler else "Sampler")
 
 
-def _upscaler(text: str, _: Source) -> Reading | None:
-    name = canonical_upscaler(text)
-    return Reading(name, why="" if name in UPSCALERS else f"needs the model file {_short(name)} in upscalers/")
+def _upscaler(text: str, source: Source) -> Reading | None:
+    name = canonical_upscaler(vocabulary.UPSCALERS.get(text, text))
+    found = name if name in UPSCALERS else source.find_upscaler(name)
+    if found is None:
+        raise Lacking(f"no upscaler {_short(name)} is installed in upscalers/, or spandrel, which runs it, is not")
+    return Reading(found)
 
 
 def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
@@ -206,12 +214,18 @@ def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
     value = _finite(text)
     second_pass = foreign.format == "a1111" and a1111.is_hires(foreign.pairs)
     whole = foreign.format != "a1111" and value == 1
-    if hires is not second_pass or whole:
+    if hires is not second_pass or whole or (value == 0 and not _has_input(foreign)):
         return None
     with suppress(ValueError):  # said where the sampler is read
         if foreign.program in {"A1111", "Forge"} and vocabulary.scheduler_of(foreign.get("Sampler")) in _BY_TIMESTEPS:
             return Reading(value, Outcome.APPROXIMATED, OTHER_START)
     return Reading(value, Outcome.APPROXIMATED, OTHER_SHARE) if foreign.format in _OTHER_SHARE else Reading(value)
+
+
+def _has_input(foreign: Foreign) -> bool:
+    """Whether a picture with a strength of 0 was made from another; A1111's API says 0 of text-to-image too."""
+    signs = {"Init image hash", "Resize mode", *a1111.ENLARGED, *(f"{key}-1" for key in a1111.ENLARGED)}
+    return foreign.format != "a1111" or bool(signs & foreign.pairs.keys())
 
 
 def _generation_strength(text: str, source: Source) -> Reading | None:
