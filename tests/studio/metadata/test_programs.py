@@ -217,6 +217,16 @@ def test_swarmui() -> None:
     ]
 
 
+def test_a_lora_in_a_tag_and_in_swarmuis_list_is_one() -> None:
+    params = {"prompt": "a <lora:sea/ocean:0.5>dog <lora:other:1>", "loras": ["sea/ocean.safetensors"],
+              "loraweights": ["0.5"]}  # fmt: skip
+
+    imported = import_request({"parameters": json.dumps({"sui_image_params": params})})
+
+    assert [note.value for note in imported.notes if note.field == "loras"] == ["ocean 0.5", "other 1"]
+    assert imported.request_fields["prompt"] == "a dog"
+
+
 def test_another_programs_texts_are_nobody_elses() -> None:
     for read in (comfyui.read, invokeai.read, fooocus.read, novelai.read):
         assert read({}) is None
