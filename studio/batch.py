@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.request import bounds, field_names
@@ -42,6 +43,32 @@ FORMATS: Mapping[str, Format] = {
 """Ending of a file name -> format."""
 
 _OPTION = re.compile(r"(?:^|(?<=\s))--([A-Za-z][\w-]*)(?:=|(?=\s)|$)")
+_COUNTS = ("n_iter", "batch_size")
+"""A1111 makes so many batches of so many pictures; image i has seed + i in either way of counting."""
+
+_SEED_SIZES = frozenset({"seed_resize_from_w", "seed_resize_from_h"})
+"""0 or -1 is no size."""
+
+
+class _Other(NamedTuple):
+    """An option of A1111's "Prompts from file" that means nothing here."""
+
+    why: str
+    asks_nothing: str = "\n"
+    """The value with which it may stand all the same; by default none can."""
+
+
+_NOT_HERE: Mapping[str, _Other] = {
+    "restore_faces": _Other("faces are not restored here", "false"),
+    "tiling": _Other("pictures that repeat without a seam cannot be made here", "false"),
+    "do_not_save_samples": _Other("every picture is kept; delete it in the gallery", "false"),
+    "do_not_save_grid": _Other("there are no grids here", "true"),
+    "outpath_grids": _Other("there are no grids here"),
+    "outpath_samples": _Other("pictures go to the gallery, and `studio batch --output FOLDER` copies them"),
+    "prompt_for_display": _Other("the prompt itself is shown"),
+    "sampler_index": _Other("it counts in another program's list; name the sampler, as in --sampler_name Euler"),
+}
+
 _READS: Mapping[str, Callable[[str], Any]] = {
     "integer": int,
     "number": float,
@@ -115,18 +142,40 @@ def _with_options(number: int, line: str) -> Line:
     ends = [*(option.start() for option in options), len(line)]
     prompt = line[: ends[0]].strip()
     fields = {"prompt": prompt} if prompt else {}
-    for option, end in zip(options, ends[1:], strict=True):
-        name = option[1].replace("-", "_")
-        name = OTHER_NAMES.get(name, name)
-        value = _unquoted(line[option.end() : end].strip())
-        if name not in field_names():
-            return Line(number, error=_unknown(option[1], "option"))
-        if name in fields:
-            return Line(number, error=InvalidRequest(f"{name} is given twice; leave one out", field=name))
-        if not value:
-            return Line(number, error=InvalidRequest(f"{name} has no value; write --{option[1]} VALUE", field=name))
-        fields[name] = value
+    try:
+        for option, end in zip(options, ends[1:], strict=True):
+            _add(fields, option[1], _unquoted(line[option.end() : end].strip()))
+    except InvalidRequest as error:
+        return Line(number, error=error)
+    counts = [fields.pop(count) for count in _COUNTS if count in fields]
+    if counts and "num_images" in fields:
+        return Line(number, error=_twice("num_images"))
+    if counts:
+        is_whole = all(count.isdecimal() for count in counts)
+        fields["num_images"] = str(math.prod(map(int, counts))) if is_whole else " × ".join(counts)
     return _typed(number, fields)
+
+
+def _add(fields: dict[str, str], option: str, value: str) -> None:
+    """Put an option among the fields, unless it asks for nothing; A1111's two counts under their own names."""
+    written = option.replace("-", "_")
+    name = written if written in _COUNTS else OTHER_NAMES.get(written, written)
+    if (other := _NOT_HERE.get(written)) is not None:
+        if value.lower() != other.asks_nothing:
+            raise InvalidRequest(f"--{option} {value:.60}: {other.why}; leave it out")
+        return
+    if name not in field_names() and name not in _COUNTS:
+        raise _unknown(option, "option")
+    if name in fields:
+        raise _twice(name)
+    if not value:
+        raise InvalidRequest(f"{name} has no value; write --{option} VALUE", field=name)
+    if written not in _SEED_SIZES or value not in {"0", "-1"}:
+        fields[name] = value
+
+
+def _twice(name: str) -> InvalidRequest:
+    return InvalidRequest(f"{name} is given twice; leave one out", field=name)
 
 
 def _unquoted(text: str) -> str:

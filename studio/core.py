@@ -21,7 +21,14 @@ from studio.jobs import Job, JobState
 from studio.metadata import FoundLora, Imported, import_request, read_texts
 from studio.settings import Settings
 from studio.storage import Storage
-from studio.store import InstalledEmbedding, InstalledLora, installed_models, installed_upscalers, model_finder
+from studio.store import (
+    InstalledEmbedding,
+    InstalledLora,
+    installed_models,
+    installed_upscalers,
+    model_finder,
+    upscaler_finder,
+)
 from studio.stream import OnError, pictures_of
 from studio.styles import Style
 from studio.trainings import Trainings
@@ -143,6 +150,7 @@ class Studio(Trainings):
             find_model=model_finder(self.settings.models_dir),
             find_lora=self.find_lora,
             find_embedding=self._storage.embeddings.find,
+            find_upscaler=upscaler_finder(self.settings.upscalers_dir),
         )
 
     def hires(self, image: Path | GalleryImage, *, progress: bool = True, **fields: Any) -> GalleryImage:

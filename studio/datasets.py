@@ -12,7 +12,7 @@ from studio.files import InputStore
 
 MAX_FILES = 2000
 MAX_CAPTION_BYTES = 64 * 2**10
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif")
 CAPTION_SUFFIX = ".txt"
 
 

@@ -31,7 +31,7 @@ MAX_INPUT_BYTES = 32 * 2**20
 MAX_INPUT_PIXELS = 64 * 10**6
 MAX_INPUT_SIDE = 16384
 MIN_INPUT_SIDE = 8
-INPUT_FORMATS = ("PNG", "JPEG", "WEBP")
+INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 ORPHAN_SECONDS = 3600
 _WAIT_SECONDS = 0.01
 
@@ -50,7 +50,7 @@ class InputStore:
         """Store an image and return its id; the same bytes give the same id.
 
         Args:
-            source: bytes of a PNG, JPEG or WebP file, such a file, or a Pillow image (stored as PNG).
+            source: bytes of a PNG, JPEG, WebP or AVIF file, such a file, or a Pillow image (stored as PNG).
             field: the request field this is for, named in errors.
 
         Raises:
@@ -89,7 +89,7 @@ class InputStore:
         return upright
 
     def kind(self, input_id: str) -> str:
-        """Return png, jpeg or webp.
+        """Return png, jpeg, webp or avif.
 
         Raises:
             NotFound: no such input.
@@ -152,8 +152,8 @@ def _check(data: bytes, field: str) -> None:
             )
         image.load()
     except UnidentifiedImageError as error:
-        raise InvalidRequest(f"{field} is not a PNG, JPEG or WebP image", field=field) from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise InvalidRequest(f"{field} is not a PNG, JPEG, WebP or AVIF image", field=field) from error
+    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError) as error:
         raise InvalidRequest(f"{field} is damaged: {error}", field=field) from error
 
 

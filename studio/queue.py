@@ -64,13 +64,17 @@ class Queue:
         """
         return self._storage.jobs.cancel(job_id)
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str, *, is_incomplete: bool = False) -> Job:
         """Queue a failed or cancelled job again; it goes on where it stopped. Any other job stays as it is.
+
+        Args:
+            job_id: of the job.
+            is_incomplete: pictures of it are gone, so that a finished one is queued again too.
 
         Raises:
             NotFound: no such job.
         """
-        return self._storage.jobs.resume(job_id)
+        return self._storage.jobs.resume(job_id, is_incomplete=is_incomplete)
 
     def submitted(self, idempotency_keys: Collection[str]) -> set[str]:
         """Return those of some idempotency keys that have a job."""

@@ -88,7 +88,8 @@ def delete_image(image_id: str, studio: StudioDep) -> None:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": f"PNG, JPEG or WebP, at most {MAX_INPUT_BYTES // 2**20} MiB, raw or as form field `file`.",
+            "description": f"PNG, JPEG, WebP or AVIF, at most {MAX_INPUT_BYTES // 2**20} MiB, raw or as form field "
+            "`file`.",
             "content": {
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                 "multipart/form-data": {

@@ -250,8 +250,12 @@ class _Run:
 
     def _submit(self, number: int) -> "Job":
         job = self._studio.submit(self._entries[number].request, idempotency_key=self._keys[number])
-        self._before += len(self._studio.gallery.of_job(job.id))
-        return self._studio.resume(job.id)
+        there = self._studio.gallery.of_job(job.id)
+        gone = [image for image in there if not image.path.is_file()]
+        for image in gone:
+            self._studio.gallery.delete(image.id)
+        self._before += len(there) - len(gone)
+        return self._studio.resume(job.id, is_incomplete=bool(gone))
 
     def _fail(self, number: int, error: StudioError) -> None:
         self._failed.add(self._entries[number].line)

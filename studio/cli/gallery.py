@@ -108,7 +108,7 @@ def read(
     That is our record, or what another program says, as far as it means something here, or whatever texts there are.
     """
     from studio import metadata
-    from studio.store import EmbeddingCatalogue, model_finder
+    from studio.store import EmbeddingCatalogue, model_finder, upscaler_finder
 
     texts = metadata.read_texts(image)
     try:
@@ -121,6 +121,7 @@ def read(
             find_model=model_finder(settings.models_dir),
             find_lora=_lora_finder(settings),
             find_embedding=EmbeddingCatalogue(settings.embeddings_dir).find,
+            find_upscaler=upscaler_finder(settings.upscalers_dir),
         )
     except NotFound:  # no program that we know
         imported = None

@@ -124,16 +124,21 @@ class JobStore:
             )
         return self.get(job_id)
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str, *, is_incomplete: bool = False) -> Job:
         """Queue a failed or cancelled job again; what it has made stays made. Any other job stays as it is.
+
+        Args:
+            job_id: of the job.
+            is_incomplete: pictures of it are gone, so that a finished one is queued again too.
 
         Raises:
             NotFound: no job has this id.
         """
+        over = {JobState.FAILED, JobState.CANCELLED, *([JobState.DONE] if is_incomplete else [])}
         with self._database.write() as connection:
             connection.execute(
                 sa.update(job_table)
-                .where(_is(job_id), job_table.c.state.in_({JobState.FAILED, JobState.CANCELLED}))
+                .where(_is(job_id), job_table.c.state.in_(over))
                 .values(
                     state=JobState.QUEUED, cancel_requested=False, error=None, finished_at=None, worker_deaths=0, step=0
                 )

@@ -35,6 +35,9 @@ _SCHEDULES = ("Align Your Steps", "Exponential", "Karras", "KL Optimal", "Polyex
 """Schedule types that ended a sampler's name before they had a key of their own (A1111 1.9)."""
 
 _DEFAULTS = {"Emphasis": "Original", "RNG": "GPU", "Schedule type": "Automatic"}
+_DEFAULTS_OF_COMFYUI = {"Emphasis": "Comfy", "RNG": "CPU", "Step rule": "exact"}
+"""Where one of its nodes wrote this text."""
+
 _HIRES_DEFAULTS = {
     "Hires resize-1": "0",
     "Hires resize-2": "0",
@@ -44,6 +47,24 @@ _HIRES_DEFAULTS = {
     "Hires prompt": "",
     "Hires negative prompt": "",
 }
+_HIRES_OF_SDNEXT = {
+    "Hires scale": "Hires upscale",
+    "Hires fixed-1": "Hires resize-1",
+    "Hires fixed-2": "Hires resize-2",
+    "Hires size-1": "Hires resize-1",
+    "Hires size-2": "Hires resize-2",
+    "Hires CFG scale": "Hires CFG Scale",
+}
+_ENLARGED_OF_SDNEXT = {
+    "Hires scale": "Postprocess upscale by",
+    "Hires fixed-1": "Postprocess upscale to-1",
+    "Hires fixed-2": "Postprocess upscale to-2",
+    "Hires size-1": "Postprocess upscale to-1",
+    "Hires size-2": "Postprocess upscale to-2",
+    "Hires upscaler": "Postprocess upscaler",
+}
+"""SD.Next's key -> what it is in A1111."""
+
 _SOFT = {
     "Soft inpainting schedule bias": "soft_schedule_bias",
     "Soft inpainting preservation strength": "soft_preservation",
@@ -262,14 +283,17 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     if extras.startswith(_EXTRAS_ONLY) and len(extras) <= _MAX_PAIRS_CHARACTERS:
         pairs |= _pairs(extras)
     prompt, negative_prompt = _prompts(lines)
-    defaults = dict(_DEFAULTS) if pairs else {}
+    program = _program(pairs)
+    defaults = (_DEFAULTS | (_DEFAULTS_OF_COMFYUI if program == "ComfyUI" else {})) if pairs else {}
     _split_sampler(pairs)
     _modernise_first_pass(pairs)
+    if program == "SD.Next":
+        _translate_sdnext(pairs)
     if is_hires(pairs):
         defaults |= _HIRES_DEFAULTS
     if any(key.startswith("Mask") for key in pairs):
         defaults |= _INPAINT_DEFAULTS
-    return Foreign("a1111", _program(pairs), prompt, negative_prompt, pairs, defaults=defaults)
+    return Foreign("a1111", program, prompt, negative_prompt, pairs, defaults=defaults)
 
 
 def is_hires(pairs: Mapping[str, str]) -> bool:
@@ -373,6 +397,18 @@ def _modernise_first_pass(pairs: dict[str, str]) -> None:
         pairs[f"Size-{side + 1}"] = str(first[side])
 
 
+def _translate_sdnext(pairs: dict[str, str]) -> None:
+    """Say in A1111's words how the picture was made larger: painted again, or as in the Extras tab."""
+    upscaler = pairs.get("Hires upscaler", "")
+    is_painted = "Hires strength" in pairs or pairs.get("Hires force") == "True" or "Latent" in upscaler
+    names = _HIRES_OF_SDNEXT if is_painted else _ENLARGED_OF_SDNEXT
+    has_size = bool({"Hires scale", "Hires fixed-1"} & pairs.keys())
+    for key in [key for key in names if key in pairs]:
+        text = pairs.pop(key)
+        if not (has_size and key.startswith("Hires size")):  # follows from the others
+            pairs[names[key]] = text
+
+
 def _whole(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
@@ -381,6 +417,8 @@ def _program(pairs: Mapping[str, str]) -> str:
     version = pairs.get("Version", "")
     if "App" in pairs:
         return pairs["App"]
+    if {"Pipeline", "Operations", "Backend"} & pairs.keys():
+        return "SD.Next"  # before it wrote its name
     if re.match(r"f[0-9]", version):
         return "Forge"
     for name in ("Open Weights Studio", "ComfyUI", "Fooocus", "InvokeAI"):

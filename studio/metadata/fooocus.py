@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 from studio.metadata.foreign import Foreign, Lora, json_object, number_of, plain, stem, text_of
+from studio.metadata.weights import BREAK
 
 _SPOKEN = frozenset({"prompt", "negative_prompt", "resolution"})
 
@@ -28,10 +29,10 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
 
 
 def _joined(data: Mapping[str, object], full: str, asked: str) -> str:
-    """Return what was encoded: styles and expansion are in the full prompts, which are concatenated."""
+    """Return what was encoded: styles and expansion are in the full prompts, each encoded on its own."""
     parts = data.get(full)
     if isinstance(parts, list) and parts:
-        return ", ".join(part for part in parts if isinstance(part, str))
+        return BREAK.join(part for part in parts if isinstance(part, str))
     return text_of(data.get(asked))
 
 

@@ -41,6 +41,9 @@ class Foreign:
     defaults: Mapping[str, str] = field(default_factory=dict)
     """What the program means where a key is absent."""
 
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """A prompt's field of ours -> why the file holds it only in part, or not at all."""
+
     def get(self, key: str, default: str = "") -> str:
         """Return what stands for a key, in the file or else by the program's own default."""
         return self.pairs.get(key, self.defaults.get(key, default))

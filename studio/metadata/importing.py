@@ -6,13 +6,17 @@ Nothing is replaced in silence: a sampler, model or LoRA that is not here is mis
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
+from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.lora_tags import parse_lora
+from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.templates import as_it_stands
-from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
+from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui, weights
 from studio.metadata.foreign import Foreign, Lora, number_of
 from studio.metadata.meanings import (
     MEANINGS,
@@ -20,6 +24,7 @@ from studio.metadata.meanings import (
     SAYS_NOTHING,
     FindLora,
     FindModel,
+    FindUpscaler,
     Lacking,
     Meaning,
     Outcome,
@@ -40,6 +45,12 @@ OURS = "Open Weights Studio"
 
 _NOTHING = frozenset({"", "None", "False"})
 _MAX_NOTES = 200
+
+_OTHER_SIDES = {"seed_resize_width": "seed_resize_height", "seed_resize_height": "seed_resize_width"}
+"""Without the first there is no use for the second."""
+
+_ANY_MODEL = Model("", Path(), SD1, 512, 512, 4, text_encoder_layers=12, text_encoder_widths=(768,), defaults={})
+"""Refuses what every model refuses."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,7 @@ def import_request(
     find_model: FindModel = nothing_installed,
     find_lora: FindLora = nothing_installed,
     find_embedding: FindModel = nothing_installed,
+    find_upscaler: FindUpscaler = lambda name: None,
 ) -> Imported:
     """Turn the texts of a picture, ours or another program's, into the fields of a request.
 
@@ -89,6 +101,7 @@ def import_request(
         find_model: (name, hash) -> name of an installed model, or None.
         find_lora: the same for LoRAs, the hash first: files get other names.
         find_embedding: the same for embeddings (textual inversion).
+        find_upscaler: name -> name of an installed upscaler, or None.
 
     Raises:
         NotFound: no program that we know wrote these texts.
@@ -102,15 +115,17 @@ def import_request(
     notes: list[Note] = []
     prompts, loras = _prompts(foreign)
     for field, prompt in prompts.items():
-        note = _set(fields, field, Reading(prompt), said=prompt)
-        notes += [note] if prompt else []
+        notes += _apply_prompt(field, prompt, foreign, fields)
         if _BEYOND_THE_END.search(prompt) and _is_before_1_6(foreign):
             notes.append(Note(field, prompt, Outcome.APPROXIMATED, "before A1111 1.6, [a:b:1.5] switched at a step"))
+    if foreign.format != "a1111" and any("#" in prompt for prompt in prompts.values()):
+        fields["prompt_comments"] = False
     for meaning in MEANINGS:
-        notes += _apply(meaning, Source(foreign, find_model), fields)
+        notes += _apply(meaning, Source(foreign, find_model, find_upscaler), fields)
     notes += _loras(loras, find_lora, fields)
     notes += _embeddings(foreign, find_embedding)
     notes += _input(foreign, fields)
+    notes = _without_refused(fields, notes)
     notes += _styles(foreign)
     notes += _enlarged(foreign, fields)
     sizes = {f"{key}-{side}" for key in a1111.ENLARGED for side in (1, 2)}
@@ -164,6 +179,21 @@ def _is_before_1_6(foreign: Foreign) -> bool:
     return foreign.program == "A1111" and version is not None and (int(version[1]), int(version[2])) < (1, 6)
 
 
+def _apply_prompt(field: str, prompt: str, foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
+    """Set a prompt, in our syntax, and say what of it the file does not hold."""
+    doubt = foreign.doubts.get(field, "")
+    if doubt and not prompt:
+        yield Note(field, prompt, Outcome.MISSING, doubt)
+        return
+    reading = weights.reading(prompt, foreign)
+    if doubt:
+        why = "; ".join(filter(None, (doubt, reading.why)))
+        reading = Reading(reading.value, Outcome.APPROXIMATED, why)
+    note = _set(fields, field, reading, said=prompt)
+    if prompt:
+        yield note
+
+
 def _apply(meaning: Meaning, source: Source, fields: dict[str, Any]) -> Iterator[Note]:
     """Set one field from its key. What a program means by default is noted only where it makes a difference."""
     foreign, key = source.foreign, meaning.key(source.foreign)
@@ -201,6 +231,28 @@ def _set(fields: dict[str, Any], field: str, reading: Reading, *, said: str) -> 
     fields[field] = reading.value
     written_alike = str(reading.value) == said or not isinstance(reading.value, str)
     return Note(field, said, reading.outcome, reading.why or ("as it is" if written_alike else f"as {reading.value}"))
+
+
+def _without_refused(fields: dict[str, Any], notes: list[Note]) -> list[Note]:
+    """Take out what any model would refuse the request for, and return the notes that say so."""
+    missing = {note.field for note in notes if note.outcome is Outcome.MISSING}
+    images: dict[str, Any] = {field: "0" * 64 for field in ("init_image", "mask_image") if field in missing}
+    size = (fields.get("width", _ANY_MODEL.native_width), fields.get("height", _ANY_MODEL.native_height))
+    for _ in range(len(fields)):
+        try:
+            request = GenerationRequest.parse({**fields, **images})
+            check_prompts(resolve(request, _ANY_MODEL, input_size=size if images else None)[0])
+        except InvalidRequest as error:
+            field = error.field if error.field in fields else _OTHER_SIDES.get(str(error.field))
+            if field not in fields:  # what a default comes to
+                return [*notes, Note(error.field or "", "", Outcome.MISSING, str(error))]
+            said = next((note.value for note in notes if note.field == field), str(fields[field]))
+            others = [note for note in notes if note.field != field]
+            notes = [*others, Note(field, said, Outcome.IGNORED, str(error))]
+            del fields[field]
+        else:
+            break
+    return notes
 
 
 def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> Iterator[Note]:
@@ -270,10 +322,10 @@ def _enlarged(foreign: Foreign, fields: Mapping[str, Any]) -> Iterator[Note]:
 
 def _input(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
     """Say that the input of an image-to-image picture is needed: the file does not hold it."""
-    if "strength" in fields:
+    masks = {"Mask blur", "Mask mode", "Inpaint area", "Masked content"} & foreign.pairs.keys()
+    if "strength" in fields or masks:
         given = foreign.get("image", foreign.get("Init image hash"))
         yield Note("init_image", given, Outcome.MISSING, "made from another picture, which is not in the file; give it")
-    masks = {"Mask blur", "Mask mode", "Inpaint area", "Masked content"} & foreign.pairs.keys()
     if masks:
         has_grown = any(key.startswith("Outpaint ") for key in foreign.pairs)
         made = "if it was made with a mask of its own, that" if has_grown else "made with a mask, which"

@@ -32,7 +32,7 @@ def _current(data: Mapping[str, Any]) -> Foreign:
         negative_prompt=text_of(data.get("negative_prompt")),
         pairs=pairs,
         loras=tuple(_loras(data.get("loras"))),
-        defaults={"rand_device": "cpu"},
+        defaults={"rand_device": "cpu", "emphasis": "comfy"},
     )
 
 
@@ -62,7 +62,7 @@ def _foreign(combined: str, pairs: dict[str, str]) -> Foreign:
     """Old prompts hold their negative part in square brackets."""
     negative = [part.strip() for part in re.findall(r"\[([^\[\]]*)\]", combined)]
     prompt = " ".join(re.sub(r"\[[^\[\]]*\]", " ", combined).split())
-    defaults = {"rand_device": "gpu"}  # before 3.0 noise was drawn on the device
+    defaults = {"rand_device": "gpu", "emphasis": "comfy"}  # before 3.0 noise was drawn on the device
     return Foreign("invokeai", "InvokeAI", prompt, ", ".join(filter(None, negative)), pairs, defaults=defaults)
 
 

@@ -23,6 +23,10 @@ FindModel = Callable[[str, str], str | None]
 """(name, hash), either may be empty -> the name of the installed model, or None."""
 
 
+FindUpscaler = Callable[[str], str | None]
+"""Name -> the name of the upscaler that is installed and can run, or None."""
+
+
 class FoundLora(NamedTuple):
     """A LoRA that is installed."""
 
@@ -38,8 +42,11 @@ OTHER_NOISE = "other noise: a different picture"
 OTHER_START = (
     "there this sampler noises the input for one timestep and denoises it from another; here both are the same"
 )
+_SAME_SAMPLER = frozenset({"", "Use same sampler", "Same as primary", "Default"})
 _BY_TIMESTEPS = frozenset(name for name, spec in SCHEDULERS.items() if spec.starts_at_unit_variance)
 """ddim, plms and unipc, which A1111 does not run on sigmas."""
+OTHER_SHARE = "which of the steps are left out is reckoned there in another way"
+_OTHER_SHARE = frozenset({"invokeai", "novelai", "swarmui"})
 OTHER_STEPS = "there its steps are reckoned in another way; here they are those of diffusers"
 _OF_DIFFUSERS = frozenset({"deis", "tcd", "sa_solver"})
 _ON_DIFFUSERS = frozenset({"SD.Next", "InvokeAI"})
@@ -60,6 +67,7 @@ class Source:
 
     foreign: Foreign
     find_model: FindModel
+    find_upscaler: FindUpscaler
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def _chosen(text: str, _: Source, *, choices: dict[str, Any]) -> Reading | None:
 
 
 def _scheduler(text: str, source: Source) -> Reading | None:
-    if text in {"", "Use same sampler"}:
+    if text in _SAME_SAMPLER:
         return None
     if source.foreign.format == "invokeai":
         text, _ = vocabulary.split_invokeai(text)
@@ -148,6 +156,11 @@ def _scheduler(text: str, source: Source) -> Reading | None:
         raise Lacking(str(error)) from error
     if value in _OF_DIFFUSERS and source.foreign.program not in _ON_DIFFUSERS:
         return Reading(value, Outcome.APPROXIMATED, OTHER_STEPS)
+    is_sdnext = source.foreign.program == "SD.Next" and source.foreign.get("Backend").lower() != "original"
+    if is_sdnext and text in vocabulary.OTHER_IN_SDNEXT:
+        raise Lacking(f"{text} is another sampler in SD.Next, which is not here; choose one of {', '.join(SCHEDULERS)}")
+    if text in vocabulary.NEAR or (is_sdnext and text in vocabulary.NEAR_IN_SDNEXT):
+        return Reading(value, Outcome.APPROXIMATED, f"SD.Next's {text} is that of diffusers; {value} is near")
     return Reading(value)
 
 
@@ -180,16 +193,19 @@ def _noise_schedule(text: str, source: Source, *, sampler: str) -> Reading | Non
 
 def _hires_noise_schedule(text: str, source: Source) -> Reading | None:
     """Read the schedule type of the hires pass: where it is the same and Automatic, another sampler takes its own."""
-    has_sampler = source.foreign.get("Hires sampler") not in {"", "Use same sampler"}
+    has_sampler = source.foreign.get("Hires sampler") not in _SAME_SAMPLER
     if has_sampler and text in {"", "Use same scheduler"}:
         said = source.foreign.get("Schedule type")
         text = said if said.lower() in AUTOMATIC else text
     return _noise_schedule(text, source, sampler="Hires sampler" if has_sampler else "Sampler")
 
 
-def _upscaler(text: str, _: Source) -> Reading | None:
-    name = canonical_upscaler(text)
-    return Reading(name, why="" if name in UPSCALERS else f"needs the model file {_short(name)} in upscalers/")
+def _upscaler(text: str, source: Source) -> Reading | None:
+    name = canonical_upscaler(vocabulary.UPSCALERS.get(text, text))
+    found = name if name in UPSCALERS else source.find_upscaler(name)
+    if found is None:
+        raise Lacking(f"no upscaler {_short(name)} is installed in upscalers/, or spandrel, which runs it, is not")
+    return Reading(found)
 
 
 def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
@@ -198,12 +214,18 @@ def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
     value = _finite(text)
     second_pass = foreign.format == "a1111" and a1111.is_hires(foreign.pairs)
     whole = foreign.format != "a1111" and value == 1
-    if hires is not second_pass or whole:
+    if hires is not second_pass or whole or (value == 0 and not _has_input(foreign)):
         return None
     with suppress(ValueError):  # said where the sampler is read
         if foreign.program in {"A1111", "Forge"} and vocabulary.scheduler_of(foreign.get("Sampler")) in _BY_TIMESTEPS:
             return Reading(value, Outcome.APPROXIMATED, OTHER_START)
-    return Reading(value)
+    return Reading(value, Outcome.APPROXIMATED, OTHER_SHARE) if foreign.format in _OTHER_SHARE else Reading(value)
+
+
+def _has_input(foreign: Foreign) -> bool:
+    """Whether a picture with a strength of 0 was made from another; A1111's API says 0 of text-to-image too."""
+    signs = {"Init image hash", "Resize mode", *a1111.ENLARGED, *(f"{key}-1" for key in a1111.ENLARGED)}
+    return foreign.format != "a1111" or bool(signs & foreign.pairs.keys())
 
 
 def _generation_strength(text: str, source: Source) -> Reading | None:
@@ -283,6 +305,7 @@ MEANINGS: tuple[Meaning, ...] = (
             a1111="Sampler", comfyui="sampler_name", invokeai="scheduler", fooocus="sampler", novelai="sampler",
             swarmui="sampler"),
     Meaning("noise_schedule", _SCHEDULE, a1111="Schedule type"),
+    Meaning("noise_schedule", _SCHEDULE, a1111="Sampler sigma"),
     Meaning("noise_schedule", partial(_noise_schedule, sampler="sampler_name"), comfyui="scheduler"),
     Meaning("noise_schedule", partial(_noise_schedule, sampler="scheduler"), invokeai="scheduler"),
     Meaning("noise_schedule", _LOWER_SCHEDULE, fooocus="scheduler", novelai="noise_schedule", swarmui="scheduler"),
@@ -292,7 +315,8 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("noise_source", _noise_source,
             a1111="RNG", comfyui="noise", invokeai="rand_device", fooocus="noise", novelai="noise source",
             swarmui="noise"),
-    Meaning("emphasis", partial(_chosen, choices=_EMPHASIS), a1111="Emphasis", comfyui="emphasis"),
+    Meaning("emphasis", partial(_chosen, choices=_EMPHASIS), a1111="Emphasis", comfyui="emphasis", invokeai="emphasis",
+            swarmui="emphasis"),
     Meaning("prompt_comments", partial(_chosen, choices={"true": True, "false": False}), a1111="Prompt comments"),
     Meaning("clip_skip", _whole, a1111="Clip skip", fooocus="clip_skip"),
     Meaning("clip_skip", partial(_whole, plus=1, none=0), invokeai="clip_skip"),
@@ -317,7 +341,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("mask_blur_x", _number, a1111="Mask blur x"),
     Meaning("mask_blur_y", _number, a1111="Mask blur y"),
     Meaning("resize_mode", _text, a1111="Resize mode"),
-    Meaning("step_rule", _text, a1111="Step rule"),
+    Meaning("step_rule", _text, a1111="Step rule", comfyui="step rule"),
     *(Meaning(TEMPLATES[field], _text, a1111=key) for field, key in a1111.TEMPLATE_KEYS.items()),
     Meaning("invert_mask", partial(_chosen, choices={"inpaint masked": False, "inpaint not masked": True}),
             a1111="Mask mode"),
@@ -370,6 +394,8 @@ SAYS_NOTHING: frozenset[str] = frozenset(
             "Lora hashes",
             "TI hashes",
             "Hashes",
+            "Refine",
+            "Hires force",
         ),
         *("Civitai resources", "Civitai metadata", "VAE hash", "First pass size-1", "First pass size-2"),
         *("version", "metadata_scheme", "app_version", "model_hash", "base_model_hash", "vae_hash", "created_by"),

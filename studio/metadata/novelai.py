@@ -16,6 +16,7 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     pairs = plain(data, without=_SPOKEN)
     if source := re.fullmatch(r"(.*?)\s+([0-9A-F]{8})", texts.get("Source", "")):
         pairs |= {"model": source[1], "model_hash": source[2]}
+    characters = _characters(data)
     return Foreign(
         format="novelai",
         program="NovelAI",
@@ -23,4 +24,14 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
         negative_prompt=text_of(data.get("uc")).strip(),
         pairs=pairs,
         defaults={"noise source": "gpu"},
+        doubts={"prompt": f"its characters have prompts of their own: {characters}"} if characters else {},
     )
+
+
+def _characters(data: Mapping[str, object]) -> str:
+    """Return what version 4 was told of single characters, beside the prompt."""
+    match data.get("v4_prompt"):
+        case {"caption": {"char_captions": list(captions)}}:
+            texts = (text_of(caption.get("char_caption")) for caption in captions if isinstance(caption, dict))
+            return "; ".join(filter(None, texts))
+    return ""

@@ -1,10 +1,12 @@
 """SwarmUI: a JSON object in the text field `parameters`, under `sui_image_params`."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from studio.metadata.foreign import Foreign, Lora, json_object, number_of, plain, stem, text_of
 
+_LORA_TAG = re.compile(r"<lora:([^<>:]{1,400})(?::[^<>]{0,100})?>", re.IGNORECASE)
 _SPOKEN = frozenset({"prompt", "negativeprompt"})
 
 
@@ -13,15 +15,21 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     data = (json_object(texts.get("parameters", "")) or {}).get("sui_image_params")
     if not isinstance(data, dict):
         return None
+    loras = tuple(_loras(data))
     return Foreign(
         format="swarmui",
         program="SwarmUI",
-        prompt=text_of(data.get("prompt")),
+        prompt=_without_tags(text_of(data.get("prompt")), {lora.name for lora in loras}),
         negative_prompt=text_of(data.get("negativeprompt")),
         pairs=plain(data, without=_SPOKEN),
-        loras=tuple(_loras(data)),
-        defaults={"noise": "cpu"},
+        loras=loras,
+        defaults={"noise": "cpu", "emphasis": "comfy"},
     )
+
+
+def _without_tags(prompt: str, names: Set[str]) -> str:
+    """Return a prompt without the tags of LoRAs that the list holds too."""
+    return _LORA_TAG.sub(lambda tag: "" if stem(tag[1]) in names else tag[0], prompt)
 
 
 def _loras(data: Mapping[str, Any]) -> Iterator[Lora]:

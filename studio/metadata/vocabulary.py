@@ -24,6 +24,10 @@ SAMPLERS: Mapping[str, str] = {
     "restart": "Restart",
     # SD.Next
     "SA Solver": "SA-Solver",
+    "LMSD": "LMS",
+    "KDPM2": "DPM2",
+    "KDPM2 a": "DPM2 a",
+    "DPM SDE": "DPM++ SDE",
     # InvokeAI
     "dpmpp_2": "DPM++ 2M",
     "dpmpp_2s": "DPM++ 2S",
@@ -35,11 +39,33 @@ SAMPLERS: Mapping[str, str] = {
 }
 """A name that is neither here nor in our tables is a sampler that we lack."""
 
+NEAR: frozenset[str] = frozenset({"KDPM2", "KDPM2 a", "DPM SDE"})
+"""SD.Next's own names for samplers of diffusers that are not quite ours."""
+
+NEAR_IN_SDNEXT: frozenset[str] = frozenset({"DDIM", "UniPC", "DPM++ 2M SDE", "LCM", "DDPM"})
+"""What SD.Next has from diffusers, where A1111 has something else under the same name."""
+
+OTHER_IN_SDNEXT: frozenset[str] = frozenset({"DPM++ SDE", "PLMS"})
+"""Names of A1111's that are another sampler in SD.Next."""
+
 SCHEDULES: Mapping[str, str] = {
     "native": "Normal",
     "ddim_uniform": "DDIM",
     "kl_optimal": "KL Optimal",
     "align_your_steps": "Align Your Steps",
+    # SD.Next
+    "betas": "Beta",
+}
+
+UPSCALERS: Mapping[str, str] = {
+    "None": "Lanczos",  # A1111 without an upscaler resizes with Pillow
+    # SD.Next
+    "Resize Lanczos": "Lanczos",
+    "Resize Nearest": "Nearest",
+    "Latent Bilinear": "Latent",
+    "Latent Bicubic": "Latent (bicubic)",
+    "Latent Nearest": "Latent (nearest)",
+    "Latent Nearest exact": "Latent (nearest-exact)",
 }
 
 

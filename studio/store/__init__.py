@@ -5,7 +5,7 @@ from studio.store.hashes import FileHashes, Hashes
 from studio.store.installed import POCKET, find_model, installed_models, model_finder
 from studio.store.lora_header import LoraHeader
 from studio.store.loras import InstalledLora, LoraCatalogue, described_lora
-from studio.store.upscalers import find_upscaler, installed_upscalers
+from studio.store.upscalers import find_upscaler, installed_upscalers, upscaler_finder
 
 __all__ = [
     "POCKET",
@@ -23,4 +23,5 @@ __all__ = [
     "installed_models",
     "installed_upscalers",
     "model_finder",
+    "upscaler_finder",
 ]

@@ -1,5 +1,6 @@
 """Which upscale models lie in their folder: each is one safetensors file, whose name without the ending is its name."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,3 +45,15 @@ def find_upscaler(name: str, folder: Path, *, field: str) -> Path:
             field=field,
         )
     return path
+
+
+def upscaler_finder(folder: Path) -> Callable[[str], str | None]:
+    """Return a function from a name to that of an upscale model that is installed and can run, or None."""
+
+    def find(name: str) -> str | None:
+        try:
+            return find_upscaler(name, folder, field="upscaler").stem
+        except (InvalidRequest, NotFound):
+            return None
+
+    return find

@@ -8,7 +8,9 @@ import gradio as gr
 from gradio.blocks import Block
 
 from pipelines.spec.errors import NotFound, StudioError
+from pipelines.spec.hires import SIDE_STEP
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.values import MAX_SIDE, MIN_SIDE
 from studio.core import Studio
 from studio.ui.tabs.generate import GenerateTab
 from studio.ui.widgets import Updates, complaint
@@ -34,6 +36,23 @@ class Sender:
 
     def settings(self, request: GenerationRequest, _: Path) -> Updates:
         """Return updates that ask for the picture again."""
+        return self._filled(request)
+
+    def picture(self, request: GenerationRequest, path: Path) -> Updates:
+        """Return updates that start from the picture: with its settings, but for those of what it was made from.
+
+        What the mask was laid over, and what grew or was painted again larger, was another picture, of another size.
+        """
+        before = {name: field.default for name, field in GenerationRequest.model_fields.items() if _made_it(name)}
+        own = {**before, "init_image": self._studio.inputs.put(path), "strength": request.strength or None}
+        warning = ""
+        if request.width is not None or request.height is not None:
+            size = self._studio.inputs.size(own["init_image"])
+            sides, warning = _sides(size, step=self._size_multiple(request.model))
+            own |= sides
+        return self._filled(request.model_copy(update=own), warning)
+
+    def _filled(self, request: GenerationRequest, *more: str) -> Updates:
         making = self._making
         gone = [name for name in ("init_image", "mask_image") if self._is_gone(getattr(request, name))]
         warnings = [f"{' and '.join(gone)}: the image is gone; give it again"] if gone else []
@@ -47,20 +66,15 @@ class Sender:
             warnings.append(f"the styles {', '.join(request.styles)} have changed; the prompts hold them as they were")
         return {
             self._tabs: gr.Tabs(selected="generate"),
-            making.complaint: complaint("; ".join(warnings)),
+            making.complaint: complaint("; ".join(filter(None, (*warnings, *more)))),
             making.start_from: gr.Accordion(open=request.init_image is not None),
             making.mask: gr.Accordion(open=request.mask_image is not None),
             **making.form.write(request),
         }
 
-    def picture(self, request: GenerationRequest, path: Path) -> Updates:
-        """Return updates that start from the picture: with its settings, but for those of its mask and its size.
-
-        What the mask was laid over, and what grew or was painted again larger, was another picture.
-        """
-        before = {name: field.default for name, field in GenerationRequest.model_fields.items() if _made_it(name)}
-        own = {**before, "init_image": self._studio.inputs.put(path)}
-        return self.settings(request.model_copy(update=own), path)
+    def _size_multiple(self, model: str | None) -> int:
+        """Return the step in which a model counts sides, 8 pixels for one that is not installed."""
+        return next((each.family.size_multiple for each in self._studio.models() if each.name == model), SIDE_STEP)
 
     def picture_to_repaint(self, request: GenerationRequest, path: Path) -> Updates:
         """Return updates that start from the picture and ask for a mask."""
@@ -88,6 +102,16 @@ class Sender:
             return True
 
 
+def _sides(size: tuple[int, int], *, step: int) -> tuple[dict[str, int | None], str]:
+    """Return width and height for a picture of this size, and what is to be told where they are others."""
+    width, height = (round(side / step) * step for side in size)
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
+        told = f"the picture has {size[0]}×{size[1]} pixels, and sides are {MIN_SIDE} to {MAX_SIDE}: choose a size"
+        return {"width": None, "height": None}, told
+    told = f"the picture has {size[0]}×{size[1]} pixels; width and height are multiples of {step}"
+    return {"width": width, "height": height}, "" if (width, height) == size else told
+
+
 def _made_it(field: str) -> bool:
     """Whether a field says how a picture became what it is, and nothing about one that starts from it."""
-    return field == "mask_image" or field.startswith(("hires_", "outpaint_"))
+    return field in {"mask_image", "resize_mode", "upscaler"} or field.startswith(("hires_", "outpaint_"))

@@ -106,7 +106,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"seed": 2**64}, InvalidRequest, f"seed must be at least 0 and at most {2**63 - 1}, got {2**64}"),
     ({"init_image": MISSING}, InvalidRequest, f"there is no stored input '{MISSING}'; store the image first"),
     ({"init_image": "photo.png"}, InvalidRequest, "init_image: cannot read photo.png: No such file"),
-    ({"init_image": b"no picture"}, InvalidRequest, "init_image is not a PNG, JPEG or WebP image"),
+    ({"init_image": b"no picture"}, InvalidRequest, "init_image is not a PNG, JPEG, WebP or AVIF image"),
     ({"init_image": Path("missing.png")}, InvalidRequest, "init_image: cannot read missing.png: No such file"),
     ({"init_image": PHOTO, "mask_image": MISSING}, InvalidRequest, "there is no stored input"),
     ({"mask_image": PHOTO}, InvalidRequest, "mask_image needs init_image: give the picture it masks"),

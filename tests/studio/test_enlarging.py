@@ -160,3 +160,14 @@ def test_the_same_schedule_means_what_it_means_in_a1111(pairs: str, noise_schedu
 
     assert fields.get("hires_noise_schedule") == noise_schedule
     assert fields["hires_upscaler"] == "latent_bilinear"
+
+
+def test_a_picture_of_ours_can_be_enlarged_in_each_of_its_formats(studio: Studio) -> None:
+    for output_format in ("png", "jpeg", "webp", "avif"):
+        (small,) = studio.generate(
+            "a boat", width=64, height=64, num_inference_steps=1, output_format=output_format, progress=False
+        )
+
+        large = studio.upscale(small, scale=2, progress=False)
+
+        assert large.image.size == (128, 128)

@@ -46,7 +46,9 @@ def inputs(tmp_path: Path) -> InputStore:
     return InputStore(tmp_path / "inputs")
 
 
-@pytest.mark.parametrize(("file_format", "lossless"), [("PNG", True), ("WEBP", False), ("JPEG", False)])
+@pytest.mark.parametrize(
+    ("file_format", "lossless"), [("PNG", True), ("WEBP", False), ("JPEG", False), ("AVIF", False)]
+)
 def test_a_picture_comes_back_as_it_was_given(file_format: str, lossless: bool, inputs: InputStore) -> None:
     data = encoded(picture(), file_format)
     name = inputs.put(data)
@@ -92,14 +94,20 @@ def test_a_sixteen_bit_picture_keeps_its_greys(inputs: InputStore) -> None:
 
 
 REFUSED: list[tuple[str, bytes, str]] = [
-    ("empty", b"", "init_image is not a PNG, JPEG or WebP image"),
-    ("text", b"hello", "init_image is not a PNG, JPEG or WebP image"),
-    ("svg", b"<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'/>", "is not a PNG, JPEG or WebP image"),
-    ("gif", encoded(picture(), "GIF"), "is not a PNG, JPEG or WebP image"),
-    ("bmp named png", encoded(picture(), "BMP"), "is not a PNG, JPEG or WebP image"),
+    ("empty", b"", "init_image is not a PNG, JPEG, WebP or AVIF image"),
+    ("text", b"hello", "init_image is not a PNG, JPEG, WebP or AVIF image"),
+    (
+        "svg",
+        b"<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'/>",
+        "is not a PNG, JPEG, WebP or AVIF image",
+    ),
+    ("gif", encoded(picture(), "GIF"), "is not a PNG, JPEG, WebP or AVIF image"),
+    ("bmp named png", encoded(picture(), "BMP"), "is not a PNG, JPEG, WebP or AVIF image"),
     ("truncated png", encoded(picture((200, 200)), "PNG")[:-40000], "init_image is damaged: "),
     ("truncated jpeg", encoded(picture((200, 200)), "JPEG")[:-4000], "init_image is damaged: "),
     ("truncated webp", encoded(picture((200, 200)), "WEBP")[:-4000], "init_image is (damaged|not a PNG)"),
+    ("truncated avif", encoded(picture((200, 200)), "AVIF")[:-4000], "init_image is (damaged|not a PNG)"),
+    ("long avif", encoded(picture((16400, 8)), "AVIF", speed=10), "sides must be 8 to 16384 pixels, got 16400×8"),
     ("png header only", encoded(picture(), "PNG")[:20], "init_image is (damaged|not a PNG)"),
     ("one pixel", encoded(picture((1, 1)), "PNG"), "sides must be 8 to 16384 pixels, got 1×1"),
     ("7 rows", encoded(picture((32, 7)), "PNG"), "sides must be 8 to 16384 pixels, got 32×7"),
@@ -120,7 +128,7 @@ def test_what_is_no_sane_picture_is_refused(data: bytes, message: str, inputs: I
     assert not (tmp_path / "inputs").exists()
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "AVIF"])
 def test_a_picture_with_flipped_bytes_is_a_picture_or_refused(file_format: str, inputs: InputStore) -> None:
     whole = encoded(picture(), file_format)
     for seed in range(150):

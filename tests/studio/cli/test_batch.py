@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from studio import JobState, Settings, Studio
 from studio.metadata import read
@@ -109,6 +110,22 @@ def test_the_same_command_makes_nothing_twice_and_again_makes_all_anew(run: Run,
     other = tmp_path / "b.txt"
     other.write_text("same\n")
     assert set(run("batch", str(other)).out.splitlines()).isdisjoint([*first, *anew])
+
+
+def test_a_picture_whose_file_is_gone_is_made_again(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("a --num-images 3 --seed 5\nb\n")
+    first = [Path(line) for line in run("batch", str(file)).out.splitlines()]
+    pixels = Image.open(first[1]).tobytes()
+    first[1].unlink()
+
+    done = run("batch", str(file))
+
+    again = [Path(line) for line in done.out.splitlines()]
+    assert "1 made, 3 were there before" in done.err
+    assert len(again) == 4
+    assert [path for path in again if not path.is_file()] == []
+    assert pixels in [Image.open(path).tobytes() for path in again]
 
 
 def test_a_random_template_differs_by_picture_and_a_combinatorial_one_is_complete(run: Run, settings: Settings) -> None:

@@ -236,7 +236,7 @@ def test_a_file_is_replaced_only_when_asked(run: Run, tmp_path: Path) -> None:
         (["--seed", str(2**64)], ["seed", str(2**64)]),
         (["--seed", "seven"], ["--seed", "integer", "studio generate --help"]),
         (["--init-image", "gone.png"], ["init_image", "gone.png"]),
-        (["--init-image", "studio.toml"], ["init_image", "PNG, JPEG or WebP"]),
+        (["--init-image", "studio.toml"], ["init_image", "PNG, JPEG, WebP or AVIF"]),
         (["--init-image", "0" * 64], ["no stored input"]),
         (["--strength", "0.5"], ["strength", "needs init_image"]),
         (["--model", "gone"], ["gone", "toy"]),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from studio.metadata import comfyui, import_request
+from studio.metadata import Outcome, comfyui, import_request
 from studio.metadata.foreign import Lora
 
 
@@ -128,6 +128,8 @@ BOAT = {
     "height": 1216,
     "clip_skip": 2,
     "noise_source": "cpu",
+    "emphasis": "comfy",
+    "step_rule": "exact",
 }
 
 
@@ -170,6 +172,9 @@ BOAT = {
                 "scheduler": "euler",
                 "noise_schedule": "simple",
                 "noise_source": "cpu",
+                "emphasis": "comfy",
+                "step_rule": "exact",
+                "guidance_scale": 1.0,
             },
         ),
         (
@@ -254,3 +259,108 @@ def test_a_graph_of_many_nodes_is_read_quickly() -> None:
     }
 
     assert comfyui.read({"prompt": json.dumps(wide)}) is not None
+
+
+def with_prompt(*, positive: Any = ("4", 0), **nodes: dict[str, Any]) -> dict[str, str]:
+    sampler = node("KSampler", **(BASIC["7"]["inputs"] | {"positive": list(positive)}))
+    named = {name.removeprefix("n"): each for name, each in nodes.items()}
+    return {"prompt": json.dumps(BASIC | {"7": sampler} | named)}
+
+
+ENCODE = node("CLIPTextEncode", text=["60", 0], clip=["3", 0])
+EFFICIENT = node(
+    "Efficient Loader",
+    ckpt_name="base.safetensors",
+    clip_skip=-2,
+    lora_name="None",
+    lora_model_strength=1,
+    lora_clip_strength=1,
+    positive="a ship",
+    negative="mist",
+    token_normalization="none",
+    weight_interpretation="comfy",
+    empty_latent_width=640,
+    empty_latent_height=448,
+    batch_size=1,
+)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "prompt"),
+    [
+        ({"n60": node("StringConcatenate", string_a="a ", string_b=["61", 0], delimiter=""),
+          "n61": node("PrimitiveStringMultiline", value="ship")}, "a ship"),
+        ({"n60": node("Text Concatenate", delimiter=", ", clean_whitespace="true", text_a="a ", text_b=["61", 0]),
+          "n61": node("CR Prompt Text", prompt="ship ")}, "a, ship"),
+        ({"n60": node("ShowText|pysssss", text=["61", 0], text_0="an older one"),
+          "n61": node("easy positive", positive="ship")}, "ship"),
+        ({"n60": node("Text Multiline", text="a (ship:1.2)")}, "a (ship:1.2)"),
+    ],
+)  # fmt: skip
+def test_texts_from_other_nodes_are_the_prompt(nodes: dict[str, Any], prompt: str) -> None:
+    imported = import_request(with_prompt(n4=ENCODE, **nodes))
+
+    assert imported.request_fields["prompt"] == prompt
+    notes = [note for note in imported.notes if note.field == "prompt" or note.field.startswith("node")]
+    assert [note.outcome for note in notes] == [Outcome.USED]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "prompt", "outcome", "why"),
+    [
+        ({"n60": node("LLM", seed=1)}, None, Outcome.MISSING, "makes it in LLM"),
+        ({"n60": node("Text Replace", text="a car", find="car", replace="x")}, "a car", Outcome.APPROXIMATED, ""),
+        ({"n60": node("StringConcatenate", string_a=["60", 0], string_b=["60", 0], delimiter=",")}, None,
+         Outcome.MISSING, "no text in the graph"),
+        ({"n4": node("Mystery", clip=["3", 0])}, None, Outcome.MISSING, "no text in the graph"),
+        ({"n4": node("CLIPTextEncodeSDXL", text_g="sea", text_l="sky")}, "sea, sky", Outcome.APPROXIMATED, "by one"),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_the_graph_does_not_hold_is_missing(
+    nodes: dict[str, Any], prompt: str | None, outcome: Outcome, why: str
+) -> None:
+    imported = import_request(with_prompt(**{"n4": ENCODE, **nodes}))
+
+    (note,) = [note for note in imported.notes if note.field == "prompt"]
+    assert imported.request_fields.get("prompt") == prompt
+    assert note.outcome is outcome
+    assert why in note.why
+
+
+def test_an_efficient_loader_is_read() -> None:
+    sampler = {"model": ["1", 0], "positive": ["1", 1], "negative": ["1", 2], "latent_image": ["1", 3]}
+    graph = {
+        "prompt": json.dumps({"1": EFFICIENT, "7": node("KSampler (Efficient)", **BASIC["7"]["inputs"] | sampler)})
+    }
+
+    imported = import_request(graph, find_model=lambda name, _: name)
+
+    expected = {"prompt": "a ship", "negative_prompt": "mist", "width": 640, "height": 448, "clip_skip": 2}
+    assert expected.items() <= imported.request_fields.items()
+    assert imported.request_fields["model"] == "base"
+    assert {note.outcome for note in imported.notes} == {Outcome.USED}
+
+
+def test_comfyui_weighs_words_and_counts_steps_in_its_own_way() -> None:
+    imported = import_request({"prompt": json.dumps(IMAGE)})
+
+    assert imported.request_fields["emphasis"] == "comfy"
+    assert imported.request_fields["step_rule"] == "exact"
+
+
+def test_the_guidance_of_a_distilled_model_is_told() -> None:
+    notes = {note.field: note for note in import_request({"prompt": json.dumps(FLUX)}).notes}
+
+    assert (notes["guidance"].value, notes["guidance"].outcome) == ("3.5", Outcome.IGNORED)
+    assert notes["guidance_scale"].value == "1"
+
+
+@pytest.mark.timeout(20)
+def test_texts_joined_to_themselves_are_read_quickly() -> None:
+    links = [[str(61 + i), 0] for i in range(3000)]
+    doubled = {
+        f"n{60 + i}": node("StringConcatenate", string_a=link, string_b=link, delimiter="a")
+        for i, link in enumerate(links)
+    }
+
+    assert "prompt" not in import_request(with_prompt(n4=ENCODE, **doubled)).request_fields

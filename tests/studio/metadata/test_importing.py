@@ -1,16 +1,21 @@
 """From what a foreign picture says to a request, with a note on each thing that was said."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from pipelines.spec.errors import NotFound
+from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.request import GenerationRequest, bounds
+from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from studio.metadata import FoundLora, Note, Outcome, import_request, native
 from studio.metadata.foreign import Format
 from studio.metadata.importing import read_foreign
 from studio.metadata.meanings import MEANINGS
+from tests.pipelines.spec.conftest import make_model
 from tests.studio.metadata.test_infotext import INPAINT, NEW, VARIATION
 from tests.studio.metadata.test_metadata import record
 
@@ -29,7 +34,7 @@ def installed(name: str, digest: str) -> str | None:
 
 
 def test_what_requests_have_is_used() -> None:
-    imported = import_request({"parameters": NEW}, find_model=installed)
+    imported = import_request({"parameters": NEW}, find_model=installed, find_upscaler=lambda name: name)
 
     assert imported.request_fields == {
         "prompt": "masterpiece, a lighthouse ,\nat night",
@@ -110,6 +115,21 @@ OUTCOMES: list[tuple[str, str, Outcome, str]] = [
     ("Face restoration: CodeFormer", "Face restoration", Outcome.IGNORED, "there is nothing like it here"),
     ("Lora hashes: ocean: 0123456789ab", "loras", Outcome.MISSING, "no LoRA 'ocean' [0123456789ab] is installed"),
     ("VAE: sdxl_vae", "VAE", Outcome.IGNORED, "there is nothing like it here"),
+    (
+        "Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+",
+        "hires_upscaler",
+        Outcome.MISSING,
+        "'R-ESRGAN 4x+' is installed",
+    ),
+    ("Hires upscale: 2, Hires upscaler: None", "hires_upscaler", Outcome.USED, "as lanczos"),
+    ("Hires upscale: 2, Hires upscaler: Latent", "hires_upscaler", Outcome.USED, "as latent_bilinear"),
+    ("Hires upscaler: Latent, Hires steps: 5", "hires_steps", Outcome.IGNORED, "needs a second pass"),
+    (
+        "Sampler: Euler, Schedule type: Align Your Steps, Schedule max sigma: 10",
+        *("sigma_max", Outcome.IGNORED, "means nothing to noise_schedule align_your_steps"),
+    ),
+    ("Variation seed: 5", "variation_seed", Outcome.IGNORED, "needs variation_strength"),
+    ("Sampler: LCM, Steps: 60", "num_inference_steps", Outcome.IGNORED, "must be at most 50 for scheduler lcm"),
     ('Lora hashes: "gone: 0123456789ab"', "loras", Outcome.MISSING, "no LoRA 'gone' [0123456789ab] is installed"),
 ]
 
@@ -126,6 +146,69 @@ def test_each_thing_that_is_said_gets_its_note(pairs: str, field: str, outcome: 
     assert GenerationRequest.parse(imported.request_fields).prompt == "a boat"
     if field in GenerationRequest.model_fields:
         assert (field in imported.request_fields) is (outcome in {Outcome.USED, Outcome.APPROXIMATED})
+
+
+FRAGMENTS = (
+    *("Steps: 20", "Steps: 1", "Steps: 150", "Steps: 0", "CFG scale: 7", "CFG scale: 1", "Seed: 1", "Size: 512x768"),
+    *(
+        "Size: 2048x2048",
+        "Sampler: Euler",
+        "Sampler: DPM++ 2M Karras",
+        "Sampler: DDIM",
+        "Sampler: PLMS",
+        "Sampler: LCM",
+    ),
+    *("Sampler: DPM adaptive", "Sampler: DPM fast", "Sampler: LMSD", "Schedule type: Karras", "Sampler sigma: betas"),
+    *("Schedule type: Align Your Steps", "Schedule type: Automatic", "Schedule max sigma: 10", "Schedule rho: 5"),
+    *("Schedule min sigma: 12", "Denoising strength: 0", "Denoising strength: 0.01", "Denoising strength: 0.6"),
+    *("Clip skip: 2", "Clip skip: 12", "Variation seed: 3", "Variation seed strength: 0.2", "Seed resize from: 256x0"),
+    *("Hires upscale: 2", "Hires upscale: 1", "Hires upscale: 9", "Hires resize: 256x256", "Hires resize: 0x1024"),
+    *("Hires steps: 5", "Hires upscaler: None", "Hires upscaler: 4x_NMKD", "Hires upscaler: Latent", "Mask blur: 4"),
+    *("Hires sampler: DPM adaptive", "Hires schedule type: Karras", "Hires CFG Scale: 3", "First pass size: 0x0"),
+    *("Hires scale: 2", "Hires size: 256x256", "Hires strength: 0.3", "App: SD.Next", "Version: v1.10.1", "Eta: 0.5"),
+    *("Mask mode: Inpaint not masked", "Inpaint area: Only masked", "Mask greys: differential", "Outpaint left: 64"),
+    *("Resize mode: latent", "Image upscaler: Lanczos", "Step rule: exact", "Tile size: 64", "Tile overlap: 512"),
+    *("Init image hash: 12ab", "Postprocess upscale by: 2", "Soft inpainting enabled: True", "Version: ComfyUI"),
+)
+
+
+def refusal(fields: dict[str, Any]) -> str | None:
+    request = GenerationRequest.parse(fields)
+    try:
+        check_prompts(resolve(request, make_model(), input_size=(640, 480) if request.init_image else None)[0])
+    except InvalidRequest as error:
+        return str(error)
+    return None
+
+
+@hypothesis_settings(max_examples=400)
+@given(
+    st.lists(
+        st.sampled_from(FRAGMENTS), min_size=3, max_size=14, unique_by=lambda fragment: fragment.partition(":")[0]
+    ),
+    st.sampled_from(["a boat", "a [boat:car:0.5]", "a (boat", "{a|b}"]),
+)
+def test_what_an_import_yields_is_not_refused(pairs: list[str], prompt: str) -> None:
+    imported = import_request({"parameters": f"{prompt}\n{', '.join(pairs)}"})
+
+    missing = {note.field: note.why for note in imported.notes if note.outcome is Outcome.MISSING}
+    images = {field: "0" * 64 for field in ("init_image", "mask_image") if field in missing}
+    assert refusal({**imported.request_fields, **images}) in {None, *missing.values()}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "is_asked"),
+    [
+        ("Denoising strength: 0", False),
+        ("Denoising strength: 0, Init image hash: 0123456789", True),
+        ("Denoising strength: 0, Postprocess upscale to: 512x512", True),
+    ],
+)
+def test_no_strength_at_all_is_text_to_image(pairs: str, is_asked: bool) -> None:
+    imported = import_request({"parameters": with_pairs(pairs)})
+
+    assert ("strength" in imported.request_fields) is is_asked
+    assert any(note.field == "init_image" for note in imported.notes) is is_asked
 
 
 def test_a_row_for_a_field_that_requests_lack_is_told_and_wakes_up_with_the_field() -> None:
@@ -211,7 +294,12 @@ def test_the_old_rule_of_prompt_editing_is_told(prompt: str, version: str, told:
 def test_half_of_a_surrogate_pair_is_not_taken() -> None:
     imported = import_request({"invokeai_metadata": '{"positive_prompt": "\\ud800", "steps": 3}'})
 
-    assert imported.request_fields == {"negative_prompt": "", "num_inference_steps": 3, "noise_source": "cpu"}
+    assert imported.request_fields == {
+        "negative_prompt": "",
+        "num_inference_steps": 3,
+        "noise_source": "cpu",
+        "emphasis": "comfy",
+    }
     assert imported.notes[0].outcome is Outcome.IGNORED
 
 

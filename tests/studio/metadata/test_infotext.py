@@ -11,7 +11,7 @@ from pipelines.spec.resolve import resolve
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import TEMPLATES, is_template
 from pipelines.spec.values import Task
-from studio.metadata import Record, a1111, import_request
+from studio.metadata import Outcome, Record, a1111, import_request
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
 
@@ -219,3 +219,66 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 def test_long_nonsense_is_read_quickly(piece: str) -> None:
     for text in (f"x{piece * 100_000}", f"x\nSteps: 1, Seed: 2, Size: 8x8, {piece * 100_000}"):
         import_request({"parameters": text})
+
+
+SDNEXT_HIRES = (
+    "a dog\nSteps: 20, Size: 128x128, Sampler: {sampler}, Seed: 4, CFG scale: 6, App: SD.Next, "
+    "Operations: txt2img; hires, Refine: True, {hires}"
+)
+PAINTED = "Hires steps: 5, Hires strength: 0.3, Hires sampler: Default, Hires CFG scale: 4, Hires upscaler: Lanczos"
+
+
+@pytest.mark.parametrize(
+    ("hires", "fields"),
+    [
+        (f"Hires scale: 2, Hires size: 256x256, {PAINTED}", {"hires_scale": 2.0}),
+        (f"Hires fixed: 192x256, Hires size: 192x256, {PAINTED}", {"hires_width": 192, "hires_height": 256}),
+        (f"Hires size: 192x256, {PAINTED}", {"hires_width": 192, "hires_height": 256}),
+        (f"Hires scale: 2, Hires force: True, {PAINTED}", {"hires_scale": 2.0}),
+    ],
+)
+def test_the_second_pass_of_sdnext(hires: str, fields: dict[str, int]) -> None:
+    text = SDNEXT_HIRES.format(sampler="Euler", hires=hires)
+
+    imported = import_request({"parameters": text})
+
+    second = {name: value for name, value in imported.request_fields.items() if name.startswith("hires_")}
+    others = {"hires_steps": 5, "hires_strength": 0.3, "hires_guidance_scale": 4.0, "hires_upscaler": "lanczos"}
+    assert second == {**fields, **others}
+    assert not [note for note in imported.notes if note.outcome is Outcome.IGNORED and note.field != "VAE"]
+    resolve(GenerationRequest.parse(imported.request_fields), make_model())
+
+
+def test_what_sdnext_only_enlarged_is_not_painted_again() -> None:
+    hires = "Hires upscaler: RealESRGAN 4x, Hires scale: 2, Hires size: 256x256"
+
+    imported = import_request({"parameters": SDNEXT_HIRES.format(sampler="Euler", hires=hires)})
+
+    assert not [name for name in imported.request_fields if name.startswith("hires_")]
+    told = {note.field: note.value for note in imported.notes if "studio upscale" in note.why}
+    assert told == {"Postprocess upscale by": "2", "Postprocess upscaler": "RealESRGAN 4x"}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "outcome"),
+    [
+        ("Euler", "euler", Outcome.USED),
+        ("Heun", "heun", Outcome.USED),
+        ("LMSD", "lms", Outcome.USED),
+        ("DPM++ 2M", "dpmpp_2m", Outcome.USED),
+        ("UniPC", "unipc", Outcome.APPROXIMATED),
+        ("DDIM", "ddim", Outcome.APPROXIMATED),
+        ("KDPM2", "dpm2", Outcome.APPROXIMATED),
+        ("DPM SDE", "dpmpp_sde", Outcome.APPROXIMATED),
+        ("DPM++ SDE", None, Outcome.MISSING),
+        ("PNDM", None, Outcome.MISSING),
+        ("Euler FlowMatch", None, Outcome.MISSING),
+    ],
+)
+@pytest.mark.parametrize("mark", ["App: SD.Next", "Backend: Diffusers", "Pipeline: StableDiffusionPipeline"])
+def test_samplers_of_sdnext(sampler: str, scheduler: str | None, outcome: Outcome, mark: str) -> None:
+    imported = import_request({"parameters": f"a dog\nSteps: 20, Size: 128x128, Sampler: {sampler}, Seed: 4, {mark}"})
+
+    (note,) = [note for note in imported.notes if note.field == "scheduler"]
+    assert imported.request_fields.get("scheduler") == scheduler
+    assert note.outcome is outcome

@@ -44,6 +44,7 @@ INVOKE_FIELDS = {
     "scheduler": "dpmpp_2m",
     "noise_schedule": "karras",
     "noise_source": "cpu",
+    "emphasis": "comfy",
     "clip_skip": 2,
 }
 OLD_INVOKE = {
@@ -127,7 +128,7 @@ def test_fooocus() -> None:
     assert foreign.loras == (Lora("ocean", 0.1, "0123456789"),)
     assert imported.program == "Fooocus v2.4.3"
     assert imported.request_fields == {
-        "prompt": "cinematic a fish, a fish, sharp",
+        "prompt": "cinematic a fish\nBREAK\na fish, sharp",
         "negative_prompt": "anime",
         "model": "juggernautXL-aeb7e9e689",
         "width": 768,
@@ -173,8 +174,20 @@ def test_novelai() -> None:
         "seed": 7,
         "noise_source": "nv",
     }
-    image = texts | {"Comment": json.dumps(comment | {"request_type": "Img2ImgRequest"})}
-    assert import_request(image).request_fields["strength"] == 0.7
+    image = import_request(texts | {"Comment": json.dumps(comment | {"request_type": "Img2ImgRequest"})})
+    assert image.request_fields["strength"] == 0.7
+    assert [note.outcome for note in image.notes if note.field == "strength"] == [Outcome.APPROXIMATED]
+
+
+def test_the_characters_of_novelai_are_told() -> None:
+    captions = [{"char_caption": "a girl, red hair", "centers": []}, {"char_caption": "a boy"}]
+    comment = {"prompt": "a street", "v4_prompt": {"caption": {"base_caption": "a street", "char_captions": captions}}}
+
+    imported = import_request({"Software": "NovelAI", "Comment": json.dumps(comment)})
+
+    (note,) = [note for note in imported.notes if note.field == "prompt"]
+    assert note.outcome is Outcome.APPROXIMATED
+    assert "a girl, red hair; a boy" in note.why
 
 
 def test_swarmui() -> None:
@@ -197,10 +210,21 @@ def test_swarmui() -> None:
         "noise_schedule": "sgm_uniform",
         "seed": 5,
         "noise_source": "cpu",
+        "emphasis": "comfy",
     }
     assert [(note.field, note.value) for note in imported.notes if note.outcome is Outcome.MISSING] == [
         ("loras", "ocean 0.5")
     ]
+
+
+def test_a_lora_in_a_tag_and_in_swarmuis_list_is_one() -> None:
+    params = {"prompt": "a <lora:sea/ocean:0.5>dog <lora:other:1>", "loras": ["sea/ocean.safetensors"],
+              "loraweights": ["0.5"]}  # fmt: skip
+
+    imported = import_request({"parameters": json.dumps({"sui_image_params": params})})
+
+    assert [note.value for note in imported.notes if note.field == "loras"] == ["ocean 0.5", "other 1"]
+    assert imported.request_fields["prompt"] == "a dog"
 
 
 def test_another_programs_texts_are_nobody_elses() -> None:

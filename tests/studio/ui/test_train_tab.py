@@ -129,7 +129,7 @@ def test_uploads_become_a_folder_and_the_same_files_the_same_one(studio: Studio,
     [
         ("page.html", b"<script>", "'page.html' is none of .png .jpg .jpeg .webp .txt"),
         ("metadata.jsonl", b"{}", "is none of"),
-        ("broken.png", b"\x89PNG", r"data is not a PNG, JPEG or WebP image \(broken.png\)"),
+        ("broken.png", b"\x89PNG", r"data is not a PNG, JPEG, WebP or AVIF image \(broken.png\)"),
         ("a.txt", b"\xff", "a.txt is not UTF-8"),
         ("a.txt", b"a" * 70_000, "a.txt has more than 64 KiB"),
     ],

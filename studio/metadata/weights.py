@@ -1,0 +1,191 @@
+"""How other programs' prompts weigh their words, in our syntax: `(x:1.2)`, and a backslash before what is only text.
+
+Each grammar returns runs: text, and how much it weighs. What an encoder does with a weight is not known here.
+"""
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import NamedTuple
+
+from studio.metadata.foreign import Foreign
+from studio.metadata.meanings import Outcome, Reading
+
+Run = tuple[str, float]
+
+BREAK = "\nBREAK\n"
+"""Stands between texts that Fooocus encodes one by one."""
+
+_MAX_DEPTH = 60
+"""Of brackets, and of signs behind a word: more is nothing that anyone meant."""
+
+_COMFYUI = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
+_NOVELAI = re.compile(r"(-?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}))?::|[{}\[\]]|[^{}\[\]:0-9.-]+|.", re.DOTALL)
+_BEHIND = r"\++|-+|[0-9]{1,9}(?:\.[0-9]{1,9})?"
+_COMPEL = re.compile(
+    rf"""\\(?P<escaped>[()"])|(?P<open>\()|(?P<close>\))(?P<close_weight>{_BEHIND})?"""
+    rf"""|"(?P<quoted>(?:[^"\\]|\\.)*)"(?P<quoted_weight>{_BEHIND})?"""
+    r"""|(?P<word>[^\s()",.=\\+-]+(?:[+-]+[^\s()",.=\\+-]+)*)(?P<word_weight>\++|-+)(?=[\s()",.=]|\Z)"""
+    r"""|[^\s()",.=\\]+|.""",
+    re.DOTALL,
+)
+_COMPEL_OPERATOR = re.compile(r"\)\s*\.(?:and|add|blend|swap|attend)\(")
+_OURS = re.compile(r"[()\[\]\\]|\bBREAK\b|(?<=\bA)(?=ND\b)|<(?=\w+:)|:(?=\s*[+-]?[0-9.]+\s*\Z)")
+"""What our syntax would take for more than text; the last is the weight of a branch, as in "16:9" at the end."""
+
+
+def reading(prompt: str, foreign: Foreign) -> Reading:
+    """Return a prompt in our syntax; the prompts of A1111 and its kin are."""
+    grammar = _GRAMMARS.get("comfyui" if foreign.program == "ComfyUI" else foreign.format)
+    if grammar is None:
+        return Reading(prompt)
+    parts = prompt.split(BREAK) if foreign.format == "fooocus" else [prompt]
+    runs = [list(grammar.runs(part)) for part in parts]
+    ours = BREAK.join(map(_written, runs))
+    if doubt := grammar.doubt(prompt, {weight for part in runs for _, weight in part} - {1.0}):
+        return Reading(ours, Outcome.APPROXIMATED, doubt)
+    return Reading(ours, why="" if ours == prompt else "weights and brackets are written as they are here")
+
+
+def of_comfyui(text: str) -> Iterator[Run]:
+    """Read `(x)` and `(x:1.2)`: a weight without a number multiplies that around it, a number replaces it."""
+    return _of_comfyui(_COMFYUI.findall(text), 1.0, depth=_MAX_DEPTH)
+
+
+def _of_comfyui(pieces: Iterable[str], weight: float, *, depth: int) -> Iterator[Run]:
+    for item in _comfyui_items(pieces):
+        if depth == 0 or len(item) < 2 or (item[0], item[-1]) != ("(", ")"):
+            yield "".join(piece[1:] if piece in {"\\(", "\\)"} else piece for piece in item), weight
+            continue
+        *before, last = ["", *item[1:-1]]
+        text, _, number = last.rpartition(":")
+        own = _float(number) if text or any(before) else None
+        inner = [*before, last] if own is None else [*before, text]
+        yield from _of_comfyui(filter(None, inner), weight * 1.1 if own is None else own, depth=depth - 1)
+
+
+def _comfyui_items(pieces: Iterable[str]) -> Iterator[list[str]]:
+    """Yield what stands in a pair of brackets, and what stands between pairs. Brackets are counted, not matched."""
+    item: list[str] = []
+    level = 0
+    for piece in pieces:
+        if piece == "(" and level == 0 and item:
+            yield item
+            item = []
+        item.append(piece)
+        level += (piece == "(") - (piece == ")")
+        if piece == ")" and level == 0:
+            yield item
+            item = []
+    if item:
+        yield item
+
+
+def of_novelai(text: str) -> Iterator[Run]:
+    """Read `{x}`, 1.05 times as loud, `[x]`, as much quieter, and `1.5::x::`; what is open lasts until the end."""
+    opened = {"{": 0, "[": 0}
+    number = 1.0
+    for piece in _NOVELAI.finditer(text):
+        bracket = {"}": "{", "]": "["}.get(piece[0], piece[0])
+        if bracket in opened and (piece[0] == bracket or opened[bracket]):
+            opened[bracket] += 1 if piece[0] == bracket else -1
+        elif piece[0].endswith("::"):
+            number = float(piece[1] or 1)
+        else:
+            depth = opened["{"] - opened["["]
+            yield piece[0], number * 1.05 ** max(-_MAX_DEPTH, min(depth, _MAX_DEPTH))
+
+
+def of_invokeai(text: str) -> Iterator[Run]:
+    """Read compel's `word++`, `(x)1.2` and `"x"-`: each plus is times 1.1, each minus times 0.9."""
+    pieces = list(_COMPEL.finditer(text))
+    opened: list[int] = []
+    closers: dict[int, int] = {}
+    for index, piece in enumerate(pieces):
+        if piece["open"]:
+            opened.append(index)
+        elif piece["close"] and opened:
+            closers[opened.pop()] = index
+    closing = set(closers.values())
+    weights = [1.0]
+    for index, piece in enumerate(pieces):
+        if index in closers:
+            weights.append(weights[-1] * _compel_weight(pieces[closers[index]]["close_weight"]))
+        elif index in closing:
+            weights.pop()
+        elif (quoted := piece["quoted"]) is not None:
+            factor = weights[-1] * _compel_weight(piece["quoted_weight"])
+            yield from ((inner, weight * factor) for inner, weight in of_invokeai(quoted))
+        elif word := piece["word"]:
+            yield word, weights[-1] * _compel_weight(piece["word_weight"])
+        else:
+            yield piece["escaped"] or piece[0], weights[-1]
+
+
+def _compel_weight(behind: str | None) -> float:
+    match (behind or "")[:1]:
+        case "":
+            return 1.0
+        case "+" | "-" as sign:
+            return (1.1 if sign == "+" else 0.9) ** min(len(behind or ""), _MAX_DEPTH)
+    return float(behind or 1)
+
+
+def _float(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _written(runs: Iterable[Run]) -> str:
+    grouped = groupby(runs, key=lambda run: round(run[1], 6))
+    return "".join(_weighed("".join(text for text, _ in group), weight) for weight, group in grouped)
+
+
+def _weighed(text: str, weight: float) -> str:
+    escaped = _OURS.sub(lambda sign: f"{sign[0]}\\" if sign[0] in {"<", ":"} else f"\\{sign[0]}", text)
+    if weight == 1 or not text.strip():
+        return escaped
+    number = f"{weight:.6f}".rstrip("0").rstrip(".")
+    return f"({escaped})" if number == "1.1" else f"({escaped}:{number})"
+
+
+def _no_doubt(_: str, __: Collection[float]) -> str:
+    return ""
+
+
+def _doubt_of_fooocus(prompt: str, _: Collection[float]) -> str:
+    return (
+        "what it encodes text by text is joined by BREAK; the first part alone sets the tone" if BREAK in prompt else ""
+    )
+
+
+def _doubt_of_novelai(prompt: str, weights: Collection[float]) -> str:
+    doubts = ["how NovelAI acts on weights is not published"] if weights else []
+    if "|" in prompt:
+        doubts.append("what | mixes there is text here")
+    return "; ".join(doubts)
+
+
+def _doubt_of_invokeai(prompt: str, weights: Collection[float]) -> str:
+    if _COMPEL_OPERATOR.search(prompt):
+        return "there is no .and(), .blend(), .swap() or .attend() here: it is read as text"
+    return "InvokeAI acts on weights below 1 in another way" if any(weight < 1 for weight in weights) else ""
+
+
+class _Grammar(NamedTuple):
+    runs: Callable[[str], Iterable[Run]]
+    doubt: Callable[[str, Collection[float]], str]
+    """(prompt, its weights other than 1) -> why the picture will differ; empty if it need not."""
+
+
+_GRAMMARS: Mapping[str, _Grammar] = {
+    "comfyui": _Grammar(of_comfyui, _no_doubt),
+    "swarmui": _Grammar(of_comfyui, _no_doubt),
+    "fooocus": _Grammar(of_comfyui, _doubt_of_fooocus),
+    "novelai": _Grammar(of_novelai, _doubt_of_novelai),
+    "invokeai": _Grammar(of_invokeai, _doubt_of_invokeai),
+}
