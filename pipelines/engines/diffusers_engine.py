@@ -26,7 +26,7 @@ from pipelines.spec.engine import GeneratedImage, Inputs, Step
 from pipelines.spec.hires import Enlargement, second_pass
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
-from pipelines.spec.schedulers import SCHEDULERS, told_steps
+from pipelines.spec.schedulers import SCHEDULERS, prompt_steps, told_steps
 from pipelines.spec.upscalers import UPSCALERS, LatentUpscaler
 
 BATCH_SIZE = 8
@@ -70,7 +70,7 @@ class _Pass:
     begun: torch.Tensor | None = None
     """(batch, channels, height, width): what a second pass starts from."""
     first_steps: int | None = None
-    """Steps of the first pass, for a second one."""
+    """For a second pass, see `Reading`."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,10 @@ class DiffusersEngine:
             return
         begun, of_upscaler = self._enlarge(first.latents, requests[0], size, job)
         done, number = 0, len(first.latents)
+        first_steps = prompt_steps(requests[0].scheduler, requests[0].num_inference_steps)
         while done < number:
             report = _second_reporter(job.on_step, index=index, first=first, more_steps=more_steps, done=done)
-            one_pass = _Pass(job.inputs, Canvas(), report, begun[done:], _steps(requests[0]))
+            one_pass = _Pass(job.inputs, Canvas(), report, begun[done:], first_steps)
             second = self._denoise(larger[done:number], one_pass, job.last)
             yield _Painted(second.latents, second.changes, {**_of_passes(first, second), **of_upscaler})
             done += len(second.latents)
