@@ -163,7 +163,9 @@ class Storage:
             for note in lint(
                 text,
                 num_inference_steps=first.num_inference_steps,
+                scheduler=first.scheduler,
                 hires_steps=first.hires_steps,
+                hires_scheduler=first.hires_scheduler,
                 rules=rules,
                 pools_first_chunk=counts,
                 comments=first.prompt_comments,

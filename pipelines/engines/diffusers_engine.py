@@ -26,7 +26,7 @@ from pipelines.spec.engine import GeneratedImage, Inputs, Step, shared_fields
 from pipelines.spec.hires import Enlargement, second_pass
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
-from pipelines.spec.schedulers import SCHEDULERS, told_steps
+from pipelines.spec.schedulers import SCHEDULERS, prompt_steps, told_steps
 from pipelines.spec.upscalers import UPSCALERS, LatentUpscaler
 
 BATCH_SIZE = 8
@@ -234,7 +234,7 @@ class DiffusersEngine:
         self, requests: Sequence[ResolvedRequest], one_pass: _Pass, components: Components, at_once: int
     ) -> Denoised:
         """Denoise `at_once` of some pictures, or fewer."""
-        inputs = one_pass.inputs
+        inputs, first = one_pass.inputs, one_pass.passes[0]
         passes = [count_steps(each, components) for each in one_pass.passes]
         room = 0 if one_pass.attempts.reduced_memory else self._device.total_bytes // REBUILT_SHARE
         worn = requests[0].loras
@@ -242,7 +242,9 @@ class DiffusersEngine:
             reading = Reading(
                 {**inputs.embeddings, **loras.embeddings},
                 loras.on_text_encoders,
-                first_steps=None if one_pass.begun is None else _steps(one_pass.passes[0]),
+                first_steps=None
+                if one_pass.begun is None
+                else prompt_steps(first.scheduler, first.num_inference_steps),
             )
             guidance = [
                 Guidance(

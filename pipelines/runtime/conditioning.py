@@ -15,7 +15,7 @@ from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.errors import NotANumber
 from pipelines.spec.prompt import ChunkRules, chunk, parse, schedule, weigh
 from pipelines.spec.resolved import ResolvedRequest
-from pipelines.spec.schedulers import told_steps
+from pipelines.spec.schedulers import prompt_steps
 from pipelines.spec.values import Emphasis
 
 Embeddings = Mapping[str, EmbeddingFile | BundledEmbedding]
@@ -37,7 +37,7 @@ class Reading:
     """Where the embeddings are that a request names."""
     loras: Worn = ()
     first_steps: int | None = None
-    """For a second pass, the steps of the first, from which prompts count on."""
+    """For a second pass, the steps of the first as prompts count them, from which they count on."""
 
 
 PLAIN = Reading()
@@ -59,11 +59,11 @@ class Branch:
 
     weight: float
     scheduled: tuple[tuple[int, Conditioning], ...]
-    """The last step that each text is for, counted from 1, ascending."""
+    """The last step that each text is for, ascending."""
 
-    def at(self, step: int) -> Conditioning:
-        """Return what holds at a step; the last text for steps beyond."""
-        return next((each for until, each in self.scheduled if step <= until), self.scheduled[-1][1])
+    def at(self, evaluation: int) -> Conditioning:
+        """Return what holds when the denoiser has run so often; beyond the last step the first text, as in A1111."""
+        return next((each for until, each in self.scheduled if evaluation <= until), self.scheduled[0][1])
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class PromptEncoder:
         known = self._known.setdefault(components, OrderedDict())
         named = tuple(sorted(request.embeddings.items()))
         scheduled = []
-        steps = told_steps(request.scheduler, request.num_inference_steps)
+        steps = prompt_steps(request.scheduler, request.num_inference_steps)
         clock = (steps, None) if reading.first_steps is None else (reading.first_steps, steps)
         for part in schedule(text, num_inference_steps=clock[0], hires_steps=clock[1]):
             as_zeros = is_negative and not text and components.zero_empty_negative

@@ -19,25 +19,25 @@ class Guidance:
     negative_prompt: EncodedPrompt
     scale: float
 
-    def rows(self, step: int) -> list[tuple[Conditioning, float]]:
-        """Return what the U-Net is asked at a step, and what each answer counts for in the picture's prediction.
+    def rows(self, evaluation: int) -> list[tuple[Conditioning, float]]:
+        """Return what the U-Net is asked, and what each answer counts for in the picture's prediction.
 
         That is negative + scale · Σ weight · (branch - negative). What counts for nothing is not asked: at a scale of 1
         that is the negative prompt, half of the work.
         """
         weights = [self.scale * branch.weight for branch in self.prompt.branches]
         (negative,) = self.negative_prompt.branches
-        positive = [branch.at(step) for branch in self.prompt.branches]
-        rows = [(negative.at(step), 1 - sum(weights)), *zip(positive, weights, strict=True)]
+        positive = [branch.at(evaluation) for branch in self.prompt.branches]
+        rows = [(negative.at(evaluation), 1 - sum(weights)), *zip(positive, weights, strict=True)]
         return [(conditioning, weight) for conditioning, weight in rows if weight]
 
     def shapes(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Return from which step on the picture takes how many rows of how many tokens: (step, tokens of each row)."""
+        """Return from which evaluation on the picture takes rows of how many tokens: (evaluation, tokens of each)."""
         branches = (*self.prompt.branches, *self.negative_prompt.branches)
-        changes = sorted({1, *(until + 1 for branch in branches for until, _ in branch.scheduled[:-1])})
+        changes = sorted({0, *(until + 1 for branch in branches for until, _ in branch.scheduled[:-1])})
         return tuple(
-            (step, tuple(conditioning.prompt_embeds.shape[1] for conditioning, _ in self.rows(step)))
-            for step in changes
+            (start, tuple(conditioning.prompt_embeds.shape[1] for conditioning, _ in self.rows(start)))
+            for start in changes
         )
 
 
@@ -88,16 +88,16 @@ class Denoiser:
         self._stacked: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor | None]] = {}
         self._told: dict[Tile, torch.Tensor] = {}
         self.step = 1
-        """The step that is being made, from 1: prompts may change with it."""
+        """The step that is being made, from 1."""
         self.evaluations = 0
-        """How often the denoiser has run."""
+        """How often the denoiser has run: prompts may change with it."""
 
     def __call__(self, latents: torch.Tensor, sigma: float) -> torch.Tensor:
         """Return the predicted original of (batch, channels, height, width) latents, float32."""
-        self.evaluations += 1
         scaled = latents / (sigma**2 + 1) ** 0.5
         timestep = torch.tensor(float(self._sigmas.sigma_to_t(sigma)), device=latents.device)
         prediction = self._tiles.blend(lambda tile: self._predict_tile(tile, scaled, timestep), like=latents)
+        self.evaluations += 1
         original = self._to_original(prediction, latents, sigma)
         return original if self._keep is None else self._keep.apply(original, sigma=sigma, step=self.step)
 
@@ -107,7 +107,7 @@ class Denoiser:
             self._on_tile()
         part = tile.cut(scaled).contiguous()
         combined = torch.zeros_like(part)
-        for rows in _calls(self._guidance, self.step):
+        for rows in _calls(self._guidance, self.evaluations):
             predictions = self._predict(part, timestep, rows, tile)
             for row, prediction in zip(rows, predictions, strict=True):
                 combined[row.image] += row.weight * prediction
@@ -165,7 +165,7 @@ class Denoiser:
         return original
 
 
-def _calls(guidance: Sequence[Guidance], step: int) -> list[list[_Row]]:
+def _calls(guidance: Sequence[Guidance], evaluation: int) -> list[list[_Row]]:
     """Part the rows of all pictures by the length of their prompts: one call takes one length.
 
     Forge repeats the shorter ones until all are of one length, which changes nothing but the work: attention weighs
@@ -173,6 +173,6 @@ def _calls(guidance: Sequence[Guidance], step: int) -> list[list[_Row]]:
     """
     calls: dict[int, list[_Row]] = {}
     for image, each in enumerate(guidance):
-        for conditioning, weight in each.rows(step):
+        for conditioning, weight in each.rows(evaluation):
             calls.setdefault(conditioning.prompt_embeds.shape[1], []).append(_Row(image, conditioning, weight))
     return list(calls.values())

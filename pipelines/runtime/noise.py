@@ -9,6 +9,7 @@ import torch
 
 from pipelines.runtime.philox import PhiloxGenerator
 from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.values import NoiseSource
 
 Draw = Callable[[tuple[int, ...]], torch.Tensor]
 """Returns standard normal noise of a shape, float32; each call goes on where the last one ended."""
@@ -52,14 +53,7 @@ class ImageNoise:
         return self._draw(shape).to(self._device)
 
     def _source(self, seed: int) -> Draw:
-        match self._request.noise_source:
-            case "nv":
-                philox = PhiloxGenerator(seed)
-                return lambda shape: torch.from_numpy(philox.randn(shape))
-            case "device":
-                return _drawn_by_torch(seed, self._device)
-            case "cpu":
-                return _drawn_by_torch(seed, torch.device("cpu"))
+        return seeded(seed, source=self._request.noise_source, device=self._device)
 
     def _seed_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         request = self._request
@@ -83,6 +77,18 @@ class BatchNoise:
         """Return the next noise of every picture, (batch, channels, height, width)."""
         shape = (1, *latents_like.shape[1:])
         return torch.cat([image.following(shape) for image in self._images])
+
+
+def seeded(seed: int, *, source: NoiseSource, device: torch.device) -> Draw:
+    """Return a fresh generator of normal noise; "device" draws on `device`, the others on the processor."""
+    match source:
+        case "nv":
+            philox = PhiloxGenerator(seed)
+            return lambda shape: torch.from_numpy(philox.randn(shape))
+        case "device":
+            return _drawn_by_torch(seed, device)
+        case "cpu":
+            return _drawn_by_torch(seed, torch.device("cpu"))
 
 
 def slerp(low: torch.Tensor, high: torch.Tensor, share: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pipelines.runtime.adapters.applied import AppliedLoras
 from pipelines.runtime.denoiser import Denoiser, Guidance
 from pipelines.runtime.guards import Stage, check_finite
 from pipelines.runtime.loading import Components
-from pipelines.runtime.noise import BatchNoise, ImageNoise
+from pipelines.runtime.noise import BatchNoise, ImageNoise, seeded
 from pipelines.runtime.preview import LatentPreview
 from pipelines.runtime.samplers import SAMPLERS, BrownianNoise, SamplerOptions, StepNoise
 from pipelines.runtime.sigmas import discard_next_to_last, make_sigmas
@@ -116,7 +116,7 @@ def denoise(
         denoiser,
         start.latents,
         sigmas,
-        noise=_step_noise(requests, noises, schedule, shape=tuple(start.latents.shape[1:])),
+        noise=step_noise(requests, noises, schedule, shape=tuple(start.latents.shape[1:]), device=components.device),
         options=_options(request, components),
         on_step=on_step,
     )
@@ -149,6 +149,36 @@ def latent_tiles(request: ResolvedRequest, components: Components) -> Tiles:
     if request.tile_size is None or request.tile_overlap is None:
         return Tiles.cover(height, width, size=None)
     return Tiles.cover(height, width, size=request.tile_size // factor, overlap=request.tile_overlap // factor)
+
+
+def step_noise(
+    requests: Sequence[ResolvedRequest],
+    noises: Sequence[ImageNoise],
+    schedule: torch.Tensor,
+    *,
+    shape: tuple[int, ...],
+    device: torch.device,
+) -> StepNoise:
+    """Return what the steps of a sampler add, drawn for each picture from its own seed and source.
+
+    Args:
+        requests: one per picture.
+        noises: likewise; what starts them is drawn already.
+        schedule: the whole one, also where only its tail is run.
+        shape: (channels, height, width) of the latents.
+        device: on which the source "device" draws.
+    """
+    if not SCHEDULERS[requests[0].scheduler].has_brownian_noise:
+        return BatchNoise(noises)
+    levels = schedule[schedule > 0]
+    source = requests[0].noise_source
+    return BrownianNoise(
+        [each.seed for each in requests],
+        shape,
+        sigma_min=float(levels[-1]),
+        sigma_max=float(levels[0]),
+        draw=lambda seed, shape: seeded(seed, source=source, device=device)(shape),
+    )
 
 
 def _change(latents: torch.Tensor, start: Start, request: ResolvedRequest) -> Image.Image | None:
@@ -189,17 +219,6 @@ def _tail(schedule: torch.Tensor, request: ResolvedRequest) -> torch.Tensor:
     if request.strength is None:
         return schedule
     return schedule[-(steps_to_run(request.num_inference_steps, request.strength, request.step_rule) + 1) :]
-
-
-def _step_noise(
-    requests: Sequence[ResolvedRequest], noises: Sequence[ImageNoise], schedule: torch.Tensor, *, shape: tuple[int, ...]
-) -> StepNoise:
-    if not SCHEDULERS[requests[0].scheduler].has_brownian_noise:
-        return BatchNoise(noises)
-    levels = schedule[schedule > 0]
-    return BrownianNoise(
-        [each.seed for each in requests], shape, sigma_min=float(levels[-1]), sigma_max=float(levels[0])
-    )
 
 
 def _options(request: ResolvedRequest, components: Components) -> SamplerOptions:

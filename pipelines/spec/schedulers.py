@@ -91,6 +91,11 @@ class SchedulerSpec:
     """Whether its step size follows from the picture, so that a batch would tie pictures together."""
 
     @property
+    def is_second_order(self) -> bool:
+        """Whether each of its steps runs the denoiser twice."""
+        return self.evaluations is _two_but_one_at_the_end
+
+    @property
     def noise_schedules(self) -> tuple[str, ...]:
         """The noise schedules it can be combined with; its own among them."""
         if self.ignores_schedule:
@@ -151,8 +156,13 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
 
 
 def told_steps(scheduler: str, num_inference_steps: int) -> int:
-    """Return in how many steps a scheduler's prompts are scheduled: those it tells of, else those asked for."""
+    """Return how many steps a scheduler tells of; those asked for, if only the picture decides."""
     return SCHEDULERS[scheduler].steps(num_inference_steps) or num_inference_steps
+
+
+def prompt_steps(scheduler: str, num_inference_steps: int) -> int:
+    """Return over how many steps prompts are scheduled: A1111 counts two for each one of a second-order scheduler."""
+    return num_inference_steps * (2 if SCHEDULERS[scheduler].is_second_order else 1)
 
 
 def canonical_scheduler(name: str) -> str:

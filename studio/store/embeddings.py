@@ -15,7 +15,7 @@ from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.safetensors_header import read_header
-from pipelines.spec.schedulers import told_steps
+from pipelines.spec.schedulers import prompt_steps
 from studio.store.loras import InstalledLora
 
 SUFFIXES = frozenset({".safetensors", ".sft", ".pt", ".bin"})
@@ -178,9 +178,10 @@ def _named(
         vectors = {name: each[0].vectors for name, each in installed.items()}
         for name in named_embeddings(
             text,
-            num_inference_steps=told_steps(request.scheduler, request.num_inference_steps),
+            num_inference_steps=prompt_steps(request.scheduler, request.num_inference_steps),
             rules=chunk_rules(model.path / "tokenizer", embeddings=vectors),
-            hires_steps=request.hires_steps,
+            hires_steps=request.hires_steps
+            and prompt_steps(request.hires_scheduler or request.scheduler, request.hires_steps),
             comments=request.prompt_comments,
             composable=not field.endswith("negative_prompt"),
         ):

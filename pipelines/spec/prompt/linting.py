@@ -12,6 +12,7 @@ from pipelines.spec.prompt.composition import Prompt, parse, without_comments
 from pipelines.spec.prompt.grammar import number_in, tokens
 from pipelines.spec.prompt.scheduling import Clock, schedule, switches
 from pipelines.spec.prompt.weighting import BREAK, Mark, Weighted, partners_of, weigh
+from pipelines.spec.schedulers import SCHEDULERS, prompt_steps
 
 EXTREME_WEIGHT = 2.0
 """Beyond this a picture usually falls apart."""
@@ -42,11 +43,33 @@ class Note:
     """False where nothing is wrong and the user may only want to know."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """What prompts count in one pass."""
+
+    clock: Clock
+    last_evaluation: int
+    """From 0."""
+    in_words: str
+
+    @classmethod
+    def of(cls, scheduler: str, num_inference_steps: int, *, after: "_Pass | None" = None) -> "_Pass":
+        """Return the first pass, or the one after it."""
+        steps, spec = prompt_steps(scheduler, num_inference_steps), SCHEDULERS[scheduler]
+        clock = Clock(steps) if after is None else Clock(after.clock.steps, steps)
+        in_words = f"{num_inference_steps} {'steps' if after is None else 'hires steps'}"
+        if spec.is_second_order:
+            in_words += f", which {spec.label} counts double"
+        return cls(clock, (spec.evaluations(num_inference_steps) or steps) - 1, in_words)
+
+
 def lint(
     prompt: str,
     *,
     num_inference_steps: int,
+    scheduler: str = "euler",
     hires_steps: int | None = None,
+    hires_scheduler: str | None = None,
     rules: ChunkRules | None = None,
     pools_first_chunk: bool = False,
     networks: frozenset[str] = KNOWN_NETWORKS,
@@ -59,7 +82,9 @@ def lint(
     Args:
         prompt: as the user typed it.
         num_inference_steps: of the first pass.
+        scheduler: of the first pass.
         hires_steps: of the second pass, when there is one.
+        hires_scheduler: of the second pass, when it is another.
         rules: of the text encoder; None leaves out what needs a tokenizer.
         pools_first_chunk: see `Family.pools_first_chunk`.
         networks: the kinds of tags that the model takes.
@@ -75,16 +100,20 @@ def lint(
     if len(parsed.branches) == 1 and parsed.branches[0].weight != 1:
         number = f"{parsed.branches[0].weight:g}"
         notes.append(Note(NoteKind.WEIGHT, f'The ":{number}" at the end is the weight of the whole prompt, not text.'))
-    first = Clock(num_inference_steps)
-    second = None if hires_steps is None else Clock(num_inference_steps, hires_steps)
+    passes = [_Pass.of(scheduler, num_inference_steps)]
+    if hires_steps is not None:
+        passes.append(_Pass.of(hires_scheduler or scheduler, hires_steps, after=passes[0]))
     for branch in parsed.branches:
         notes += _on_brackets(branch.text)
         for closer in switches(branch.text):
-            notes += _on_switch(closer, first, second)
-        texts = dict.fromkeys(step.text for step in schedule(branch.text, num_inference_steps=num_inference_steps))
-        if second is not None:
-            steps = schedule(branch.text, num_inference_steps=num_inference_steps, hires_steps=hires_steps)
-            texts |= dict.fromkeys(step.text for step in steps)
+            notes += _on_switch(closer, passes)
+        texts = dict.fromkeys(
+            step.text
+            for each in passes
+            for step in schedule(
+                branch.text, num_inference_steps=each.clock.num_inference_steps, hires_steps=each.clock.hires_steps
+            )
+        )
         runs = [weigh(text) for text in texts]
         notes += _on_weights(runs, supports_weights)
         if rules is not None and supports_weights:
@@ -122,12 +151,12 @@ def _on_brackets(text: str) -> Iterator[Note]:
             yield Note(NoteKind.BRACKETS, f'"{excerpt}": this "{token[-1]}" closes nothing and is read as text.')
 
 
-def _on_switch(token: Token, first: Clock, second: Clock | None) -> Iterator[Note]:
+def _on_switch(token: Token, passes: Sequence[_Pass]) -> Iterator[Note]:
     when = number_in(token)
-    if first.last_step_before(when) == 0:
+    if passes[0].clock.last_step_before(when) == 0:
         yield Note(NoteKind.SCHEDULE, f'"{token}" switches before the first step, so only its last text is used.')
-    elif all(clock.last_step_before(when) == clock.steps for clock in (first, second) if clock is not None):
-        steps = f"{first.steps} steps" + ("" if second is None else f" and {second.steps} hires steps")
+    elif all(each.clock.last_step_before(when) >= each.last_evaluation for each in passes):
+        steps = " and ".join(each.in_words for each in passes)
         yield Note(NoteKind.SCHEDULE, f'"{token}" never switches within {steps}.')
 
 

@@ -1,4 +1,8 @@
-"""Which text holds at which step: `[from:to:when]` switches once, `[a|b]` alternates every step."""
+"""Which text holds at which step: `[from:to:when]` switches once, `[a|b]` alternates every step.
+
+A1111's steps are those of `schedulers.prompt_steps`. The text of a step is used while the denoiser has run so often or
+less, counted from 0: the first text holds for one evaluation more than it has steps.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +25,7 @@ class ScheduledText:
     """What to encode up to and including a step."""
 
     until_step: int
-    """Counted from 1."""
+    """At least 1."""
     text: str
 
 

@@ -174,9 +174,19 @@ def test_prompts_change_in_the_second_pass_by_its_own_clock(engine: DiffusersEng
     as_said = paint(engine, sd1, prompt="a cat", hires_prompt="a dog", hires_steps=3)
     by_step = paint(engine, sd1, prompt="a [cat:dog:3]", hires_steps=3)
     late = paint(engine, sd1, prompt="a [cat:dog:1.5]", hires_steps=3)
+    doubled = [
+        pixels(*paint(engine, sd1, prompt=f"a [cat:dog:{step}]", hires_steps=3, hires_scheduler="heun"))
+        for step in (3, 6, 7)
+    ]
 
     assert pixels(*changing) == pixels(*as_said) == pixels(*by_step)
-    assert pixels(*late) not in {pixels(*changing), pixels(*paint(engine, sd1, prompt="a cat"))}
+    cat = {
+        name: pixels(*paint(engine, sd1, prompt="a cat", hires_steps=3, hires_scheduler=name))
+        for name in ("euler", "heun")
+    }
+    assert pixels(*late) not in {pixels(*changing), cat["euler"]}
+    assert len(set(doubled)) == 3
+    assert doubled[-1] == cat["heun"]
 
 
 def test_another_model_paints_the_second_pass(

@@ -119,8 +119,36 @@ def test_branches_have_their_weights_and_schedules(model: tuple[Model, Component
     first = encoded.branches[0]
     assert [until for until, _ in first.scheduled] == [3, 10]
     assert first.at(3) is first.scheduled[0][1]
-    assert first.at(4) is first.at(10) is first.at(99)
+    assert first.at(4) is first.at(10)
+    assert first.at(0) is first.at(11) is first.scheduled[0][1]
     torch.testing.assert_close(first.at(4).prompt_embeds, encode(model, "blue house").prompt_embeds)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "scheduler", "evaluations", "texts"),
+    [
+        ("[a:b:5]", "euler", 10, "aaaaaabbbb"),
+        ("[a|b]", "euler", 10, "aababababa"),
+        ("[a:b:0.5]", "euler", 10, "aaaaaabbbb"),
+        ("[a:b:5]", "heun", 19, "aaaaaabbbbbbbbbbbbb"),
+        ("[a:b:0.5]", "dpmpp_sde", 19, "aaaaaaaaaaabbbbbbbb"),
+        ("[a|b]", "dpm2_a", 19, "aababababababababab"),
+        ("[a:b:5]", "dpm_fast", 10, "aaaaaabbbb"),
+        ("[a:b:9]", "plms", 11, "aaaaaaaaaab"),
+        ("[a:b:5]", "euler", 12, "aaaaaabbbbba"),
+    ],
+)
+def test_evaluations_are_counted_as_in_a1111(
+    sd1: Model, prompt: str, scheduler: str, evaluations: int, texts: str
+) -> None:
+    """Its counter starts at 0 and a text holds up to its step; beyond the last step the first text is back."""
+    model = sd1, ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9).get(sd1)
+    expected = {name: encode(model, name).prompt_embeds for name in "ab"}
+
+    encoded = PromptEncoder().encode(ask(sd1, prompt=prompt, scheduler=scheduler), components=model[1])
+
+    for evaluation, text in zip(range(evaluations), texts, strict=True):
+        torch.testing.assert_close(encoded.branches[0].at(evaluation).prompt_embeds, expected[text])
 
 
 def test_and_is_a_word_in_the_negative_prompt_and_comments_are_not(model: tuple[Model, Components]) -> None:

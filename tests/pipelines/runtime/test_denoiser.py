@@ -56,8 +56,8 @@ def test_without_guidance_only_the_prompt_is_asked(components: Components, sd1: 
 
 def test_prompts_of_different_lengths_are_not_padded(components: Components, sd1: Model) -> None:
     short, long = guidance(components, sd1, "red", 3.0), guidance(components, sd1, "red BREAK blue", 3.0)
-    assert short.shapes() == ((1, (77, 77)),)
-    assert long.shapes() == ((1, (77, 154)),)
+    assert short.shapes() == ((0, (77, 77)),)
+    assert long.shapes() == ((0, (77, 154)),)
 
     together = predict(components, short, long, latents=torch.cat([LATENTS, LATENTS]))
 
@@ -74,7 +74,7 @@ def test_a_prompt_that_is_repeated_to_the_length_of_another_predicts_the_same(
     ((until, conditioning),) = negative.scheduled
     repeated = replace(conditioning, prompt_embeds=conditioning.prompt_embeds.repeat(1, 2, 1))
     padded = replace(short, negative_prompt=EncodedPrompt((replace(negative, scheduled=((until, repeated),)),)))
-    assert padded.shapes() == ((1, (154, 77)),)
+    assert padded.shapes() == ((0, (154, 77)),)
 
     torch.testing.assert_close(predict(components, padded), predict(components, short), rtol=1e-4, atol=1e-5)
 

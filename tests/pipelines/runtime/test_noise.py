@@ -8,8 +8,10 @@ import torch
 
 from pipelines.runtime.noise import BatchNoise, ImageNoise, slerp
 from pipelines.runtime.philox import PhiloxGenerator, philox4x32
+from pipelines.runtime.sampling import step_noise
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
+from pipelines.spec.schedulers import SCHEDULERS
 from tests.pipelines.spec.conftest import make_model
 
 CPU = torch.device("cpu")
@@ -131,3 +133,17 @@ def test_each_picture_of_a_batch_draws_its_own() -> None:
     together = BatchNoise([noise(seed=seed) for seed in (1, 2)]).noise(torch.zeros((2, *SHAPE[1:])), 2.0, 1.0)
 
     assert torch.equal(together, torch.cat([seeded(1), seeded(2)]))
+
+
+@pytest.mark.parametrize("scheduler", [name for name, row in SCHEDULERS.items() if row.has_brownian_noise])
+def test_the_steps_of_sde_schedulers_draw_from_the_source_too(scheduler: str) -> None:
+    levels, shape = torch.tensor([14.0, 5.0, 1.0, 0.03, 0.0]), (4, 8, 8)
+
+    def drawn(source: str) -> torch.Tensor:
+        requests = resolve(GenerationRequest(seed=7, scheduler=scheduler, noise_source=source), make_model())
+        noise = step_noise(requests, [ImageNoise(requests[0], device=CPU)], levels, shape=shape, device=CPU)
+        return noise.noise(torch.zeros(1, *shape), 14.0, 0.03)
+
+    first_word = int(np.random.SeedSequence(7, pool_size=24).generate_state(1)[0])
+    np.testing.assert_allclose(drawn("nv")[0], -PhiloxGenerator(first_word).randn(shape), atol=1e-6)
+    np.testing.assert_allclose(drawn("cpu"), -seeded(first_word, (1, *shape)), atol=1e-6)

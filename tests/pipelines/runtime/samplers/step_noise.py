@@ -5,6 +5,11 @@ from collections.abc import Sequence
 import torch
 
 
+def on_the_processor(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return what a generator of that seed draws first."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 class NoNoise:
     """For samplers that take no noise. To ask it for some is a mistake."""
 

@@ -1,19 +1,25 @@
 """Step noise: the same numbers as k-diffusion's Brownian tree, each image its own, and no quiet mistakes."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+import torchsde
+from torchsde._brownian import brownian_interval
 
-from pipelines.runtime.samplers.brownian import BrownianNoise
+from pipelines.runtime.noise import seeded
+from pipelines.runtime.samplers.brownian import BrownianNoise, BrownianTree, Draw
+from pipelines.spec.values import NoiseSource
 from tests.pipelines.runtime.samplers.analytic import REFERENCE, SHAPE
-from tests.pipelines.runtime.samplers.step_noise import AncestralNoise, NoNoise
+from tests.pipelines.runtime.samplers.step_noise import AncestralNoise, NoNoise, on_the_processor
 
 SEEDS = (3, 1234567890123)
 LATENTS = torch.zeros(SHAPE)
 
 
-def brownian(seeds: tuple[int, ...] = SEEDS) -> BrownianNoise:
-    return BrownianNoise(seeds, SHAPE[1:], sigma_min=0.029167, sigma_max=14.614641189575195)
+def brownian(seeds: tuple[int, ...] = SEEDS, *, draw: Draw = on_the_processor) -> BrownianNoise:
+    return BrownianNoise(seeds, SHAPE[1:], sigma_min=0.029167, sigma_max=14.614641189575195, draw=draw)
 
 
 def test_brownian_noise_is_that_of_k_diffusion() -> None:
@@ -23,6 +29,26 @@ def test_brownian_noise_is_that_of_k_diffusion() -> None:
     drawn = [source.noise(LATENTS, *levels) for levels in data["brownian-levels"].tolist()]
 
     np.testing.assert_allclose(torch.stack(drawn), data["brownian"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("source", ["cpu", "nv"])
+def test_a_tree_is_number_for_number_that_of_torchsde(source: NoiseSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A1111 puts its own `randn` for the source in the place of torchsde's."""
+
+    def draw(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return seeded(seed, source=source, device=torch.device("cpu"))(shape)
+
+    if source == "nv":
+        monkeypatch.setattr(
+            brownian_interval, "_randn", lambda size, _dtype, _device, seed: draw(int(seed), tuple(size))
+        )
+    levels = [round(level, 6) for level in np.geomspace(0.029167, 14.614641, 40).tolist()]
+    steps = [*itertools.pairwise(levels), (levels[3], levels[30]), (0.5, 0.500001), (levels[0], levels[-1])]
+    theirs = torchsde.BrownianTree(levels[0], torch.zeros(SHAPE[1:]), levels[-1], entropy=SEEDS[1])
+    ours = BrownianTree(SEEDS[1], SHAPE[1:], levels[0], levels[-1], draw=draw)
+
+    for low, high in [*reversed(steps), *steps]:
+        assert torch.equal(ours.increment(low, high), theirs(low, high))
 
 
 def test_brownian_noise_of_a_long_step_is_the_sum_of_its_parts() -> None:
@@ -35,7 +61,7 @@ def test_brownian_noise_of_a_long_step_is_the_sum_of_its_parts() -> None:
 
 
 def test_brownian_noise_has_unit_variance() -> None:
-    source = BrownianNoise((1,), (4, 64, 64), sigma_min=0.03, sigma_max=14.6)
+    source = BrownianNoise((1,), (4, 64, 64), sigma_min=0.03, sigma_max=14.6, draw=on_the_processor)
 
     noise = source.noise(torch.zeros(1, 4, 64, 64), 3.0, 1.0)
 

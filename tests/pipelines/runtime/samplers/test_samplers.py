@@ -9,7 +9,7 @@ from pipelines.runtime.samplers.interface import Denoise, OnStep, SamplerOptions
 from pipelines.runtime.sigmas import NOISE_SCHEDULES, ModelSigmas, make_sigmas
 from pipelines.spec.schedulers import SCHEDULERS
 from tests.pipelines.runtime.samplers.analytic import ALPHAS_CUMPROD, denoise
-from tests.pipelines.runtime.samplers.step_noise import AncestralNoise, NoNoise
+from tests.pipelines.runtime.samplers.step_noise import AncestralNoise, NoNoise, on_the_processor
 
 MODEL = ModelSigmas.from_alphas_cumprod(ALPHAS_CUMPROD)
 SEEDS = (5, 6, 7)
@@ -38,7 +38,9 @@ def paint(
     positive = sigmas[sigmas > 0]
     noise: StepNoise = AncestralNoise(generators)
     if SCHEDULERS[name].has_brownian_noise:
-        noise = BrownianNoise(seeds, IMAGE, sigma_min=float(positive[-1]), sigma_max=float(sigmas[0]))
+        noise = BrownianNoise(
+            seeds, IMAGE, sigma_min=float(positive[-1]), sigma_max=float(sigmas[0]), draw=on_the_processor
+        )
     elif name in TAKE_NO_NOISE and (options is None or not options.s_churn):
         noise = NoNoise()
     return SAMPLERS[name](denoiser, latents, sigmas, noise=noise, options=options or OPTIONS, on_step=on_step)
@@ -112,7 +114,7 @@ def test_the_tail_of_a_schedule_keeps_what_is_there(name: str) -> None:
     sigmas = make_sigmas("karras", MODEL, 20)[-6:]
     image = torch.full((1, *IMAGE), 1.4)
     noise = AncestralNoise([torch.Generator().manual_seed(1)])
-    brownian = BrownianNoise((1,), IMAGE, sigma_min=float(sigmas[-2]), sigma_max=MODEL.sigma_max)
+    brownian = BrownianNoise((1,), IMAGE, sigma_min=float(sigmas[-2]), sigma_max=MODEL.sigma_max, draw=on_the_processor)
     start = image + noise.noise(image, 0, 0) * float(sigmas[0])
 
     result = SAMPLERS[name](

@@ -23,7 +23,7 @@ RULES = ChunkRules(lambda text: [2] * len(re.findall(r"\w+", text)))
         ("<lora:te=1> a", ["<lora:> names no file."]),
         ("a <lora:x:1 b", ['"<lora:x:1" is read as text: it is no complete tag.']),
         ("[a:b:30]", ['":30]" never switches within 20 steps.']),
-        ("[a:b:20]", ['":20]" never switches within 20 steps.']),
+        ("[a:b:19]", ['":19]" never switches within 20 steps.']),
         ("[cat:1.3]", ['":1.3]" never switches within 20 steps.']),
         ("[a:b:0]", ['":0]" switches before the first step, so only its last text is used.']),
         ("(a:2.5)", ['"a" has the weight 2.5; beyond 2 pictures usually fall apart.']),
@@ -53,6 +53,15 @@ def test_what_looks_wrong_is_said_once(prompt: str, expected: list[str]) -> None
 )
 def test_nothing_is_said_about_what_is_right(prompt: str) -> None:
     assert lint(prompt, num_inference_steps=20, rules=RULES) == ()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "last"), [("heun", 37), ("dpmpp_sde", 37), ("plms", 19), ("dpm_fast", 18), ("euler", 18)]
+)
+def test_a_switch_is_counted_in_the_evaluations_of_the_scheduler(scheduler: str, last: int) -> None:
+    assert lint(f"[a:b:{last}]", num_inference_steps=20, scheduler=scheduler) == ()
+    (note,) = lint(f"[a:b:{last + 1}]", num_inference_steps=20, scheduler=scheduler)
+    assert ("20 steps, which" in note.message) == (last == 37)
 
 
 @pytest.mark.parametrize(("prompt", "count"), [("[a:b:1.5]", 0), ("[a:b:25]", 0), ("[a:b:30]", 1), ("[a:b:2.0]", 1)])
