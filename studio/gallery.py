@@ -21,7 +21,7 @@ from pipelines.spec.errors import NotFound, StorageError
 from pipelines.spec.resolved import ResolvedRequest
 from studio import metadata, naming
 from studio.database import Database, image_table
-from studio.files import ProcessLock, publish, temporary_suffix
+from studio.files import InputStore, ProcessLock, publish, temporary_suffix
 from studio.jobs import Job, JobStore
 from studio.metadata import Record
 
@@ -105,17 +105,25 @@ class Gallery:
         self.thumbnails_dir = outputs / "thumbnails"
         self._database = database
         self._jobs = jobs
+        self._inputs = InputStore(outputs / "inputs")
 
     def add(self, job: Job, generated: GeneratedImage) -> GalleryImage:
         """Publish a picture: file with record, thumbnail, row; visible exactly once, whole or not at all.
 
         Raises:
             StorageError: the disk refused; nothing partial stays.
+            NotFound: the input that the picture is, larger, is gone.
             ClaimLost: the job is no longer this worker's; nothing becomes visible.
         """
         record = Record(job.id, generated.index, time.time(), generated.request, generated.provenance)
         buffer = io.BytesIO()
-        metadata.save(generated.image, buffer, record, output_format=generated.request.output_format)
+        metadata.save(
+            generated.image,
+            buffer,
+            record,
+            output_format=generated.request.output_format,
+            source=self._inputs.source_of(generated.request),
+        )
         data = buffer.getvalue()
         with self._name(job, generated) as name:
             path = self.images_dir / name

@@ -116,7 +116,7 @@ class Storage:
             for one, each in zip(resolved, named, strict=True)
         )
         for distinct in {_texts(one): one for one in resolved}.values():
-            metadata.check_room(distinct)
+            metadata.check_room(distinct, source=self.inputs.source_of(distinct))
         return model, resolved
 
     def training(self, request: TrainingRequest) -> Training:

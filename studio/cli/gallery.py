@@ -112,7 +112,7 @@ def read(
 
     texts = metadata.read_texts(image)
     try:
-        record = metadata.read(image).to_json()
+        record = metadata.read(image)
     except NotFound:  # a picture, but without a record of ours
         record = None
     try:
@@ -126,11 +126,12 @@ def read(
         imported = None
     if as_json:
         described = None if imported is None else _imported_json(imported)
-        typer.echo(json.dumps({"path": str(image), "record": record, "texts": texts, "import": described}, indent=2))
-    elif record is not None:
-        made = datetime.fromtimestamp(record["created_at"]).astimezone()
-        about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record['software']}"}
-        _print_pairs({**_chosen(record["request"]), **record["provenance"], **about})
+        data = None if record is None else record.to_json()
+        typer.echo(json.dumps({"path": str(image), "record": data, "texts": texts, "import": described}, indent=2))
+    elif record is not None and not record.request.paints_nothing:
+        made = datetime.fromtimestamp(record.created_at).astimezone()
+        about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record.software}"}
+        _print_pairs({**_chosen(record.request.model_dump(mode="json")), **record.provenance, **about})
     elif imported is not None:
         _print_imported(imported)
     else:

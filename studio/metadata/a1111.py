@@ -7,7 +7,7 @@ line break is written as a JSON string. Forge, SD.Next, Civitai and Fooocus writ
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pipelines.spec.lora_tags import writable_name, write_lora
 from pipelines.spec.resolved import ResolvedRequest
@@ -106,13 +106,28 @@ def write(record: Record) -> str:
         *_sampling(request),
         *_inpaint(request),
         *_options(request),
-        *_enlarged(request),
         *_hires(request),
         ("Lora hashes", _lora_hashes(request)),
         ("Version", f"Open Weights Studio {__version__}"),
     ]
-    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs if value is not None))
+    lines.append(_line(pairs))
     return "\n".join(lines).strip()
+
+
+def write_extras(request: ResolvedRequest) -> str:
+    """Say in the words of the Extras tab what strength 0 does: cover a size, and crop what overhangs."""
+    size = f"{request.width}x{request.height}" if request.resize_mode == "crop" else None
+    return _line(
+        [
+            ("Postprocess upscale to", size),
+            ("Postprocess crop to", size),
+            ("Postprocess upscaler", upscaler_label(request.upscaler or "lanczos")),
+        ]
+    )
+
+
+def _line(pairs: Iterable[_Pair]) -> str:
+    return ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs if value is not None)
 
 
 def _prompt(request: ResolvedRequest) -> str:
@@ -209,18 +224,6 @@ def _typed(request: ResolvedRequest, field: str) -> str | None:
     """Return what a text was made from, where that says more than the text."""
     template: str | None = getattr(request, TEMPLATES[field])
     return template if template != getattr(request, field) else None
-
-
-def _enlarged(request: ResolvedRequest) -> list[_Pair]:
-    """Say in the words of the Extras tab what strength 0 does: cover a size, and crop what overhangs."""
-    if request.strength != 0:
-        return []
-    size = f"{request.width}x{request.height}"
-    return [
-        ("Postprocess upscale to", size if request.resize_mode == "crop" else None),
-        ("Postprocess crop to", size if request.resize_mode == "crop" else None),
-        ("Postprocess upscaler", upscaler_label(request.upscaler or "lanczos")),
-    ]
 
 
 def _hires(request: ResolvedRequest) -> list[_Pair]:
