@@ -28,6 +28,7 @@ _FORBIDDEN = frozenset('<>:"/\\|?*')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE)
 _WORDS = 8
 _HASH_DIGITS = 8
+_MODEL_HASH_DIGITS = 10
 _MOMENT = "%Y%m%d%H%M%S"
 
 
@@ -194,7 +195,7 @@ _TOKENS: Mapping[str, Callable[[Named, list[str]], str | None]] = {
     "basename": lambda *_: "",
     "user": lambda *_: "",
     "prompt_no_styles": lambda named, _: _without_styles(named).replace(" ", "_")[:MAX_PART_CHARACTERS],
-    "model_hash": lambda *_: "",
+    "model_hash": lambda named, _: str(named.generated.provenance.get("model_hash", ""))[:_MODEL_HASH_DIGITS],
     "vae_filename": lambda *_: "",
     "clip_skip": lambda named, _: str(named.generated.request.clip_skip),
 }

@@ -16,11 +16,12 @@ from importlib import import_module
 from typing import Self
 
 from pipelines.spec.dataset import open_picture
-from pipelines.spec.engine import Engine, Step
+from pipelines.spec.engine import Engine, GeneratedImage, Step
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.trainer import Trainer, TrainingStep
 from studio.files import left_behind, sweep, sweep_orphans, temporary_suffix
+from studio.gallery import Gallery
 from studio.jobs import ClaimLost, GenerationJob, Job, JobState, TrainingJob
 from studio.reporting import Draining, Note, Reporter
 from studio.settings import Settings
@@ -147,13 +148,22 @@ def _generate(job: GenerationJob, *, storage: Storage, machines: Machines, drain
 
     reporting = Reporter(storage.jobs, job, drain=drain, drain_seconds=storage.settings.drain_seconds)
     with reporting as reporter, ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:
+        hashes = publisher.submit(storage.hashes_of, inputs)  # takes seconds for a model that is new
         published: Future[object] | None = None
         for generated in machines.engine().generate([resolved[index] for index in missing], inputs, on_step):
             if published is not None:
                 published.result()  # what the disk refuses ends the job
-            published = publisher.submit(storage.gallery.add, job, replace(generated, index=missing[generated.index]))
+            finished = replace(generated, index=missing[generated.index])
+            published = publisher.submit(_publish, job, finished, hashes, storage.gallery)
         if published is not None:
             published.result()
+
+
+def _publish(job: Job, generated: GeneratedImage, hashes: Future[dict[str, str]], gallery: Gallery) -> None:
+    """Put a picture into the gallery, with the hashes of the models that painted it."""
+    if not generated.request.paints_nothing:
+        generated = replace(generated, provenance={**generated.provenance, **hashes.result()})
+    gallery.add(job, generated)
 
 
 def _alike_together(indexes: Sequence[int], resolved: Sequence[ResolvedRequest]) -> list[int]:

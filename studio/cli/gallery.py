@@ -18,7 +18,7 @@ from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
-    from studio.metadata import FindLora, FoundLora, Imported
+    from studio.metadata import FindLora, FindModel, FoundLora, Imported
 
 SHOWN_VALUE = 60
 """Characters of a foreign value that are shown beside what became of it."""
@@ -108,7 +108,7 @@ def read(
     That is our record, or what another program says, as far as it means something here, or whatever texts there are.
     """
     from studio import metadata
-    from studio.store import EmbeddingCatalogue, model_finder
+    from studio.store import EmbeddingCatalogue
 
     texts = metadata.read_texts(image)
     try:
@@ -118,7 +118,7 @@ def read(
     try:
         imported = metadata.import_request(
             texts,
-            find_model=model_finder(settings.models_dir),
+            find_model=_model_finder(settings),
             find_lora=_lora_finder(settings),
             find_embedding=EmbeddingCatalogue(settings.embeddings_dir).find,
         )
@@ -137,6 +137,21 @@ def read(
     else:
         sections = [f"{key}:\n{text}" for key, text in texts.items()]
         typer.echo(printable("\n\n".join(sections)) or "This picture carries no metadata.")
+
+
+def _model_finder(settings: Settings) -> "FindModel":
+    """Return what finds an installed model; the studio, which keeps hashes, is opened only when one is asked for."""
+
+    def find(name: str, digest: str) -> str | None:
+        from studio.core import Studio
+        from studio.store import model_named
+
+        if not digest:
+            return model_named(name, settings.models_dir)
+        with Studio(settings) as studio:
+            return studio.find_model(name, digest)
+
+    return find
 
 
 def _lora_finder(settings: Settings) -> "FindLora":

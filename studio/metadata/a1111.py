@@ -81,6 +81,9 @@ ENLARGED = (
 NOT_IN_HASHES = str.maketrans("", "", ":,")
 """What A1111 takes out of the name of a LoRA or an embedding when it writes its hash down."""
 
+HASH_DIGITS = 10
+"""Of a model's hash."""
+
 _Pair = tuple[str, object]
 """A key and its value; None is not written."""
 
@@ -103,10 +106,10 @@ def write(record: Record) -> str:
     if request.negative_prompt:
         lines.append(f"{_NEGATIVE} {request.negative_prompt}")
     pairs = [
-        *_sampling(request),
+        *_sampling(request, _short_hash(record, "model_hash")),
         *_inpaint(request),
         *_options(request),
-        *_hires(request),
+        *_hires(request, _short_hash(record, "hires_model_hash")),
         ("Lora hashes", _lora_hashes(request)),
         ("Version", f"Open Weights Studio {__version__}"),
     ]
@@ -128,6 +131,11 @@ def write_extras(request: ResolvedRequest) -> str:
 
 def _line(pairs: Iterable[_Pair]) -> str:
     return ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs if value is not None)
+
+
+def _short_hash(record: Record, key: str) -> str | None:
+    """Return a model's hash as A1111 writes it, if it is known."""
+    return str(record.provenance.get(key, ""))[:HASH_DIGITS] or None
 
 
 def _prompt(request: ResolvedRequest) -> str:
@@ -153,7 +161,7 @@ def name_in_hashes(name: str) -> str:
     return name.translate(NOT_IN_HASHES)
 
 
-def _sampling(request: ResolvedRequest) -> list[_Pair]:
+def _sampling(request: ResolvedRequest, model_hash: str | None) -> list[_Pair]:
     strength = request.hires_strength if request.strength is None else request.strength
     has_variation, has_other_size = request.variation_seed is not None, request.seed_resize_width is not None
     return [
@@ -163,6 +171,7 @@ def _sampling(request: ResolvedRequest) -> list[_Pair]:
         ("CFG scale", _number(request.guidance_scale)),
         ("Seed", request.seed),
         ("Size", f"{request.width}x{request.height}"),
+        ("Model hash", model_hash),
         ("Model", request.model),
         ("Variation seed", request.variation_seed),
         ("Variation seed strength", _number(request.variation_strength) if has_variation else None),
@@ -226,13 +235,14 @@ def _typed(request: ResolvedRequest, field: str) -> str | None:
     return template if template != getattr(request, field) else None
 
 
-def _hires(request: ResolvedRequest) -> list[_Pair]:
+def _hires(request: ResolvedRequest, model_hash: str | None) -> list[_Pair]:
     """What the second pass has in common with the first is left out; its strength is the one "Denoising strength"."""
     if request.enlargement is None or request.hires_guidance_scale is None:
         return []
     guidance_scale, scheduler = request.hires_guidance_scale, str(request.hires_scheduler)
     noise_schedule = str(request.hires_noise_schedule)
     scale, is_other = request.hires_scale, request.hires_prompt not in {None, request.prompt}
+    model = f"{request.hires_model} [{model_hash}]" if model_hash else request.hires_model
     is_other_negative = request.hires_negative_prompt not in {None, request.negative_prompt}
     return [
         ("Hires upscale", None if scale is None else _number(scale)),
@@ -244,7 +254,7 @@ def _hires(request: ResolvedRequest) -> list[_Pair]:
         ("Hires CFG Scale", None if guidance_scale == request.guidance_scale else _number(guidance_scale)),
         ("Hires prompt", request.hires_prompt if is_other else None),
         ("Hires negative prompt", request.hires_negative_prompt if is_other_negative else None),
-        ("Hires checkpoint", request.hires_model),
+        ("Hires checkpoint", model),
     ]
 
 
