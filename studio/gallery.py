@@ -89,6 +89,7 @@ class Gallery:
         database: holds the index.
         jobs: asked, inside the transaction, whether the job still belongs to the writer.
         filename_pattern: how new pictures are named; see `studio.naming`.
+        provenance_mark: see `metadata.save`.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Gallery:
         jobs: JobStore,
         *,
         filename_pattern: str = naming.DEFAULT_PATTERN,
+        provenance_mark: bool = True,
     ) -> None:
         self._pattern = filename_pattern
+        self._provenance_mark = provenance_mark
         self._names_lock = outputs / "run" / "names.lock"
         self.images_dir = outputs / "images"
         self.thumbnails_dir = outputs / "thumbnails"
@@ -123,6 +126,7 @@ class Gallery:
             record,
             output_format=generated.request.output_format,
             source=self._inputs.source_of(generated.request),
+            provenance_mark=self._provenance_mark,
         )
         data = buffer.getvalue()
         with self._name(job, generated) as name:

@@ -52,6 +52,9 @@ class Settings(BaseModel):
     filename_pattern: str = Field(
         default=naming.DEFAULT_PATTERN, max_length=500, description="How pictures are named, in A1111's tokens."
     )
+    provenance_mark: bool = Field(
+        default=True, description="Whether pictures say in the words of IPTC (XMP) that they were generated."
+    )
     max_worker_deaths: int = Field(
         default=2, ge=1, description="A job that was running at so many worker deaths fails."
     )

@@ -80,7 +80,13 @@ class Storage:
             database.close()
             raise
         jobs = JobStore(database)
-        gallery = Gallery(outputs, database, jobs, filename_pattern=settings.filename_pattern)
+        gallery = Gallery(
+            outputs,
+            database,
+            jobs,
+            filename_pattern=settings.filename_pattern,
+            provenance_mark=settings.provenance_mark,
+        )
         loras = LoraCatalogue(settings.lora_folders, FileHashes(database))
         return cls(settings, database, InputStore(outputs / "inputs"), loras, jobs, gallery)
 

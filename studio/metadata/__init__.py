@@ -20,7 +20,7 @@ from studio.metadata import a1111, native, provenance
 from studio.metadata.importing import Imported, Note, import_request
 from studio.metadata.meanings import FindLora, FindModel, FoundLora, Outcome
 from studio.metadata.record import Record
-from studio.metadata.stripping import AVIF_QUALITY, strip
+from studio.metadata.stripping import AVIF_QUALITY, strip, stripped
 from studio.metadata.texts import XMP, read_texts
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "read_texts",
     "save",
     "strip",
+    "stripped",
 ]
 
 _JPEG_BYTES = 65533

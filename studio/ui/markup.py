@@ -54,6 +54,14 @@ def download_link(image: GalleryImage) -> str:
     )
 
 
+def bare_download_link(image: GalleryImage) -> str:
+    """A link that saves a copy that says nothing of how it was made, not in its name either."""
+    return (
+        f'<a class="download" href="{_API}/images/{image.id}/file?download=true&amp;metadata=false" '
+        f'download="{image.id}{image.path.suffix}">Download without metadata</a>'
+    )
+
+
 def grid(images: Iterable[GalleryImage], *, label: str) -> str:
     """Thumbnails in rows."""
     return f'<div class="grid" role="group" aria-label="{escape(label)}">{"".join(map(thumbnail, images))}</div>'
