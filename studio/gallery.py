@@ -48,6 +48,8 @@ class GalleryImage:
     request: ResolvedRequest
     """What ran: `Studio.generate(image.request.asked())` makes the same pixels again."""
     provenance: Mapping[str, str | int | float | bool]
+    notes: tuple[str, ...]
+    """What was done otherwise than it was asked, in sentences."""
     sha256: str
     created_at: float
     """Seconds since the epoch."""
@@ -339,6 +341,7 @@ class Gallery:
             height=row.height,
             request=record.request,
             provenance=record.provenance,
+            notes=record.notes,
             sha256=row.sha256,
             created_at=row.created_at,
         )

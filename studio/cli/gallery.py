@@ -132,6 +132,8 @@ def read(
         made = datetime.fromtimestamp(record.created_at).astimezone()
         about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record.software}"}
         _print_pairs({**_chosen(record.request.model_dump(mode="json")), **record.provenance, **about})
+        for note in record.notes:
+            typer.echo(f"note: {note}")
     elif imported is not None:
         _print_imported(imported)
     else:

@@ -20,6 +20,8 @@ from studio.metadata.foreign import Foreign, json_object
 from studio.metadata.record import Record
 
 KEY = "parameters"
+OURS = "Open Weights Studio"
+"""The program whose pictures carry our own record."""
 _NEGATIVE = "Negative prompt:"
 _MIN_PAIRS = 3
 """Fewer pairs are a line of prose with colons in it."""
@@ -35,6 +37,8 @@ _SCHEDULES = ("Align Your Steps", "Exponential", "Karras", "KL Optimal", "Polyex
 """Schedule types that ended a sampler's name before they had a key of their own (A1111 1.9)."""
 
 _DEFAULTS = {"Emphasis": "Original", "RNG": "GPU", "Schedule type": "Automatic"}
+_OUR_DEFAULTS = {"Clip skip": "1"}
+"""Others mean by it, too, what their model does by itself: that is not 1 for Stable Diffusion XL."""
 _HIRES_DEFAULTS = {
     "Hires resize-1": "0",
     "Hires resize-2": "0",
@@ -107,11 +111,11 @@ def write(record: Record) -> str:
         lines.append(f"{_NEGATIVE} {request.negative_prompt}")
     pairs = [
         *_sampling(request, _short_hash(record, "model_hash")),
-        *_inpaint(request),
+        *_inpaint(request, is_mask_blank=bool(record.provenance.get("blank_mask"))),
         *_options(request),
         *_hires(request, _short_hash(record, "hires_model_hash")),
         ("Lora hashes", _lora_hashes(request)),
-        ("Version", f"Open Weights Studio {__version__}"),
+        ("Version", f"{OURS} {__version__}"),
     ]
     lines.append(_line(pairs))
     return "\n".join(lines).strip()
@@ -177,16 +181,17 @@ def _sampling(request: ResolvedRequest, model_hash: str | None) -> list[_Pair]:
         ("Variation seed strength", _number(request.variation_strength) if has_variation else None),
         ("Seed resize from", f"{request.seed_resize_width}x{request.seed_resize_height}" if has_other_size else None),
         ("Denoising strength", None if strength is None else _number(strength)),
-        ("Clip skip", request.clip_skip),
+        ("Clip skip", request.clip_skip if request.clip_skip > 1 else None),
         ("ENSD", request.eta_noise_seed_delta or None),
+        ("Init image hash", request.init_image),
         ("RNG", _RNG[request.noise_source]),
     ]
 
 
-def _inpaint(request: ResolvedRequest) -> list[_Pair]:
+def _inpaint(request: ResolvedRequest, *, is_mask_blank: bool) -> list[_Pair]:
     if request.task is not Task.INPAINT:
         return []
-    is_only_masked = request.inpaint_area == "only_masked"
+    is_only_masked = request.inpaint_area == "only_masked" and not is_mask_blank
     is_soft = request.mask_mode == "soft"
     left, top, right, bottom = (margin or None for margin in request.margins)
     return [
@@ -278,6 +283,8 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     defaults = dict(_DEFAULTS) if pairs else {}
     _split_sampler(pairs)
     _modernise_first_pass(pairs)
+    if _program(pairs) == OURS:
+        defaults |= _OUR_DEFAULTS
     if is_hires(pairs):
         defaults |= _HIRES_DEFAULTS
     if any(key.startswith("Mask") for key in pairs):
@@ -396,7 +403,7 @@ def _program(pairs: Mapping[str, str]) -> str:
         return pairs["App"]
     if re.match(r"f[0-9]", version):
         return "Forge"
-    for name in ("Open Weights Studio", "ComfyUI", "Fooocus", "InvokeAI"):
+    for name in (OURS, "ComfyUI", "Fooocus", "InvokeAI"):
         if version.startswith(name):
             return name
     return "A1111"

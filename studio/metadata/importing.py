@@ -35,9 +35,6 @@ _TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
 """The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
 
-OURS = "Open Weights Studio"
-"""The program whose pictures carry our own record."""
-
 _ENLARGING = ("init_image", "strength", "width", "height", "resize_mode", "upscaler", "output_format")
 """Fields that matter where nothing is painted."""
 
@@ -66,7 +63,7 @@ class Imported:
     @property
     def is_ours(self) -> bool:
         """Whether the picture was made here, so that its record is complete."""
-        return self.program == OURS
+        return self.program == a1111.OURS
 
 
 def read_foreign(texts: Mapping[str, str]) -> Foreign | None:
@@ -130,9 +127,9 @@ def _ours(texts: Mapping[str, str]) -> Imported | None:
     extras = a1111.read(_with_extras({key: text for key, text in texts.items() if key != a1111.KEY}))
     if painted is not None:
         notes = tuple(_enlarged(extras)) if extras is not None else ()
-        return Imported(OURS, painted.model_dump(exclude_defaults=True), notes)
+        return Imported(a1111.OURS, painted.model_dump(exclude_defaults=True), notes)
     if enlarged is not None and read_foreign({key: texts[key] for key in texts.keys() - set(a1111.EXTRAS)}) is None:
-        return Imported(OURS, enlarged.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
+        return Imported(a1111.OURS, enlarged.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
     return None
 
 

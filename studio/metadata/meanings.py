@@ -372,6 +372,7 @@ SAYS_NOTHING: frozenset[str] = frozenset(
             "User",
             "Operations",
             "Pipeline",
+            "Init image hash",
             "Lora hashes",
             "TI hashes",
             "Hashes",
