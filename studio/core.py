@@ -21,14 +21,7 @@ from studio.jobs import Job, JobState
 from studio.metadata import FoundLora, Imported, import_request, read_texts
 from studio.settings import Settings
 from studio.storage import Storage
-from studio.store import (
-    InstalledEmbedding,
-    InstalledLora,
-    installed_models,
-    installed_upscalers,
-    model_finder,
-    upscaler_finder,
-)
+from studio.store import InstalledEmbedding, InstalledLora, installed_models, installed_upscalers, upscaler_finder
 from studio.stream import OnError, pictures_of
 from studio.styles import Style
 from studio.trainings import Trainings
@@ -147,7 +140,7 @@ class Studio(Trainings):
         """
         return import_request(
             read_texts(path),
-            find_model=model_finder(self.settings.models_dir),
+            find_model=self.find_model,
             find_lora=self.find_lora,
             find_embedding=self._storage.embeddings.find,
             find_upscaler=upscaler_finder(self.settings.upscalers_dir),
@@ -320,6 +313,10 @@ class Studio(Trainings):
         """
         lora = self._storage.loras.find(name)
         return replace(lora, known_hashes=lora.hashes)
+
+    def find_model(self, name: str, digest: str) -> str | None:
+        """Return the name of the installed model of a hash; without one, of a name. See `ModelHashes.find`."""
+        return self._storage.model_hashes.find(name, digest)
 
     def find_lora(self, name: str, digest: str) -> FoundLora | None:
         """Return the LoRA that a picture of another program, or of another machine, was made with."""

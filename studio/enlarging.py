@@ -42,8 +42,8 @@ def upscaled(
 ) -> GenerationRequest:
     """Return the request that resizes a picture and paints nothing: image-to-image of strength 0.
 
-    The prompt, the seed and all else that the record of a picture of ours says of how it was painted stays; of any
-    other file only the pixels are known.
+    The file of the larger picture goes on saying all that this one says. Its request has the prompt, the seed and so on
+    of a picture of ours, so that the gallery can name it; nothing of that is painted with.
 
     Args:
         path: the picture.

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+from pipelines.spec.resolved import ResolvedRequest
 
 fcntl = import_module("fcntl") if os.name != "nt" else None
 
@@ -73,6 +74,14 @@ class InputStore:
         if not is_input_id(input_id) or not (path := self.folder / input_id).is_file():
             raise NotFound(f"there is no stored input {input_id[:80]!r}; store the image first")
         return path
+
+    def source_of(self, request: ResolvedRequest) -> Path | None:
+        """Return the input that a picture is, only larger; None for one that is painted.
+
+        Raises:
+            NotFound: no such input.
+        """
+        return self.path(request.init_image) if request.paints_nothing and request.init_image is not None else None
 
     def open(self, input_id: str) -> Image.Image:
         """Return an input, upright (EXIF orientation applied).

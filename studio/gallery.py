@@ -21,7 +21,7 @@ from pipelines.spec.errors import NotFound, StorageError
 from pipelines.spec.resolved import ResolvedRequest
 from studio import metadata, naming
 from studio.database import Database, image_table
-from studio.files import ProcessLock, publish, temporary_suffix
+from studio.files import InputStore, ProcessLock, publish, temporary_suffix
 from studio.jobs import Job, JobStore
 from studio.metadata import Record
 
@@ -48,6 +48,8 @@ class GalleryImage:
     request: ResolvedRequest
     """What ran: `Studio.generate(image.request.asked())` makes the same pixels again."""
     provenance: Mapping[str, str | int | float | bool]
+    notes: tuple[str, ...]
+    """What was done otherwise than it was asked, in sentences."""
     sha256: str
     created_at: float
     """Seconds since the epoch."""
@@ -89,6 +91,7 @@ class Gallery:
         database: holds the index.
         jobs: asked, inside the transaction, whether the job still belongs to the writer.
         filename_pattern: how new pictures are named; see `studio.naming`.
+        provenance_mark: see `metadata.save`.
     """
 
     def __init__(
@@ -98,24 +101,35 @@ class Gallery:
         jobs: JobStore,
         *,
         filename_pattern: str = naming.DEFAULT_PATTERN,
+        provenance_mark: bool = True,
     ) -> None:
         self._pattern = filename_pattern
+        self._provenance_mark = provenance_mark
         self._names_lock = outputs / "run" / "names.lock"
         self.images_dir = outputs / "images"
         self.thumbnails_dir = outputs / "thumbnails"
         self._database = database
         self._jobs = jobs
+        self._inputs = InputStore(outputs / "inputs")
 
     def add(self, job: Job, generated: GeneratedImage) -> GalleryImage:
         """Publish a picture: file with record, thumbnail, row; visible exactly once, whole or not at all.
 
         Raises:
             StorageError: the disk refused; nothing partial stays.
+            NotFound: the input that the picture is, larger, is gone.
             ClaimLost: the job is no longer this worker's; nothing becomes visible.
         """
         record = Record(job.id, generated.index, time.time(), generated.request, generated.provenance)
         buffer = io.BytesIO()
-        metadata.save(generated.image, buffer, record, output_format=generated.request.output_format)
+        metadata.save(
+            generated.image,
+            buffer,
+            record,
+            output_format=generated.request.output_format,
+            source=self._inputs.source_of(generated.request),
+            provenance_mark=self._provenance_mark,
+        )
         data = buffer.getvalue()
         with self._name(job, generated) as name:
             path = self.images_dir / name
@@ -327,6 +341,7 @@ class Gallery:
             height=row.height,
             request=record.request,
             provenance=record.provenance,
+            notes=record.notes,
             sha256=row.sha256,
             created_at=row.created_at,
         )

@@ -15,6 +15,7 @@ from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 
 if TYPE_CHECKING:
     from pipelines.spec.engine import GeneratedImage
+    from pipelines.spec.resolved import ResolvedRequest
 
 DEFAULT_PATTERN = "[date]/[seed]-[job]-[index]"
 """The one pattern whose names are known to be free: job and index are in it, and nothing long."""
@@ -28,6 +29,7 @@ _FORBIDDEN = frozenset('<>:"/\\|?*')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)\s*(\..*)?", re.IGNORECASE)
 _WORDS = 8
 _HASH_DIGITS = 8
+_MODEL_HASH_DIGITS = 10
 _MOMENT = "%Y%m%d%H%M%S"
 
 
@@ -134,6 +136,12 @@ def _sampling(named: Named, _: list[str]) -> str:
     return f"{SCHEDULERS[request.scheduler].label} {NOISE_SCHEDULES[request.noise_schedule]}"
 
 
+def _denoising(request: "ResolvedRequest") -> str | None:
+    """Return the strength; that of the second pass if there is one."""
+    strength = request.hires_strength if request.strength is None else request.strength
+    return None if strength is None else f"{strength:g}"
+
+
 def _of_several(number: int, named: Named) -> str | None:
     return str(number) if named.num_images > 1 else None
 
@@ -163,11 +171,9 @@ _TOKENS: Mapping[str, Callable[[Named, list[str]], str | None]] = {
     "seed_last": lambda named, _: str(named.generated.request.seed - named.generated.index + named.num_images - 1),
     "steps": lambda named, _: str(named.generated.request.num_inference_steps),
     "cfg": lambda named, _: f"{named.generated.request.guidance_scale:g}",
-    "width": lambda named, _: str(named.generated.request.width),
-    "height": lambda named, _: str(named.generated.request.height),
-    "denoising": lambda named, _: (
-        None if named.generated.request.strength is None else f"{named.generated.request.strength:g}"
-    ),
+    "width": lambda named, _: str(named.generated.image.width),
+    "height": lambda named, _: str(named.generated.image.height),
+    "denoising": lambda named, _: _denoising(named.generated.request),
     "styles": lambda named, _: ", ".join(named.generated.request.styles) or "None",
     "sampler": lambda named, _: SCHEDULERS[named.generated.request.scheduler].label,
     "scheduler": lambda named, _: NOISE_SCHEDULES[named.generated.request.noise_schedule],
@@ -194,7 +200,7 @@ _TOKENS: Mapping[str, Callable[[Named, list[str]], str | None]] = {
     "basename": lambda *_: "",
     "user": lambda *_: "",
     "prompt_no_styles": lambda named, _: _without_styles(named).replace(" ", "_")[:MAX_PART_CHARACTERS],
-    "model_hash": lambda *_: "",
+    "model_hash": lambda named, _: str(named.generated.provenance.get("model_hash", ""))[:_MODEL_HASH_DIGITS],
     "vae_filename": lambda *_: "",
     "clip_skip": lambda named, _: str(named.generated.request.clip_skip),
 }

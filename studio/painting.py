@@ -119,11 +119,14 @@ def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], En
 
     def publish(generated: GeneratedImage) -> None:
         each, index = wanted[generated.index]
+        of_models = {} if generated.request.paints_nothing else hashes.result()
         if len(jobs) == 1 or not storage.jobs.is_cancel_requested(each.job):
-            storage.gallery.add(each.job, replace(generated, index=index))
+            provenance = {**generated.provenance, **of_models}
+            storage.gallery.add(each.job, replace(generated, index=index, provenance=provenance))
 
     reporting = Reporter(storage.jobs, jobs, drain=drain, drain_seconds=settings.drain_seconds)
     with reporting as reporter, ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:
+        hashes = publisher.submit(storage.hashes_of, inputs)  # takes seconds for a model that is new
         published: Future[object] | None = None
         for generated in engine().generate(requests, inputs, lambda step: reporter.note(_notes(step, unmade))):
             if published is not None:

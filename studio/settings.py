@@ -55,6 +55,9 @@ class Settings(BaseModel):
     images_at_once: int = Field(
         default=8, ge=1, le=64, description="So many pictures may be denoised at once, of one job or of several."
     )
+    provenance_mark: bool = Field(
+        default=True, description="Whether pictures say in the words of IPTC (XMP) that they were generated."
+    )
     max_worker_deaths: int = Field(
         default=2, ge=1, description="A job that was running at so many worker deaths fails."
     )

@@ -30,7 +30,15 @@ from studio.files import InputStore, ProcessLock, publish
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
-from studio.store import EmbeddingCatalogue, FileHashes, LoraCatalogue, brought_by, find_model, find_upscaler
+from studio.store import (
+    EmbeddingCatalogue,
+    FileHashes,
+    LoraCatalogue,
+    ModelHashes,
+    brought_by,
+    find_model,
+    find_upscaler,
+)
 from studio.styles import Styles
 from studio.training import Training
 
@@ -72,7 +80,13 @@ class Storage:
             database.close()
             raise
         jobs = JobStore(database)
-        gallery = Gallery(outputs, database, jobs, filename_pattern=settings.filename_pattern)
+        gallery = Gallery(
+            outputs,
+            database,
+            jobs,
+            filename_pattern=settings.filename_pattern,
+            provenance_mark=settings.provenance_mark,
+        )
         loras = LoraCatalogue(settings.lora_folders, FileHashes(database))
         return cls(settings, database, InputStore(outputs / "inputs"), loras, jobs, gallery)
 
@@ -80,6 +94,11 @@ class Storage:
     def embeddings(self) -> EmbeddingCatalogue:
         """The embeddings that prompts may name."""
         return EmbeddingCatalogue(self.settings.embeddings_dir)
+
+    @cached_property
+    def model_hashes(self) -> ModelHashes:
+        """What tells models by their weights."""
+        return ModelHashes(self.settings.models_dir, FileHashes(self.database))
 
     @cached_property
     def datasets(self) -> DataSets:
@@ -116,7 +135,7 @@ class Storage:
             for one, each in zip(resolved, named, strict=True)
         )
         for distinct in {_texts(one): one for one in resolved}.values():
-            metadata.check_room(distinct)
+            metadata.check_room(distinct, source=self.inputs.source_of(distinct))
         return model, resolved
 
     def training(self, request: TrainingRequest) -> Training:
@@ -253,6 +272,12 @@ class Storage:
             upscaler=self._upscaler(request, "upscaler"),
             hires_upscaler=self._upscaler(request, "hires_upscaler"),
         )
+
+    def hashes_of(self, inputs: Inputs) -> dict[str, str]:
+        """Return the hashes of the models that paint, as a record's provenance keeps them; see `ModelHashes.of`."""
+        models = {"model_hash": inputs.model, "hires_model_hash": inputs.hires_model}
+        hashes = {name: self.model_hashes.of(model) for name, model in models.items() if model is not None}
+        return {name: digest for name, digest in hashes.items() if digest}
 
     def _embedding_files(self, resolved: Sequence[ResolvedRequest]) -> dict[str, EmbeddingFile]:
         """Return the files that the prompts name, by name; what LoRAs bring comes with their files."""

@@ -18,6 +18,8 @@ from studio.metadata import FoundLora, Record
 
 _SAYS_NOTHING = frozenset({"images_at_once"})
 """What the engine reports and no pixel depends on."""
+_MODELS = {"model": "model_hash", "hires_model": "hires_model_hash"}
+"""Fields that name a model -> where the hash of its weights is kept."""
 
 
 class Making(Protocol):
@@ -26,6 +28,9 @@ class Making(Protocol):
     @property
     def gallery(self) -> Gallery:
         """The finished pictures."""
+
+    def find_model(self, name: str, digest: str) -> str | None:
+        """Find a model by its hash; without one, by its name."""
 
     def find_lora(self, name: str, digest: str) -> FoundLora | None:
         """Find a LoRA by its hash, else by its name."""
@@ -102,7 +107,7 @@ def again(studio: Making, path: Path) -> GenerationRequest:
         NotFound: no such file, or one without a record of ours.
         InvalidRequest: its record asks for what nobody can ask.
     """
-    return _asked(studio, metadata.read(path).request)
+    return _asked(studio, metadata.read(path))
 
 
 def compare(path: Path, made: GalleryImage) -> Verification:
@@ -123,14 +128,20 @@ def compare(path: Path, made: GalleryImage) -> Verification:
     return Verification(path, most, 1 - counts[0] / sum(counts), differences)
 
 
-def _asked(studio: Making, request: ResolvedRequest) -> GenerationRequest:
-    """Return what asks for the picture, its LoRAs by the names that their files have here and today."""
+def _asked(studio: Making, record: Record) -> GenerationRequest:
+    """Return what asks for the picture, models and LoRAs by the names that their files have here and today."""
+    request = record.request
+    models = {
+        field: studio.find_model(str(name), str(record.provenance.get(key, ""))) or name
+        for field, key in _MODELS.items()
+        if (name := getattr(request, field)) is not None
+    }
     loras = []
     for lora in request.loras:
         found = studio.find_lora(lora.name, lora.sha256)
         name = found.name if found else lora.name
         loras.append(lora.asked().model_copy(update={"name": name}))
-    return request.asked().model_copy(update={"loras": tuple(loras)})
+    return request.asked().model_copy(update={**models, "loras": tuple(loras)})
 
 
 def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
@@ -138,9 +149,20 @@ def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
     others = (
         Difference(name, then.get(name), now.get(name))
         for name in {**then, **now}
-        if then.get(name) != now.get(name) and name not in _SAYS_NOTHING
+        if then.get(name) != now.get(name) and name not in {*_SAYS_NOTHING, *_MODELS, *_MODELS.values()}
     )
-    return (*_changed_loras(before.request, after.request), *others)
+    return (*_changed_models(then, now), *_changed_loras(before.request, after.request), *others)
+
+
+def _changed_models(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
+    """Yield the models that have other weights than they had, or another name where the weights are not known."""
+    for field, key in _MODELS.items():
+        before, after = then.get(key), now.get(key)
+        if before is None or after is None:
+            if then.get(field) != now.get(field):
+                yield Difference(field, then.get(field), now.get(field))
+        elif before != after:
+            yield Difference(f"{field} {then.get(field)}", str(before)[:12], str(after)[:12])
 
 
 def _changed_loras(before: ResolvedRequest, after: ResolvedRequest) -> Iterator[Difference]:

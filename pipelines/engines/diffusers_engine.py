@@ -135,7 +135,7 @@ class DiffusersEngine:
                 each.wear(alike[0].loras)
             canvas, of_upscaler = self._prepare(alike[0], inputs, on_step=on_step, index=done)
             end = done + len(alike)
-            if alike[0].strength == 0:
+            if alike[0].paints_nothing:
                 yield from self._as_prepared(alike, canvas, of_upscaler, on_step=on_step, index=done)
                 done = end
             while done < end:

@@ -113,6 +113,11 @@ class ResolvedRequest(BaseRequest):
         return Enlargement.of(self.width, self.height, scale=scale, to_width=width, to_height=height)
 
     @property
+    def paints_nothing(self) -> bool:
+        """Whether the input only becomes larger or smaller: prompts, seed and model then have no part in it."""
+        return self.strength == 0
+
+    @property
     def final_size(self) -> tuple[int, int]:
         """Width and height of the last pass."""
         size = self.enlargement

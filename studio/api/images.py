@@ -12,6 +12,7 @@ from starlette.datastructures import UploadFile
 from pipelines.spec.errors import InvalidRequest, NotFound
 from studio.api.views import ImagePage, ImageView, StoredInput, StudioDep
 from studio.files import MAX_INPUT_BYTES
+from studio.metadata import stripped
 
 MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
 _FILE_HEADERS: Mapping[str, str] = {
@@ -56,10 +57,15 @@ def read_image_file(
     studio: StudioDep,
     *,
     download: Annotated[bool, Query(description="Let the browser save it instead of showing it.")] = False,
+    metadata: Annotated[bool, Query(description="False: a copy that says nothing of how it was made.")] = True,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Return the picture's file, byte for byte, with the record inside it."""
+    """Return the picture's file, byte for byte, with the record inside it; or a copy without any metadata."""
     image = studio.gallery.get(image_id)
+    if not metadata:
+        disposition = f'attachment; filename="{image.id}{image.path.suffix}"' if download else "inline"
+        headers = {**_FILE_HEADERS, "Content-Disposition": disposition}
+        return Response(stripped(image.path), media_type=MEDIA_TYPES[image.request.output_format], headers=headers)
     return _file(
         image.path,
         media_type=MEDIA_TYPES[image.request.output_format],

@@ -14,7 +14,21 @@ from pipelines.spec import training
 from pipelines.spec.errors import AlreadyRunning, Cancelled, InvalidRequest, NotFound, StudioError
 from pipelines.spec.values import OTHER_NAMES
 from studio import __version__
-from studio.cli import batch, gallery, generate, hires, jobs, loras, models, serve, styles, train, upscale, verify
+from studio.cli import (
+    batch,
+    gallery,
+    generate,
+    hires,
+    jobs,
+    loras,
+    models,
+    serve,
+    strip,
+    styles,
+    train,
+    upscale,
+    verify,
+)
 from studio.cli.output import printable
 
 EXIT_CODES: Mapping[type[StudioError], int] = {
@@ -33,7 +47,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # plain help, half as slow: rich draws tables and progress only
 )
-for module in (serve, generate, hires, upscale, batch, train, jobs, gallery, verify, models, loras, styles):
+for module in (serve, generate, hires, upscale, batch, train, jobs, gallery, verify, strip, models, loras, styles):
     module.install(app)
 
 

@@ -18,7 +18,7 @@ from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
-    from studio.metadata import FindLora, FoundLora, Imported
+    from studio.metadata import FindLora, FindModel, FoundLora, Imported
 
 SHOWN_VALUE = 60
 """Characters of a foreign value that are shown beside what became of it."""
@@ -108,17 +108,17 @@ def read(
     That is our record, or what another program says, as far as it means something here, or whatever texts there are.
     """
     from studio import metadata
-    from studio.store import EmbeddingCatalogue, model_finder, upscaler_finder
+    from studio.store import EmbeddingCatalogue, upscaler_finder
 
     texts = metadata.read_texts(image)
     try:
-        record = metadata.read(image).to_json()
+        record = metadata.read(image)
     except NotFound:  # a picture, but without a record of ours
         record = None
     try:
         imported = metadata.import_request(
             texts,
-            find_model=model_finder(settings.models_dir),
+            find_model=_model_finder(settings),
             find_lora=_lora_finder(settings),
             find_embedding=EmbeddingCatalogue(settings.embeddings_dir).find,
             find_upscaler=upscaler_finder(settings.upscalers_dir),
@@ -127,16 +127,34 @@ def read(
         imported = None
     if as_json:
         described = None if imported is None else _imported_json(imported)
-        typer.echo(json.dumps({"path": str(image), "record": record, "texts": texts, "import": described}, indent=2))
-    elif record is not None:
-        made = datetime.fromtimestamp(record["created_at"]).astimezone()
-        about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record['software']}"}
-        _print_pairs({**_chosen(record["request"]), **record["provenance"], **about})
+        data = None if record is None else record.to_json()
+        typer.echo(json.dumps({"path": str(image), "record": data, "texts": texts, "import": described}, indent=2))
+    elif record is not None and not record.request.paints_nothing:
+        made = datetime.fromtimestamp(record.created_at).astimezone()
+        about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record.software}"}
+        _print_pairs({**_chosen(record.request.model_dump(mode="json")), **record.provenance, **about})
+        for note in record.notes:
+            typer.echo(f"note: {note}")
     elif imported is not None:
         _print_imported(imported)
     else:
         sections = [f"{key}:\n{text}" for key, text in texts.items()]
         typer.echo(printable("\n\n".join(sections)) or "This picture carries no metadata.")
+
+
+def _model_finder(settings: Settings) -> "FindModel":
+    """Return what finds an installed model; the studio, which keeps hashes, is opened only when one is asked for."""
+
+    def find(name: str, digest: str) -> str | None:
+        from studio.core import Studio
+        from studio.store import model_named
+
+        if not digest:
+            return model_named(name, settings.models_dir)
+        with Studio(settings) as studio:
+            return studio.find_model(name, digest)
+
+    return find
 
 
 def _lora_finder(settings: Settings) -> "FindLora":

@@ -1,8 +1,10 @@
 """Writing pictures with their record inside, and reading what pictures say. One file per format.
 
 PNG keeps text chunks; JPEG, WebP and AVIF keep EXIF: the record in ImageDescription, the infotext in UserComment.
+A picture that was only made larger goes on saying what its source says, but for EXIF that other programs wrote.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +20,7 @@ from studio.metadata import a1111, native, provenance
 from studio.metadata.importing import Imported, Note, import_request
 from studio.metadata.meanings import FindLora, FindModel, FoundLora, Outcome
 from studio.metadata.record import Record
-from studio.metadata.stripping import AVIF_QUALITY, strip
+from studio.metadata.stripping import AVIF_QUALITY, strip, stripped
 from studio.metadata.texts import XMP, read_texts
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "read_texts",
     "save",
     "strip",
+    "stripped",
 ]
 
 _JPEG_BYTES = 65533
@@ -45,7 +48,13 @@ _PROVENANCE_BYTES = 4096
 
 
 def save(
-    image: Image.Image, file: BinaryIO, record: Record, *, output_format: OutputFormat, provenance_mark: bool = True
+    image: Image.Image,
+    file: BinaryIO,
+    record: Record,
+    *,
+    output_format: OutputFormat,
+    source: Path | None = None,
+    provenance_mark: bool = True,
 ) -> None:
     """Write a picture with its record, natively and as A1111 infotext.
 
@@ -54,10 +63,13 @@ def save(
         file: where to; opened for binary writing.
         record: how the picture came to be.
         output_format: png is lossless; jpeg and webp are written at quality 95, avif at 90.
+        source: the picture that this one is, larger, where its request paints nothing.
         provenance_mark: say in the words of IPTC, as XMP, that the picture was generated.
     """
-    texts = _texts(record)
-    xmp = provenance.xmp(record.request.task) if provenance_mark else ""
+    said = _said_by(source) if source is not None else {}
+    texts = _texts(record, said)
+    kind = provenance.source_type(record.request, said.get(XMP, ""))
+    xmp = provenance.xmp(kind) if provenance_mark and kind else ""
     match output_format:
         case "png":
             chunks = PngInfo()
@@ -75,8 +87,12 @@ def save(
             image.save(file, format="AVIF", quality=AVIF_QUALITY, subsampling="4:4:4", exif=exif, xmp=xmp.encode())
 
 
-def check_room(request: ResolvedRequest) -> None:
+def check_room(request: ResolvedRequest, *, source: Path | None = None) -> None:
     """Refuse a request whose record will not fit into its format, or whose format cannot be written here.
+
+    Args:
+        request: one picture.
+        source: as for `save`.
 
     Raises:
         InvalidRequest: JPEG keeps 64 KiB of EXIF, and the prompts need more; or Pillow was built without AVIF.
@@ -85,7 +101,8 @@ def check_room(request: ResolvedRequest) -> None:
         raise InvalidRequest("output_format avif: Pillow was built without it; choose webp", field="output_format")
     if request.output_format != "jpeg":
         return
-    needed = len(_to_exif(_texts(Record("0" * 16, 0, 0.0, request, {})))) + _PROVENANCE_BYTES
+    said = _said_by(source) if source is not None else {}
+    needed = len(_to_exif(_texts(Record("0" * 16, 0, 0.0, request, {}), said))) + _PROVENANCE_BYTES
     if needed > _JPEG_BYTES:
         raise InvalidRequest(
             f"output_format jpeg has room for {_JPEG_BYTES} bytes of metadata, and these prompts need {needed}; "
@@ -101,24 +118,43 @@ def read(path: Path) -> Record:
         NotFound: no such file, no picture, or one without our record; the message says which.
     """
     texts = read_texts(path)
-    if native.KEY not in texts:
+    text = texts.get(native.ENLARGED, texts.get(native.KEY))
+    if text is None:
         raise NotFound(f"{path} was not made by Open Weights Studio; it carries {', '.join(texts) or 'no metadata'}")
     try:
-        return native.read(texts[native.KEY])
+        return native.read(text)
     except ValueError as error:
         raise NotFound(f"{path} carries a record that cannot be read: {error}") from error
 
 
-def _texts(record: Record) -> dict[str, str]:
-    return {native.KEY: native.write(record), a1111.KEY: a1111.write(record)}
+def _said_by(source: Path) -> dict[str, str]:
+    try:
+        return read_texts(source)
+    except NotFound:  # EXIF that is damaged says nothing, and the pixels are good
+        return {}
 
 
-def _to_exif(texts: dict[str, str]) -> bytes:
-    comment = piexif.helper.UserComment.dump(texts[a1111.KEY], encoding="unicode")
-    exif: bytes = piexif.dump(
-        {
-            "0th": {piexif.ImageIFD.ImageDescription: texts[native.KEY].encode("ascii")},
-            "Exif": {piexif.ExifIFD.UserComment: comment},
-        }
-    )
+def _texts(record: Record, said: Mapping[str, str]) -> dict[str, str]:
+    """Return what a picture says: of itself, or, where nothing was painted, what its source says and what enlarged it.
+
+    Args:
+        record: of the picture.
+        said: the texts of its source.
+    """
+    if not record.request.paints_nothing:
+        return {native.KEY: native.write(record), a1111.KEY: a1111.write(record)}
+    kept = {key: text for key, text in said.items() if key.isascii() and key not in {XMP, *a1111.EXTRAS}}
+    return {**kept, native.ENLARGED: native.write(record), a1111.EXTRAS[0]: a1111.write_extras(record.request)}
+
+
+def _to_exif(texts: Mapping[str, str]) -> bytes:
+    zeroth, comment = {}, {}
+    if native.KEY in texts:
+        zeroth[piexif.ImageIFD.ImageDescription] = texts[native.KEY].encode()
+    if native.ENLARGED in texts:
+        zeroth[piexif.ImageIFD.Make] = f"{native.ENLARGED}: {texts[native.ENLARGED]}".encode()
+    if a1111.KEY in texts:
+        infotext = piexif.helper.UserComment.dump(texts[a1111.KEY], encoding="unicode")
+        comment[piexif.ExifIFD.UserComment] = infotext
+    exif: bytes = piexif.dump({"0th": zeroth, "Exif": comment})
     return exif

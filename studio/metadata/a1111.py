@@ -7,7 +7,7 @@ line break is written as a JSON string. Forge, SD.Next, Civitai and Fooocus writ
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pipelines.spec.lora_tags import writable_name, write_lora
 from pipelines.spec.resolved import ResolvedRequest
@@ -20,6 +20,8 @@ from studio.metadata.foreign import Foreign, json_object
 from studio.metadata.record import Record
 
 KEY = "parameters"
+OURS = "Open Weights Studio"
+"""The program whose pictures carry our own record."""
 _NEGATIVE = "Negative prompt:"
 _MIN_PAIRS = 3
 """Fewer pairs are a line of prose with colons in it."""
@@ -38,6 +40,8 @@ _DEFAULTS = {"Emphasis": "Original", "RNG": "GPU", "Schedule type": "Automatic"}
 _DEFAULTS_OF_COMFYUI = {"Emphasis": "Comfy", "RNG": "CPU", "Step rule": "exact"}
 """Where one of its nodes wrote this text."""
 
+_OUR_DEFAULTS = {"Clip skip": "1"}
+"""Others mean by it, too, what their model does by itself: that is not 1 for Stable Diffusion XL."""
 _HIRES_DEFAULTS = {
     "Hires resize-1": "0",
     "Hires resize-2": "0",
@@ -102,6 +106,9 @@ ENLARGED = (
 NOT_IN_HASHES = str.maketrans("", "", ":,")
 """What A1111 takes out of the name of a LoRA or an embedding when it writes its hash down."""
 
+HASH_DIGITS = 10
+"""Of a model's hash."""
+
 _Pair = tuple[str, object]
 """A key and its value; None is not written."""
 
@@ -124,16 +131,36 @@ def write(record: Record) -> str:
     if request.negative_prompt:
         lines.append(f"{_NEGATIVE} {request.negative_prompt}")
     pairs = [
-        *_sampling(request),
-        *_inpaint(request),
+        *_sampling(request, _short_hash(record, "model_hash")),
+        *_inpaint(request, is_mask_blank=bool(record.provenance.get("blank_mask"))),
         *_options(request),
-        *_enlarged(request),
-        *_hires(request),
+        *_hires(request, _short_hash(record, "hires_model_hash")),
         ("Lora hashes", _lora_hashes(request)),
-        ("Version", f"Open Weights Studio {__version__}"),
+        ("Version", f"{OURS} {__version__}"),
     ]
-    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs if value is not None))
+    lines.append(_line(pairs))
     return "\n".join(lines).strip()
+
+
+def write_extras(request: ResolvedRequest) -> str:
+    """Say in the words of the Extras tab what strength 0 does: cover a size, and crop what overhangs."""
+    size = f"{request.width}x{request.height}" if request.resize_mode == "crop" else None
+    return _line(
+        [
+            ("Postprocess upscale to", size),
+            ("Postprocess crop to", size),
+            ("Postprocess upscaler", upscaler_label(request.upscaler or "lanczos")),
+        ]
+    )
+
+
+def _line(pairs: Iterable[_Pair]) -> str:
+    return ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs if value is not None)
+
+
+def _short_hash(record: Record, key: str) -> str | None:
+    """Return a model's hash as A1111 writes it, if it is known."""
+    return str(record.provenance.get(key, ""))[:HASH_DIGITS] or None
 
 
 def _prompt(request: ResolvedRequest) -> str:
@@ -159,7 +186,7 @@ def name_in_hashes(name: str) -> str:
     return name.translate(NOT_IN_HASHES)
 
 
-def _sampling(request: ResolvedRequest) -> list[_Pair]:
+def _sampling(request: ResolvedRequest, model_hash: str | None) -> list[_Pair]:
     strength = request.hires_strength if request.strength is None else request.strength
     has_variation, has_other_size = request.variation_seed is not None, request.seed_resize_width is not None
     return [
@@ -169,21 +196,23 @@ def _sampling(request: ResolvedRequest) -> list[_Pair]:
         ("CFG scale", _number(request.guidance_scale)),
         ("Seed", request.seed),
         ("Size", f"{request.width}x{request.height}"),
+        ("Model hash", model_hash),
         ("Model", request.model),
         ("Variation seed", request.variation_seed),
         ("Variation seed strength", _number(request.variation_strength) if has_variation else None),
         ("Seed resize from", f"{request.seed_resize_width}x{request.seed_resize_height}" if has_other_size else None),
         ("Denoising strength", None if strength is None else _number(strength)),
-        ("Clip skip", request.clip_skip),
+        ("Clip skip", request.clip_skip if request.clip_skip > 1 else None),
         ("ENSD", request.eta_noise_seed_delta or None),
+        ("Init image hash", request.init_image),
         ("RNG", _RNG[request.noise_source]),
     ]
 
 
-def _inpaint(request: ResolvedRequest) -> list[_Pair]:
+def _inpaint(request: ResolvedRequest, *, is_mask_blank: bool) -> list[_Pair]:
     if request.task is not Task.INPAINT:
         return []
-    is_only_masked = request.inpaint_area == "only_masked"
+    is_only_masked = request.inpaint_area == "only_masked" and not is_mask_blank
     is_soft = request.mask_mode == "soft"
     left, top, right, bottom = (margin or None for margin in request.margins)
     return [
@@ -232,25 +261,14 @@ def _typed(request: ResolvedRequest, field: str) -> str | None:
     return template if template != getattr(request, field) else None
 
 
-def _enlarged(request: ResolvedRequest) -> list[_Pair]:
-    """Say in the words of the Extras tab what strength 0 does: cover a size, and crop what overhangs."""
-    if request.strength != 0:
-        return []
-    size = f"{request.width}x{request.height}"
-    return [
-        ("Postprocess upscale to", size if request.resize_mode == "crop" else None),
-        ("Postprocess crop to", size if request.resize_mode == "crop" else None),
-        ("Postprocess upscaler", upscaler_label(request.upscaler or "lanczos")),
-    ]
-
-
-def _hires(request: ResolvedRequest) -> list[_Pair]:
+def _hires(request: ResolvedRequest, model_hash: str | None) -> list[_Pair]:
     """What the second pass has in common with the first is left out; its strength is the one "Denoising strength"."""
     if request.enlargement is None or request.hires_guidance_scale is None:
         return []
     guidance_scale, scheduler = request.hires_guidance_scale, str(request.hires_scheduler)
     noise_schedule = str(request.hires_noise_schedule)
     scale, is_other = request.hires_scale, request.hires_prompt not in {None, request.prompt}
+    model = f"{request.hires_model} [{model_hash}]" if model_hash else request.hires_model
     is_other_negative = request.hires_negative_prompt not in {None, request.negative_prompt}
     return [
         ("Hires upscale", None if scale is None else _number(scale)),
@@ -262,7 +280,7 @@ def _hires(request: ResolvedRequest) -> list[_Pair]:
         ("Hires CFG Scale", None if guidance_scale == request.guidance_scale else _number(guidance_scale)),
         ("Hires prompt", request.hires_prompt if is_other else None),
         ("Hires negative prompt", request.hires_negative_prompt if is_other_negative else None),
-        ("Hires checkpoint", request.hires_model),
+        ("Hires checkpoint", model),
     ]
 
 
@@ -289,6 +307,8 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     _modernise_first_pass(pairs)
     if program == "SD.Next":
         _translate_sdnext(pairs)
+    if program == OURS:
+        defaults |= _OUR_DEFAULTS
     if is_hires(pairs):
         defaults |= _HIRES_DEFAULTS
     if any(key.startswith("Mask") for key in pairs):
@@ -421,7 +441,7 @@ def _program(pairs: Mapping[str, str]) -> str:
         return "SD.Next"  # before it wrote its name
     if re.match(r"f[0-9]", version):
         return "Forge"
-    for name in ("Open Weights Studio", "ComfyUI", "Fooocus", "InvokeAI"):
+    for name in (OURS, "ComfyUI", "Fooocus", "InvokeAI"):
         if version.startswith(name):
             return name
     return "A1111"

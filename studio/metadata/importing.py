@@ -40,8 +40,8 @@ _TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
 """The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
 
-OURS = "Open Weights Studio"
-"""The program whose pictures carry our own record."""
+_ENLARGING = ("init_image", "strength", "width", "height", "resize_mode", "upscaler", "output_format")
+"""Fields that matter where nothing is painted."""
 
 _NOTHING = frozenset({"", "None", "False"})
 _MAX_NOTES = 200
@@ -74,7 +74,7 @@ class Imported:
     @property
     def is_ours(self) -> bool:
         """Whether the picture was made here, so that its record is complete."""
-        return self.program == OURS
+        return self.program == a1111.OURS
 
 
 def read_foreign(texts: Mapping[str, str]) -> Foreign | None:
@@ -106,9 +106,9 @@ def import_request(
     Raises:
         NotFound: no program that we know wrote these texts.
     """
-    if native.KEY in texts and (ours := _ours(texts[native.KEY])) is not None:
+    if (ours := _ours(texts)) is not None:
         return ours
-    foreign = read_foreign(texts)
+    foreign = read_foreign(_with_extras(texts))
     if foreign is None:
         raise NotFound(f"this picture carries no parameters that can be read; it carries {', '.join(texts) or 'none'}")
     fields: dict[str, Any] = {}
@@ -127,7 +127,7 @@ def import_request(
     notes += _input(foreign, fields)
     notes = _without_refused(fields, notes)
     notes += _styles(foreign)
-    notes += _enlarged(foreign, fields)
+    notes += _enlarged(foreign)
     sizes = {f"{key}-{side}" for key in a1111.ENLARGED for side in (1, 2)}
     known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING | sizes
     for key, value in foreign.pairs.items():
@@ -136,12 +136,31 @@ def import_request(
     return Imported(foreign.program, as_it_stands(fields), tuple(notes[:_MAX_NOTES]))
 
 
-def _ours(text: str) -> Imported | None:
+def _ours(texts: Mapping[str, str]) -> Imported | None:
+    """Read our record of how a picture was painted, or of how one that no program painted was made larger."""
+    painted, enlarged = _request(texts, native.KEY), _request(texts, native.ENLARGED)
+    extras = a1111.read(_with_extras({key: text for key, text in texts.items() if key != a1111.KEY}))
+    if painted is not None:
+        notes = tuple(_enlarged(extras)) if extras is not None else ()
+        return Imported(a1111.OURS, painted.model_dump(exclude_defaults=True), notes)
+    if enlarged is not None and read_foreign({key: texts[key] for key in texts.keys() - set(a1111.EXTRAS)}) is None:
+        return Imported(a1111.OURS, enlarged.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
+    return None
+
+
+def _request(texts: Mapping[str, str], key: str) -> GenerationRequest | None:
     try:
-        request = native.read(text).request.asked()
+        return native.read(texts[key]).request.asked() if key in texts else None
     except ValueError:
         return None
-    return Imported(OURS, request.model_dump(exclude_defaults=True), ())
+
+
+def _with_extras(texts: Mapping[str, str]) -> Mapping[str, str]:
+    """Add what A1111's Extras tab would say of a picture that was made larger here: EXIF has no room for it."""
+    try:
+        return {a1111.EXTRAS[0]: a1111.write_extras(native.read(texts[native.ENLARGED]).request), **texts}
+    except (KeyError, ValueError):
+        return texts
 
 
 def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
@@ -305,17 +324,12 @@ def _styles(foreign: Foreign) -> Iterator[Note]:
         yield Note("styles", names, Outcome.USED, "the prompts hold what these styles add")
 
 
-def _enlarged(foreign: Foreign, fields: Mapping[str, Any]) -> Iterator[Note]:
+def _enlarged(foreign: Foreign) -> Iterator[Note]:
     """Say what was done to the finished picture in A1111's Extras tab, or here with strength 0."""
-    paints_nothing = fields.get("strength") == 0
     for key in a1111.ENLARGED:
         size = "x".join(foreign.pairs.get(f"{key}-{side}", "") for side in (1, 2))
         value = foreign.pairs.get(key) or (size if size != "x" else "")
-        if not value:
-            continue
-        if paints_nothing:
-            yield Note(key, value, Outcome.USED, "image-to-image of strength 0")
-        else:
+        if value:
             why = "it was made larger when it was finished; make it, then enlarge it (`studio upscale`)"
             yield Note(key, value, Outcome.IGNORED, why)
 

@@ -20,7 +20,7 @@ from studio.metadata import a1111, vocabulary
 from studio.metadata.foreign import Foreign, stem
 
 FindModel = Callable[[str, str], str | None]
-"""(name, hash), either may be empty -> the name of the installed model, or None."""
+"""(name, hash), either may be empty -> the name of the installed model of that hash; without one, of that name."""
 
 
 FindUpscaler = Callable[[str], str | None]
@@ -266,9 +266,14 @@ def _hires_model(text: str, source: Source) -> Reading | None:
 def _found(name: str, digest: str, source: Source) -> Reading | None:
     if not name and not digest:
         return None
-    found = source.find_model(name, digest)
+    if digest and (found := source.find_model(name, digest)) is not None:
+        return Reading(found, why="" if found == name else f"found as {found}")
+    found = source.find_model(name, "") if name else None
     if found is None:
         raise Lacking(f"no model {_short(name) if name else ''}{f' [{digest[:64]}]' if digest else ''} is installed")
+    if digest:
+        why = f"the hash of {found} is not [{digest[:64]}]: other weights, or the same in other files"
+        return Reading(found, Outcome.APPROXIMATED, why)
     return Reading(found, why="" if found == name else f"found as {found}")
 
 
@@ -391,6 +396,7 @@ SAYS_NOTHING: frozenset[str] = frozenset(
             "User",
             "Operations",
             "Pipeline",
+            "Init image hash",
             "Lora hashes",
             "TI hashes",
             "Hashes",

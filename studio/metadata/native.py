@@ -1,4 +1,7 @@
-"""Our own format: the whole record as JSON, in the text field `studio`."""
+"""Our own format: the whole record as JSON, in the text field `studio`.
+
+A picture that was only made larger keeps that of its source; its own record stands beside it, in `studio_enlarged`.
+"""
 
 import json
 
@@ -6,6 +9,7 @@ from pipelines.spec.errors import InvalidRequest
 from studio.metadata.record import Record
 
 KEY = "studio"
+ENLARGED = "studio_enlarged"
 
 
 def write(record: Record) -> str:

@@ -15,6 +15,8 @@ from studio import __version__
 SCHEMA = 5
 """In 2 to 4, a request had fewer fields; in 1, its schedulers were diffusers' own: see `_upgraded`."""
 
+BLANK_MASK = "the mask is blank, so there was no masked region to paint: the whole picture was painted again"
+
 YEAR_10000 = 253402214400
 """The first moment that no calendar of Python can show, wherever it stands: a day before the year 10000 in UTC."""
 
@@ -32,6 +34,11 @@ class Record:
     request: ResolvedRequest
     provenance: Mapping[str, str | int | float | bool]
     software: str = f"Open Weights Studio {__version__}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done otherwise than it was asked, in sentences."""
+        return (BLANK_MASK,) if self.provenance.get("blank_mask") else ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data."""

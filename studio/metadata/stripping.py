@@ -26,36 +26,44 @@ _WEBP_HAS_EXIF_OR_XMP = 0x08 | 0x04
 
 
 def strip(path_in: Path, path_out: Path) -> None:
-    """Copy a picture without its metadata: no texts, EXIF, XMP or IPTC, thumbnails or notes of the camera.
+    """Copy a picture without its metadata; see `stripped`.
+
+    Raises:
+        NotFound: as `stripped`.
+        InvalidRequest: both paths are the same file.
+    """
+    if path_out.exists() and path_in.exists() and path_out.samefile(path_in):
+        raise InvalidRequest(f"cannot copy {path_in} onto itself; choose another name", field="path_out")
+    path_out.write_bytes(stripped(path_in))
+
+
+def stripped(path: Path) -> bytes:
+    """Return a picture's file without its metadata: no texts, EXIF, XMP or IPTC, thumbnails or notes of the camera.
 
     Colour profiles stay, and so does the EXIF orientation, as nothing but that. What a picture hides in its pixels
     (the alpha bits of NovelAI and Forge) stays too. PNG, JPEG and WebP keep their pixels; AVIF loses a little.
 
     Raises:
         NotFound: no such file, or no whole PNG, JPEG, WebP or AVIF picture.
-        InvalidRequest: both paths are the same file.
     """
-    if path_out.exists() and path_in.exists() and path_out.samefile(path_in):
-        raise InvalidRequest(f"cannot copy {path_in} onto itself; choose another name", field="path_out")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path_in, formats=_FORMATS) as image:
-            data = path_in.read_bytes()
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
+            data = path.read_bytes()
             match image.format:
                 case "PNG":
-                    bare = b"".join(_png(data))
+                    return b"".join(_png(data))
                 case "JPEG":
-                    bare = b"".join(_jpeg(data, orientation=_orientation(image)))
+                    return b"".join(_jpeg(data, orientation=_orientation(image)))
                 case "WEBP":
-                    bare = _webp(data, orientation=_orientation(image))
+                    return _webp(data, orientation=_orientation(image))
                 case _:
-                    bare = _avif(image)
+                    return _avif(image)
     except FileNotFoundError as error:
-        raise NotFound(f"there is no file {path_in}") from error
+        raise NotFound(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
-        raise NotFound(f"{path_in} is not a PNG, JPEG, WebP or AVIF picture") from error
+        raise NotFound(f"{path} is not a PNG, JPEG, WebP or AVIF picture") from error
     except (OSError, ValueError, SyntaxError, RuntimeError, struct.error, Image.DecompressionBombError) as error:
-        raise NotFound(f"{path_in} is not a whole PNG, JPEG, WebP or AVIF picture: {error}") from error
-    path_out.write_bytes(bare)
+        raise NotFound(f"{path} is not a whole PNG, JPEG, WebP or AVIF picture: {error}") from error
 
 
 def _png(data: bytes) -> Iterator[bytes]:

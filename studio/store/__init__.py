@@ -2,9 +2,10 @@
 
 from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding, brought_by
 from studio.store.hashes import FileHashes, Hashes
-from studio.store.installed import POCKET, find_model, installed_models, model_finder
+from studio.store.installed import POCKET, find_model, installed_models, model_named
 from studio.store.lora_header import LoraHeader
 from studio.store.loras import InstalledLora, LoraCatalogue, described_lora
+from studio.store.model_hashes import ModelHashes
 from studio.store.upscalers import find_upscaler, installed_upscalers, upscaler_finder
 
 __all__ = [
@@ -16,12 +17,13 @@ __all__ = [
     "InstalledLora",
     "LoraCatalogue",
     "LoraHeader",
+    "ModelHashes",
     "brought_by",
     "described_lora",
     "find_model",
     "find_upscaler",
     "installed_models",
     "installed_upscalers",
-    "model_finder",
+    "model_named",
     "upscaler_finder",
 ]

@@ -1,7 +1,6 @@
 """Which models are installed, and what their configuration files say."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,10 +73,9 @@ def find_model(name: str, models_dir: Path) -> Model:
     return _read_model(name, folders[name])
 
 
-def model_finder(models_dir: Path) -> Callable[[str, str], str | None]:
-    """Return what finds an installed model by its name in any letter case; hashes of models are not kept."""
-    names = {model.name.lower(): model.name for model in installed_models(models_dir)}
-    return lambda name, _: names.get(name.lower())
+def model_named(name: str, models_dir: Path) -> str | None:
+    """Return the name of an installed model as it is written, given in any letter case; None if there is none."""
+    return {model.name.lower(): model.name for model in installed_models(models_dir)}.get(name.lower())
 
 
 def _folders(models_dir: Path) -> dict[str, Path]:

@@ -54,6 +54,14 @@ def download_link(image: GalleryImage) -> str:
     )
 
 
+def bare_download_link(image: GalleryImage) -> str:
+    """A link that saves a copy that says nothing of how it was made, not in its name either."""
+    return (
+        f'<a class="download" href="{_API}/images/{image.id}/file?download=true&amp;metadata=false" '
+        f'download="{image.id}{image.path.suffix}">Download without metadata</a>'
+    )
+
+
 def grid(images: Iterable[GalleryImage], *, label: str) -> str:
     """Thumbnails in rows."""
     return f'<div class="grid" role="group" aria-label="{escape(label)}">{"".join(map(thumbnail, images))}</div>'
@@ -74,12 +82,24 @@ def settings(image: GalleryImage) -> str:
         rows.append(("Negative prompt", request.negative_prompt))
     if request.styles:
         rows.append(("Styles", ", ".join(request.styles)))
-    rows.append(("Model", request.model))
+    size = ("Size", f"{image.width} × {image.height}")
+    if request.paints_nothing:
+        rows += [size, ("Enlarged with", upscaler_label(request.upscaler or "lanczos"))]
+    else:
+        rows += _painted(request, size)
+    rows += [("Note", note) for note in image.notes]
+    rows += [("Format", request.output_format), ("File", image.path.name)]
+    body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
+    return f'<dl class="settings">{body}</dl>{_inputs(request)}'
+
+
+def _painted(request: ResolvedRequest, size: tuple[str, str]) -> list[tuple[str, str]]:
+    rows = [("Model", request.model)]
     if request.loras:
         rows.append(("LoRAs", ", ".join(map(write_lora, request.loras))))
     rows += [
         ("Seed", str(request.seed)),
-        ("Size", f"{image.width} × {image.height}"),
+        size,
         ("Steps", str(request.num_inference_steps)),
         ("Guidance", f"{request.guidance_scale:g}"),
         ("Scheduler", _sampling(request)),
@@ -88,9 +108,7 @@ def settings(image: GalleryImage) -> str:
         rows.append(("Strength", f"{request.strength:g}"))
     if request.enlargement is not None:
         rows.append(("Second pass", _second_pass(request)))
-    rows += [("Format", request.output_format), ("File", image.path.name)]
-    body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
-    return f'<dl class="settings">{body}</dl>{_inputs(request)}'
+    return rows
 
 
 def imported(imported: Imported) -> str:

@@ -32,7 +32,7 @@ def named(
     asked = {"prompt": prompt, "negative_prompt": "fog", "width": 64, "height": 72, "guidance_scale": 7.5, "seed": 8}
     request = GenerationRequest.parse({**asked, "scheduler": "euler_a", **fields})
     (resolved,) = resolve(request, make_model())
-    picture = GeneratedImage(index, resolved, Image.new("RGB", (8, 8)), {})
+    picture = GeneratedImage(index, resolved, Image.new("RGB", resolved.final_size), {})
     return Named(picture, "0123456789abcdef", num_images, 1.7e9)
 
 
@@ -70,6 +70,12 @@ def test_a_pattern_gives_a_name(pattern: str, expected: str) -> None:
 
 def test_an_empty_token_takes_what_leads_to_it_but_no_folder() -> None:
     assert relative_path("a/b-[batch_number]-c", named(index=0, num_images=1)) == "a/-c"
+
+
+def test_sizes_and_strength_are_those_of_the_last_pass() -> None:
+    larger = named(hires_scale=2.0, hires_strength=0.4)
+
+    assert relative_path("[width]x[height] [denoising]", larger) == "128x144 0.4"
 
 
 def test_hashes_have_the_length_that_is_asked() -> None:

@@ -109,7 +109,7 @@ class _Panel:
             self.detail: gr.update(visible=True),
             self.picture: markup.full_picture(image),
             self.settings: markup.settings(image),
-            self.download: markup.download_link(image),
+            self.download: markup.download_link(image) + markup.bare_download_link(image),
             self.delete: gr.update(visible=True),
             self.confirm: gr.update(visible=False),
             **self.enlarging.reset(),

@@ -4,6 +4,7 @@ import hashlib
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from studio import GalleryImage, Studio
+from studio.metadata import read_texts
 
 MakeImages = Callable[..., list[GalleryImage]]
 
@@ -43,6 +45,24 @@ def test_download_names_the_file(client: TestClient, make_images: MakeImages) ->
     answer = client.get(f"/api/v1/images/{image.id}/file", params={"download": "true"})
 
     assert answer.headers["content-disposition"] == f'attachment; filename="{image.path.name}"'
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp", "avif"])
+def test_a_copy_without_metadata_says_nothing(
+    client: TestClient, make_images: MakeImages, tmp_path: Path, output_format: str
+) -> None:
+    image = make_images(output_format=output_format)[0]
+
+    answer = client.get(f"/api/v1/images/{image.id}/file", params={"download": "true", "metadata": "false"})
+
+    (tmp_path / "bare").write_bytes(answer.content)
+    assert read_texts(tmp_path / "bare") == {}
+    assert answer.headers["content-type"] == f"image/{output_format}"
+    assert answer.headers["content-disposition"] == f'attachment; filename="{image.id}{image.path.suffix}"'
+    assert "sandbox" in answer.headers["content-security-policy"]
+    image.path.unlink()
+    gone = client.get(f"/api/v1/images/{image.id}/file", params={"metadata": "false"})
+    assert gone.status_code == 404
 
 
 def test_thumbnail_is_small_and_known_files_are_not_sent_again(client: TestClient, make_images: MakeImages) -> None:

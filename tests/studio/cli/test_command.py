@@ -39,8 +39,8 @@ def test_help_and_version(run: Run) -> None:
     assert (version.code, version.out) == (0, f"Open Weights Studio {package.__version__}\n")
     assert run("--help").out == run().out
     assert re.findall(r"^  (\w+)  ", run("--help").out, re.MULTILINE) == [
-        *("serve", "generate", "hires", "upscale", "batch", "train", "jobs", "cancel", "read", "verify", "list"),
-        *("embeddings", "doctor", "styles", "gallery", "loras"),
+        *("serve", "generate", "hires", "upscale", "batch", "train", "jobs", "cancel", "read", "verify", "strip"),
+        *("list", "embeddings", "doctor", "styles", "gallery", "loras"),
     ]
     assert run().code == 0
 

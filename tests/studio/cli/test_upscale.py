@@ -1,15 +1,20 @@
 """Larger pictures without painting, through the studio: sizes, what the new picture says, what is refused."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import piexif
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pipelines.spec.errors import InvalidRequest
-from studio import Studio
-from studio.metadata import Outcome, a1111, import_request, read_texts
+from studio import Studio, metadata
+from studio.metadata import Outcome, a1111, import_request, provenance, read_texts
+from studio.metadata.texts import XMP
 from tests.studio.cli.conftest import Run
+from tests.studio.metadata.test_metadata import record
 
 
 def test_what_a_picture_says_of_its_painting_stays(studio: Studio) -> None:
@@ -75,33 +80,123 @@ def test_what_would_be_ignored_is_refused(studio: Studio, fields: dict[str, obje
     assert message in str(caught.value)
 
 
-def test_a1111_reads_strength_and_upscaler(studio: Studio) -> None:
-    (small,) = studio.generate("a boat", progress=False)
-    large = studio.upscale(small, upscaler="nearest", progress=False)
-
-    text = read_texts(large.path)[a1111.KEY]
-
-    assert "Denoising strength: 0," in text
-    assert "Image upscaler: Nearest" in text
-    fields = import_request({a1111.KEY: text}, find_model=lambda name, _: name).request_fields
-    assert (fields["strength"], fields["upscaler"]) == (0, "nearest")
+INFOTEXT = "a lighthouse, tall\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 9, Size: 64x64, Model: dreamy"
 
 
-def test_it_is_told_in_the_words_of_a1111s_extras_tab(studio: Studio) -> None:
-    (small,) = studio.generate("a boat", width=64, height=64, progress=False)
-    painted = studio.generate("a boat", init_image=small.path, strength=0.5, upscaler="nearest", progress=False)[0]
-    cropped, stretched = (studio.upscale(small, resize_mode=mode, progress=False) for mode in ("crop", "stretch"))
+def source(kind: str, studio: Studio, folder: Path, *, output_format: str = "png") -> Path:
+    """Return a picture to enlarge: a photo, one of A1111 or one made here with a second pass."""
+    if kind == "ours":
+        fields = {"width": 64, "height": 64, "hires_scale": 2.0, "output_format": output_format}
+        return studio.generate("a boat", seed=5, progress=False, **fields)[0].path
+    chunks = PngInfo()
+    if kind == "a1111":
+        chunks.add_text("parameters", INFOTEXT)
+    Image.new("RGB", (64, 64), "teal").save(folder / f"{kind}.png", pnginfo=chunks)
+    return folder / f"{kind}.png"
 
-    said = [read_texts(image.path)[a1111.KEY] for image in (cropped, stretched, painted)]
 
-    whole = "Postprocess upscale to: 128x128, Postprocess crop to: 128x128, Postprocess upscaler: Lanczos"
-    assert whole in said[0]
-    assert "Postprocess upscaler: Lanczos" in said[1]
-    assert "Postprocess upscale to" not in said[1]
-    assert "Postprocess" not in said[2]
-    notes = {note.field: note for note in import_request({a1111.KEY: said[0]}).notes}
-    assert {notes[key].outcome for key in a1111.ENLARGED if key in notes} == {Outcome.USED}
-    assert notes["Postprocess upscale to"].value == "128x128"
+def without_ours(texts: Mapping[str, str]) -> dict[str, str]:
+    return {key: text for key, text in texts.items() if key not in {"postprocessing", "studio_enlarged", XMP}}
+
+
+@pytest.mark.parametrize("kind", ["photo", "a1111", "ours"])
+def test_a_larger_picture_goes_on_saying_what_its_source_says(kind: str, studio: Studio, tmp_path: Path) -> None:
+    path = source(kind, studio, tmp_path)
+
+    large = studio.upscale(path, scale=4, progress=False)
+    twice = studio.upscale(large, upscaler="nearest", progress=False)
+
+    said, said_twice = read_texts(large.path), read_texts(twice.path)
+    assert without_ours(said) == without_ours(said_twice) == without_ours(read_texts(path))
+    side = f"{large.width}x{large.height}"
+    assert said["postprocessing"] == (
+        f"Postprocess upscale to: {side}, Postprocess crop to: {side}, Postprocess upscaler: Lanczos"
+    )
+    assert "Postprocess upscaler: Nearest" in said_twice["postprocessing"]
+    assert studio.verify(large.path, progress=False).is_exact
+    before = studio.gallery.page()
+    assert studio.gallery.rebuild().added == 0
+    assert studio.gallery.page() == before
+
+
+@pytest.mark.parametrize("output_format", ["jpeg", "webp", "avif"])
+@pytest.mark.parametrize("kind", ["photo", "a1111", "ours"])
+def test_other_formats_keep_our_record_and_the_infotext(
+    kind: str, output_format: str, studio: Studio, tmp_path: Path
+) -> None:
+    path = source(kind, studio, tmp_path)
+
+    large = studio.upscale(path, progress=False, output_format=output_format)
+
+    assert without_ours(read_texts(large.path)) == without_ours(read_texts(path))
+    assert metadata.read(large.path).request == large.request
+    assert "Postprocess upscaler" in {note.field for note in studio.read(large.path).notes} or kind == "photo"
+
+
+def test_what_is_read_is_how_the_picture_was_painted(studio: Studio, tmp_path: Path) -> None:
+    photo, foreign, ours = (source(kind, studio, tmp_path) for kind in ("photo", "a1111", "ours"))
+
+    of_photo, of_foreign, of_ours = (
+        studio.read(studio.upscale(path, progress=False).path) for path in (photo, foreign, ours)
+    )
+
+    assert of_photo.request_fields.keys() == {"init_image", "strength", "width", "height"}
+    assert (of_foreign.program, of_foreign.request_fields["seed"]) == ("A1111", 9)
+    assert of_ours.request_fields == studio.read(ours).request_fields
+    assert [note.field for note in of_ours.notes if note.outcome is Outcome.IGNORED][-1] == "Postprocess upscaler"
+
+
+@pytest.mark.parametrize("kind", ["photo", "a1111", "ours"])
+def test_what_nobody_painted_is_not_marked_as_generated(kind: str, studio: Studio, tmp_path: Path) -> None:
+    path = source(kind, studio, tmp_path)
+
+    large = studio.upscale(path, upscaler="nearest", progress=False)
+
+    assert read_texts(large.path).get(XMP) == read_texts(path).get(XMP)
+    assert (XMP in read_texts(large.path)) is (kind == "ours")
+
+
+@pytest.mark.parametrize(
+    ("marked", "upscaler", "kind"),
+    [
+        (None, "4x-Test", "algorithmicallyEnhanced"),
+        ("digitalCapture", "4x-Test", "algorithmicallyEnhanced"),
+        ("digitalCapture", "lanczos", "digitalCapture"),
+        ("trainedAlgorithmicMedia", "4x-Test", "trainedAlgorithmicMedia"),
+    ],
+)
+def test_the_mark_is_that_of_the_source_unless_a_model_adds_to_it(
+    marked: str | None, upscaler: str, kind: str, tmp_path: Path
+) -> None:
+    chunks = PngInfo()
+    if marked is not None:
+        chunks.add_itxt(XMP, provenance.xmp(marked))
+    Image.new("RGB", (64, 64)).save(tmp_path / "source.png", pnginfo=chunks)
+    made = record(init_image="a" * 64, strength=0.0, upscaler=upscaler)
+
+    with (tmp_path / "large.png").open("wb") as file:
+        image = Image.new("RGB", (128, 128))
+        metadata.save(image, file, made, output_format="png", source=tmp_path / "source.png")
+
+    assert f"digitalsourcetype/{kind}<" in read_texts(tmp_path / "large.png")[XMP]
+
+
+def test_a_photo_with_damaged_exif_becomes_larger(studio: Studio, tmp_path: Path) -> None:
+    half_a_letter = piexif.dump({"Exif": {piexif.ExifIFD.UserComment: b"UNICODE\0\xd8\x00\x00"}})
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.jpg", exif=half_a_letter)
+
+    assert "postprocessing" in read_texts(studio.upscale(tmp_path / "photo.jpg", progress=False).path)
+
+
+def test_a_jpeg_without_room_for_what_the_source_says_is_refused_before_anything_runs(
+    studio: Studio, tmp_path: Path
+) -> None:
+    chunks = PngInfo()
+    chunks.add_text("parameters", "x" * 40_000)
+    Image.new("RGB", (64, 64)).save(tmp_path / "wordy.png", pnginfo=chunks)
+
+    with pytest.raises(InvalidRequest, match="output_format jpeg has room for 65533 bytes"):
+        studio.upscale(tmp_path / "wordy.png", output_format="jpeg", progress=False)
 
 
 EXTRAS = "Postprocess upscale by: 4, Postprocess upscaler: R-ESRGAN 4x+, Postprocess upscaler 2: Lanczos"

@@ -21,7 +21,7 @@ from pipelines.spec.resolve import resolve
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.values import MAX_PROMPT_CHARACTERS
 from studio import Settings, __version__, metadata
-from studio.metadata import Record, a1111, native
+from studio.metadata import Record, a1111, import_request, native
 from studio.storage import Storage
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
@@ -54,7 +54,8 @@ def test_a_record_survives_every_format(
         made = Record("0123456789abcdef", 99, 1795422535.25, resolved, provenance)
         assert metadata.read(written(made, output_format, path)) == made
         start = resolved.prompt.strip().removeprefix("\ufeff")[:1]
-        assert metadata.read_texts(path)["parameters"].removeprefix("\ufeff").startswith(start)
+        if not resolved.paints_nothing:
+            assert metadata.read_texts(path)["parameters"].removeprefix("\ufeff").startswith(start)
 
 
 _PATHS: dict[str, Path] = {}
@@ -80,9 +81,9 @@ def test_the_pixels_of_png_are_untouched_and_of_others_nearly(output_format: str
 
 
 STEPS = "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7, Seed: 7, Size: 512x512, Model: toy"
-CLIP = "Clip skip: 1"
+INIT = f"Init image hash: {'a' * 64}"
 VERSION = f"Version: Open Weights Studio {__version__}"
-TAIL = f"{CLIP}, RNG: CPU, {VERSION}"
+TAIL = f"RNG: CPU, {VERSION}"
 INFOTEXTS = [
     ({}, f"a boat\n{STEPS}, {TAIL}"),
     ({"prompt": ""}, f"{STEPS}, {TAIL}"),
@@ -90,7 +91,7 @@ INFOTEXTS = [
     ({"negative_prompt": "blurry, dark"}, f"a boat\nNegative prompt: blurry, dark\n{STEPS}, {TAIL}"),
     ({"negative_prompt": ""}, f"a boat\n{STEPS}, {TAIL}"),
     ({"guidance_scale": 7.25}, f"a boat\n{STEPS.replace('scale: 7', 'scale: 7.25')}, {TAIL}"),
-    ({"init_image": "a" * 64, "strength": 0.6}, f"a boat\n{STEPS}, Denoising strength: 0.6, {TAIL}"),
+    ({"init_image": "a" * 64, "strength": 0.6}, f"a boat\n{STEPS}, Denoising strength: 0.6, {INIT}, {TAIL}"),
     ({"width": 64, "height": 128}, f"a boat\n{STEPS.replace('512x512', '64x128')}, {TAIL}"),
     (
         {"scheduler": "euler_a", "noise_schedule": "Automatic"},
@@ -98,8 +99,7 @@ INFOTEXTS = [
     ),
     (
         {"scheduler": "ddim", "eta": 1.0},
-        f"a boat\n{STEPS.replace('DPM++ 2M', 'DDIM').replace('Karras', 'Automatic')}, "
-        f"{CLIP}, RNG: CPU, Eta: 1, {VERSION}",
+        f"a boat\n{STEPS.replace('DPM++ 2M', 'DDIM').replace('Karras', 'Automatic')}, RNG: CPU, Eta: 1, {VERSION}",
     ),
     (
         {"variation_seed": 9, "variation_strength": 0.25, "seed_resize_width": 256, "seed_resize_height": 384},
@@ -111,18 +111,16 @@ INFOTEXTS = [
     ),
     (
         {"sigma_min": 0.1, "sigma_max": 10.0, "rho": 5.5},
-        f"a boat\n{STEPS}, {CLIP}, RNG: CPU, "
-        f"Schedule max sigma: 10, Schedule min sigma: 0.1, Schedule rho: 5.5, {VERSION}",
+        f"a boat\n{STEPS}, RNG: CPU, Schedule max sigma: 10, Schedule min sigma: 0.1, Schedule rho: 5.5, {VERSION}",
     ),
-    ({"noise_source": "device"}, f"a boat\n{STEPS}, {CLIP}, RNG: Device, {VERSION}"),
+    ({"noise_source": "device"}, f"a boat\n{STEPS}, RNG: Device, {VERSION}"),
     (
         {"s_churn": 2.0, "s_tmin": 0.5, "s_tmax": 9.0, "s_noise": 1.05},
-        f"a boat\n{STEPS}, {CLIP}, RNG: CPU, "
-        f"Sigma churn: 2, Sigma tmin: 0.5, Sigma tmax: 9, Sigma noise: 1.05, {VERSION}",
+        f"a boat\n{STEPS}, RNG: CPU, Sigma churn: 2, Sigma tmin: 0.5, Sigma tmax: 9, Sigma noise: 1.05, {VERSION}",
     ),
     (
         {"init_image": "a" * 64, "mask_image": "b" * 64, "strength": 0.6, "inpaint_area": "only_masked"},
-        f"a boat\n{STEPS}, Denoising strength: 0.6, {CLIP}, RNG: CPU, Mask blur: 4, Inpaint area: Only masked, "
+        f"a boat\n{STEPS}, Denoising strength: 0.6, {INIT}, RNG: CPU, Mask blur: 4, Inpaint area: Only masked, "
         f"Masked area padding: 32, {VERSION}",
     ),
     (
@@ -134,7 +132,7 @@ INFOTEXTS = [
             "invert_mask": True,
             "masked_content": "latent_nothing",
         },
-        f"a boat\n{STEPS}, Denoising strength: 1, {CLIP}, RNG: CPU, Mask blur: 4, Mask blur y: 0, "
+        f"a boat\n{STEPS}, Denoising strength: 1, {INIT}, RNG: CPU, Mask blur: 4, Mask blur y: 0, "
         f"Mask mode: Inpaint not masked, Masked content: latent nothing, {VERSION}",
     ),
     (
@@ -145,14 +143,14 @@ INFOTEXTS = [
             "mask_mode": "soft",
             "soft_preservation": 0.75,
         },
-        f"a boat\n{STEPS}, Denoising strength: 1, {CLIP}, RNG: CPU, Soft inpainting enabled: True, "
+        f"a boat\n{STEPS}, Denoising strength: 1, {INIT}, RNG: CPU, Soft inpainting enabled: True, "
         "Soft inpainting schedule bias: 1, Soft inpainting preservation strength: 0.75, "
         "Soft inpainting transition contrast boost: 4, Soft inpainting mask influence: 0, "
         f"Soft inpainting difference threshold: 0.5, Soft inpainting difference contrast: 2, Mask blur: 4, {VERSION}",
     ),
     (
         {"init_image": "a" * 64, "strength": 1.0, "mask_mode": "differential", "outpaint_top": 64},
-        f"a boat\n{STEPS.replace('512x512', '512x576')}, Denoising strength: 1, {CLIP}, RNG: CPU, Mask blur: 4, "
+        f"a boat\n{STEPS.replace('512x512', '512x576')}, Denoising strength: 1, {INIT}, RNG: CPU, Mask blur: 4, "
         f"Mask greys: differential, Outpaint top: 64, {VERSION}",
     ),
 ]
@@ -161,6 +159,28 @@ INFOTEXTS = [
 @pytest.mark.parametrize(("fields", "text"), INFOTEXTS)
 def test_the_infotext_is_what_a1111_would_write(fields: dict[str, object], text: str) -> None:
     assert a1111.write(record(**fields)) == text
+
+
+def test_a_blank_mask_leaves_out_the_region_as_a1111_does_and_is_noted() -> None:
+    made = record(init_image="a" * 64, mask_image="b" * 64, inpaint_area="only_masked")
+
+    blank = replace(made, provenance={"blank_mask": True})
+
+    assert "Inpaint area: Only masked, Masked area padding: 32" in a1111.write(made)
+    assert "Inpaint area" not in a1111.write(blank)
+    assert "Masked area padding" not in a1111.write(blank)
+    assert (made.notes, "the mask is blank" in blank.notes[0]) == ((), True)
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2, 3])
+def test_clip_skip_is_read_back_also_where_the_model_skips_by_itself(clip_skip: int) -> None:
+    made = record(clip_skip=clip_skip)
+
+    imported = import_request({a1111.KEY: a1111.write(made)})
+
+    assert ("Clip skip" in a1111.write(made)) is (clip_skip > 1)
+    assert imported.request_fields["clip_skip"] == clip_skip
+    assert "clip_skip" not in import_request({a1111.KEY: "x\nSteps: 20, Seed: 1, Size: 8x8"}).request_fields
 
 
 @pytest.mark.parametrize(
@@ -178,7 +198,7 @@ def test_the_infotext_is_what_a1111_would_write(fields: dict[str, object], text:
 def test_a_value_with_comma_colon_or_line_break_is_quoted(name: str, written_as: str) -> None:
     made = record()
     quoted = replace(made, request=made.request.model_copy(update={"model": name}))
-    assert f", Model: {written_as}, Clip skip: 1, RNG: CPU" in a1111.write(quoted)
+    assert f", Model: {written_as}, RNG: CPU" in a1111.write(quoted)
 
 
 @pytest.mark.parametrize("output_format", FORMATS)

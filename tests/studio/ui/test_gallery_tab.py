@@ -36,6 +36,15 @@ def test_turning_goes_through_all_pictures_and_takes_the_page_along(
     assert panel.turn(ids[0], 0, by=-1)[panel.selected] == ids[0]
 
 
+def test_the_picture_on_view_can_be_saved_with_and_without_metadata(studio: Studio, tab: GalleryTab) -> None:
+    (image,) = studio.generate("a boat", progress=False)
+
+    shown = tab.panel.show_image(image.id, 0)[tab.panel.download]
+
+    assert f'/images/{image.id}/file?download=true" ' in shown
+    assert f'/images/{image.id}/file?download=true&amp;metadata=false" ' in shown
+
+
 def test_turning_from_a_deleted_picture_shows_the_list(studio: Studio, tab: GalleryTab) -> None:
     assert tab.panel.turn("gone", 0, by=1)[tab.panel.selected] is None
 
