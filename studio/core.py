@@ -132,14 +132,17 @@ class Studio(Trainings):
         """Make a picture again from what it says about itself, and compare; see `studio.verification.verify`."""
         return verify(self, path, progress=progress)
 
-    def read(self, path: Path) -> Imported:
+    def read(self, image: Path | GalleryImage) -> Imported:
         """Return a picture of ours or of another program as a request, with a note on everything that it says.
+
+        Args:
+            image: any file, or a picture of the gallery, whose file need not be there.
 
         Raises:
             NotFound: no such file, or it carries nothing that can be read.
         """
         return import_request(
-            read_texts(path),
+            image.request if isinstance(image, GalleryImage) else read_texts(image),
             find_model=model_finder(self.settings.models_dir),
             find_lora=self.find_lora,
             find_embedding=self._storage.embeddings.find,
@@ -186,7 +189,8 @@ class Studio(Trainings):
 
     def enlarged(self, image: Path | GalleryImage, **fields: Any) -> GenerationRequest:
         """Return the request that `hires` makes; see `studio.enlarging.enlarged`."""
-        return enlarged(image.path if isinstance(image, GalleryImage) else image, fields)
+        path = image.path if isinstance(image, GalleryImage) else image
+        return enlarged(path, fields, find_lora=self.find_lora)
 
     def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
         """Build a request from a prompt (another request, a mapping) and fields; images given as such are stored first.

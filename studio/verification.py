@@ -102,7 +102,7 @@ def again(studio: Making, path: Path) -> GenerationRequest:
         NotFound: no such file, or one without a record of ours.
         InvalidRequest: its record asks for what nobody can ask.
     """
-    return _asked(studio, metadata.read(path).request)
+    return metadata.asked_here(metadata.read(path).request, studio.find_lora)
 
 
 def compare(path: Path, made: GalleryImage) -> Verification:
@@ -121,16 +121,6 @@ def compare(path: Path, made: GalleryImage) -> Verification:
     counts = largest.histogram()
     most = max(value for value, count in enumerate(counts) if count)
     return Verification(path, most, 1 - counts[0] / sum(counts), differences)
-
-
-def _asked(studio: Making, request: ResolvedRequest) -> GenerationRequest:
-    """Return what asks for the picture, its LoRAs by the names that their files have here and today."""
-    loras = []
-    for lora in request.loras:
-        found = studio.find_lora(lora.name, lora.sha256)
-        name = found.name if found else lora.name
-        loras.append(lora.asked().model_copy(update={"name": name}))
-    return request.asked().model_copy(update={"loras": tuple(loras)})
 
 
 def _differences(before: Record, after: Record) -> tuple[Difference, ...]:

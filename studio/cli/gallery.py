@@ -1,6 +1,7 @@
 """`studio gallery` and `studio read`: finished pictures, and what they say about themselves."""
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
-    from studio.metadata import FindLora, FoundLora, Imported
+    from studio.metadata import FindLora, FoundLora, Imported, Note
 
 SHOWN_VALUE = 60
 """Characters of a foreign value that are shown beside what became of it."""
@@ -131,6 +132,7 @@ def read(
         made = datetime.fromtimestamp(record["created_at"]).astimezone()
         about = {"made": f"{made:%Y-%m-%d %H:%M:%S} with {record['software']}"}
         _print_pairs({**_chosen(record["request"]), **record["provenance"], **about})
+        _print_notes(() if imported is None else imported.notes)
     elif imported is not None:
         _print_imported(imported)
     else:
@@ -159,14 +161,18 @@ def _imported_json(imported: "Imported") -> dict[str, Any]:
 
 def _print_imported(imported: "Imported") -> None:
     """Print the program, our fields, and what became of each thing it says, grouped."""
+    _print_pairs({"program": imported.program, **imported.request_fields})
+    _print_notes(imported.notes)
+
+
+def _print_notes(notes: "Sequence[Note]") -> None:
     from studio.metadata import Outcome
 
-    _print_pairs({"program": imported.program, **imported.request_fields})
     for outcome in Outcome:
-        notes = [note for note in imported.notes if note.outcome is outcome]
-        if notes:
+        those = [note for note in notes if note.outcome is outcome]
+        if those:
             typer.echo(f"\n{outcome}:")
-        for note in notes:
+        for note in those:
             value = " ".join(note.value.split())
             said = value if len(value) <= SHOWN_VALUE else f"{value[: SHOWN_VALUE - 1]}…"
             typer.echo(printable(f"  {note.field} {said}: {note.why}"))

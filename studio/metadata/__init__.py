@@ -17,6 +17,7 @@ from pipelines.spec.values import OutputFormat
 from studio.metadata import a1111, native, provenance
 from studio.metadata.importing import Imported, Note, import_request
 from studio.metadata.meanings import FindLora, FindModel, FoundLora, Outcome
+from studio.metadata.ours import asked_here
 from studio.metadata.record import Record
 from studio.metadata.stripping import AVIF_QUALITY, strip
 from studio.metadata.texts import XMP, read_texts
@@ -29,6 +30,7 @@ __all__ = [
     "Note",
     "Outcome",
     "Record",
+    "asked_here",
     "check_room",
     "import_request",
     "read",

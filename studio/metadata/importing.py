@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
-from pipelines.spec.lora_tags import parse_lora
+from pipelines.spec.lora_tags import parse_lora, write_lora
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
 from studio.metadata.foreign import Foreign, Lora, number_of
@@ -20,12 +21,14 @@ from studio.metadata.meanings import (
     SAYS_NOTHING,
     FindLora,
     FindModel,
+    FoundLora,
     Lacking,
     Meaning,
     Outcome,
     Reading,
     Source,
 )
+from studio.metadata.ours import asked_here
 
 FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
@@ -76,7 +79,7 @@ def nothing_installed(name: str, digest: str) -> None:
 
 
 def import_request(
-    texts: Mapping[str, str],
+    said: Mapping[str, str] | ResolvedRequest,
     *,
     find_model: FindModel = nothing_installed,
     find_lora: FindLora = nothing_installed,
@@ -84,8 +87,11 @@ def import_request(
 ) -> Imported:
     """Turn the texts of a picture, ours or another program's, into the fields of a request.
 
+    A LoRA of ours that is not here stays in the request, which is refused then: a record is whole. One of another
+    program is left out.
+
     Args:
-        texts: as `read_texts` returns them.
+        said: the texts as `read_texts` returns them, or what our own record holds.
         find_model: (name, hash) -> name of an installed model, or None.
         find_lora: the same for LoRAs, the hash first: files get other names.
         find_embedding: the same for embeddings (textual inversion).
@@ -93,8 +99,11 @@ def import_request(
     Raises:
         NotFound: no program that we know wrote these texts.
     """
-    if native.KEY in texts and (ours := _ours(texts[native.KEY])) is not None:
-        return ours
+    ours, texts = (said, {}) if isinstance(said, ResolvedRequest) else (_ours(said), said)
+    if ours is not None:
+        asked = asked_here(ours, find_lora).model_dump(exclude_defaults=True)
+        told = (*_models(ours, find_model), *_own_loras(ours, find_lora), *_own_embeddings(ours, find_embedding))
+        return Imported(OURS, asked, told)
     foreign = read_foreign(texts)
     if foreign is None:
         raise NotFound(f"this picture carries no parameters that can be read; it carries {', '.join(texts) or 'none'}")
@@ -109,7 +118,7 @@ def import_request(
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model), fields)
     notes += _loras(loras, find_lora, fields)
-    notes += _embeddings(foreign, find_embedding)
+    notes += _embeddings(_embedding_hashes(foreign), find_embedding)
     notes += _input(foreign, fields)
     notes += _styles(foreign)
     notes += _enlarged(foreign, fields)
@@ -121,12 +130,31 @@ def import_request(
     return Imported(foreign.program, as_it_stands(fields), tuple(notes[:_MAX_NOTES]))
 
 
-def _ours(text: str) -> Imported | None:
+def _ours(texts: Mapping[str, str]) -> ResolvedRequest | None:
     try:
-        request = native.read(text).request.asked()
-    except ValueError:
+        return native.read(texts[native.KEY]).request if native.KEY in texts else None
+    except ValueError:  # something else may be in the picture
         return None
-    return Imported(OURS, request.model_dump(exclude_defaults=True), ())
+
+
+def _models(ours: ResolvedRequest, find_model: FindModel) -> Iterator[Note]:
+    """Say which models are gone."""
+    for field, name in (("model", ours.model), ("hires_model", ours.hires_model)):
+        if name is not None and find_model(name, "") is None:
+            yield Note(field, name, Outcome.MISSING, f"no model {name!r} is installed")
+
+
+def _own_loras(ours: ResolvedRequest, find_lora: FindLora) -> Iterator[Note]:
+    for lora in ours.loras:
+        outcome, why = _verdict(lora.name, lora.sha256, find_lora(lora.name, lora.sha256))
+        yield Note("loras", write_lora(lora), outcome, why or "as it is")
+
+
+def _own_embeddings(ours: ResolvedRequest, find_embedding: FindModel) -> Iterator[Note]:
+    """Say which embeddings are here; those that LoRAs bring are there with them."""
+    brought = {lora.sha256 for lora in ours.loras}
+    digests = {name: digest for name, digest in ours.embeddings.items() if digest not in brought}
+    return _embeddings(digests, find_embedding)
 
 
 def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
@@ -209,9 +237,9 @@ def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> It
         found = find_lora(lora.name, lora.hash)
         te = "" if lora.text_encoder_weight is None else f"{lora.text_encoder_weight:g} "
         said = f"{lora.name} {te}{lora.weight:g}"
-        digest = f" [{lora.hash}]" if lora.hash else ""
+        outcome, why = _verdict(lora.name, lora.hash, found)
         if found is None:
-            yield Note("loras", said, Outcome.MISSING, f"no LoRA {lora.name!r}{digest} is installed")
+            yield Note("loras", said, outcome, why)
             continue
         if found.name in chosen:
             yield Note("loras", said, Outcome.IGNORED, f"the LoRA {found.name} is there already")
@@ -219,32 +247,49 @@ def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> It
         entry = {"name": found.name, "weight": lora.weight, **lora.more}
         if lora.text_encoder_weight is not None:
             entry["text_encoder_weight"] = lora.text_encoder_weight
-        outcome, why = Outcome.USED, "" if found.name == lora.name else f"found as {found.name}"
-        if not found.is_exact:
-            outcome = Outcome.APPROXIMATED
-            why = f"{found.name} is another file: its hash is not{digest}, and the picture will differ"
         note = _set(fields, "loras", Reading([*chosen.values(), entry], outcome, why), said=said)
         if note.outcome is not Outcome.IGNORED:
             chosen[found.name] = entry
         yield note
 
 
-def _embeddings(foreign: Foreign, find_embedding: FindModel) -> Iterator[Note]:
-    """Say which embeddings of the prompt are here: a name in a prompt is one only if a file has it."""
+def _verdict(name: str, digest: str, found: FoundLora | None) -> tuple[Outcome, str]:
+    """Return what becomes of a LoRA of a name and a hash, and why; as it is, there is nothing to say."""
+    shown = f" [{digest[:12]}]" if digest else ""
+    if found is None:
+        return Outcome.MISSING, f"no LoRA {name!r}{shown} is installed"
+    if not found.is_exact:
+        return (
+            Outcome.APPROXIMATED,
+            f"{found.name} is another file: its hash is not{shown}, and the picture will differ",
+        )
+    return Outcome.USED, "" if found.name == name else f"found as {found.name}"
+
+
+def _embedding_hashes(foreign: Foreign) -> dict[str, str]:
     digests = a1111.hashes(foreign.pairs, "TI hashes")
     for name, digest in a1111.hashes(foreign.pairs, "Hashes").items():
         if name.startswith("embed:"):
             digests.setdefault(name.removeprefix("embed:"), digest)
+    return digests
+
+
+def _embeddings(digests: Mapping[str, str], find_embedding: FindModel) -> Iterator[Note]:
+    """Say which embeddings of the prompt are here: a name in a prompt is one only if a file has it."""
     for name, digest in digests.items():
         found = find_embedding(name, digest)
         if found is None:
             why = f"no embedding with this hash is installed: {name} is read as words, or as another of that name"
-            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
-        elif found.translate(a1111.NOT_IN_HASHES).lower() == name.lower():
-            yield Note("prompt", f"{name} [{digest}]", Outcome.USED, "the same embedding is installed")
+            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.MISSING, why)
+        elif _in_hashes(found) == _in_hashes(name):
+            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.USED, "the same embedding is installed")
         else:
             why = f"it is installed as {found}: write that into the prompt instead of {name}"
-            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
+            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.MISSING, why)
+
+
+def _in_hashes(name: str) -> str:
+    return name.translate(a1111.NOT_IN_HASHES).lower()
 
 
 def _styles(foreign: Foreign) -> Iterator[Note]:

@@ -232,8 +232,11 @@ def _loosely(lora: InstalledLora, wanted: str) -> bool:
 def _worth_hashing(
     installed: Sequence[InstalledLora], named: InstalledLora | None, digest: str
 ) -> Iterator[InstalledLora]:
-    """Yield those whose hash is known, then the one of that name and those that claim it, then small ones."""
-    usable = [lora for lora in installed if not lora.problem]
+    """Yield those whose hash is known, then those that claim it, then small ones; the one of that name before others.
+
+    Several files may hold the same tensors.
+    """
+    usable = sorted((lora for lora in installed if not lora.problem), key=lambda lora: lora != named)
     yield from (lora for lora in usable if lora.known_hashes)
     unknown = [lora for lora in usable if not lora.known_hashes]
 

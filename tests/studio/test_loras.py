@@ -479,6 +479,31 @@ def test_a_picture_made_again_is_the_same_although_its_lora_was_renamed(
     assert [each.name for each in studio.verify(image.path, progress=False).differences] == []
 
 
+def test_a_finished_picture_goes_by_the_hash_of_its_lora_everywhere(studio: Studio, write: Callable[..., Path]) -> None:
+    path = write("brush")
+    image = studio.generate("a boat <lora:brush:0.5>", seed=1, progress=False)[0]
+    path.rename(path.with_name("tinte.safetensors"))
+
+    assert studio.enlarged(image).loras[0].name == "tinte"
+    for read_from in (image, image.path):
+        assert studio.read(read_from).request_fields["loras"][0]["name"] == "tinte"
+    write("brush", value=1.0)
+    assert studio.enlarged(image.path).loras[0].name == "tinte"
+    path.with_name("tinte.safetensors").unlink()
+    with pytest.raises(InvalidRequest, match="loras: brush is another file than the one that the picture was made"):
+        studio.enlarged(image)
+
+
+def test_of_two_files_with_the_same_tensors_the_one_of_that_name_is_found(
+    studio: Studio, write: Callable[..., Path]
+) -> None:
+    write("brush"), write("copy")
+    digest = {name: studio.lora(name).sha256 for name in ("brush", "copy")}["brush"]
+
+    assert studio.find_lora("copy", digest) == FoundLora("copy", is_exact=True)
+    assert studio.find_lora("brush", digest) == FoundLora("brush", is_exact=True)
+
+
 def test_a_changed_lora_is_the_first_difference_and_a_missing_one_is_named(
     studio: Studio, write: Callable[..., Path]
 ) -> None:

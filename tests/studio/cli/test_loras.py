@@ -83,7 +83,10 @@ def test_what_cannot_be_applied_is_told_before_anything_runs(run: Run) -> None:
 def test_a_read_picture_names_its_loras(run: Run) -> None:
     path = run("generate", "a boat", "--lora", "sea:0.5").out.strip()
 
-    assert "loras                sea:0.5 [" in run("read", path).out
+    read = run("read", path).out
+
+    assert "loras                sea:0.5 [" in read
+    assert "\nused:\n  loras sea:0.5: as it is\n" in read
 
 
 def test_a_line_of_a_batch_names_loras(run: Run) -> None:

@@ -219,7 +219,7 @@ def test_our_own_record_comes_before_any_text() -> None:
     made = record(prompt="a boat", strength=None)
     texts = {"studio": native.write(made), "parameters": "other\nSteps: 1, Seed: 1, Size: 64x64"}
 
-    imported = import_request(texts)
+    imported = import_request(texts, find_model=lambda name, _: name)
 
     assert (imported.program, imported.notes) == ("Open Weights Studio", ())
     assert GenerationRequest.parse(imported.request_fields) == made.request.asked()

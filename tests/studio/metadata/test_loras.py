@@ -171,3 +171,38 @@ POWER = {"on": True, "lora": "sea.safetensors", "strength": 1.5, "strengthTwo": 
 )
 def test_other_programs_loras_become_ours(texts: dict[str, str], loras: list[dict[str, Any]]) -> None:
     assert imported(texts).request_fields["loras"] == loras
+
+
+@pytest.mark.parametrize(
+    ("lora", "name", "outcome", "why"),
+    [
+        (resolved("tinte"), "tinte", Outcome.USED, "as it is"),
+        (resolved("ink"), "tinte", Outcome.USED, "found as tinte"),
+        (resolved("sea", sha256="f" * 64), "sea", Outcome.APPROXIMATED,
+         "sea is another file: its hash is not [ffffffffffff], and the picture will differ"),
+        (resolved("gone", sha256="f" * 64), "gone", Outcome.MISSING, "no LoRA 'gone' [ffffffffffff] is installed"),
+    ],
+)  # fmt: skip
+def test_loras_of_our_own_record_go_by_their_hash(lora: ResolvedLora, name: str, outcome: Outcome, why: str) -> None:
+    read = imported({"studio": native.write(with_loras(lora))})
+
+    assert [entry["name"] for entry in read.request_fields["loras"]] == [name]
+    (note,) = [note for note in read.notes if note.field == "loras"]
+    assert (note.outcome, note.why) == (outcome, why)
+
+
+def test_our_own_record_says_which_models_and_embeddings_are_gone() -> None:
+    made = with_loras(
+        resolved("ink"), embeddings={"ghost": "e" * 64, "here": "d" * 64, "brought": resolved("ink").sha256}
+    )
+
+    read = import_request(
+        {"studio": native.write(made)}, find_embedding=lambda name, _: name if name == "here" else None
+    )
+
+    assert {(note.field, note.value, note.outcome) for note in read.notes} == {
+        ("model", made.request.model, Outcome.MISSING),
+        ("loras", "ink:0.8", Outcome.MISSING),
+        ("prompt", "ghost [eeeeeeeeeeee]", Outcome.MISSING),
+        ("prompt", "here [dddddddddddd]", Outcome.USED),
+    }
