@@ -10,6 +10,7 @@ from PIL import Image
 from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import is_template
 from pipelines.spec.upscalers import UPSCALERS
 from studio.bars import job_bar, requests_bar
@@ -18,7 +19,7 @@ from studio.expanding import as_typed
 from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
-from studio.metadata import FoundLora, Imported, import_request, read_texts
+from studio.metadata import FoundLora, Imported, import_request, read_texts, texts_of
 from studio.settings import Settings
 from studio.storage import Storage
 from studio.store import InstalledEmbedding, InstalledLora, installed_models, installed_upscalers, model_finder
@@ -136,17 +137,23 @@ class Studio(Trainings):
         """Return a picture of ours or of another program as a request, with a note on everything that it says.
 
         Args:
-            image: any file, or a picture of the gallery, whose file need not be there.
+            image: any file (.txt too), or a picture of the gallery, whose file need not be there.
 
         Raises:
             NotFound: no such file, or it carries nothing that can be read.
         """
-        return import_request(
-            image.request if isinstance(image, GalleryImage) else read_texts(image),
-            find_model=model_finder(self.settings.models_dir),
-            find_lora=self.find_lora,
-            find_embedding=self._storage.embeddings.find,
-        )
+        return self._import(image.request if isinstance(image, GalleryImage) else read_texts(image))
+
+    def read_text(self, text: str) -> Imported:
+        """Return what a picture's text says, as `read` does.
+
+        Args:
+            text: an infotext as A1111 shows it, or the JSON of our own record, of Fooocus or of SwarmUI.
+
+        Raises:
+            NotFound: nothing of it can be read.
+        """
+        return self._import(texts_of(text))
 
     def hires(self, image: Path | GalleryImage, *, progress: bool = True, **fields: Any) -> GalleryImage:
         """Paint a finished picture again, larger: its first pass bit for bit, then a second one.
@@ -339,6 +346,14 @@ class Studio(Trainings):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _import(self, said: Mapping[str, str] | ResolvedRequest) -> Imported:
+        return import_request(
+            said,
+            find_model=model_finder(self.settings.models_dir),
+            find_lora=self.find_lora,
+            find_embedding=self._storage.embeddings.find,
+        )
 
     def _stream(
         self, requests: Iterable[Any], *, progress: bool, on_error: OnError | None, fields: Mapping[str, Any]

@@ -1,6 +1,7 @@
 """`studio gallery` and `studio read`: finished pictures, and what they say about themselves."""
 
 import json
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -92,7 +93,12 @@ def remove(
 
 
 def read(
-    image: Annotated[Path, typer.Argument(help="A PNG, JPEG, WebP, AVIF or GIF file.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            help="A PNG, JPEG, WebP, AVIF or GIF file, or an infotext as a .txt file; - reads standard input."
+        ),
+    ],
     *,
     as_json: Annotated[
         bool,
@@ -109,12 +115,13 @@ def read(
     That is our record, or what another program says, as far as it means something here, or whatever texts there are.
     """
     from studio import metadata
+    from studio.metadata import native
     from studio.store import EmbeddingCatalogue, model_finder
 
-    texts = metadata.read_texts(image)
+    texts = metadata.texts_of(sys.stdin.buffer.read()) if str(image) == "-" else metadata.read_texts(image)
     try:
-        record = metadata.read(image).to_json()
-    except NotFound:  # a picture, but without a record of ours
+        record = native.read(texts.get(native.KEY, "")).to_json()
+    except ValueError:  # a picture, but without a record of ours
         record = None
     try:
         imported = metadata.import_request(

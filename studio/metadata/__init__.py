@@ -20,7 +20,7 @@ from studio.metadata.meanings import FindLora, FindModel, FoundLora, Outcome
 from studio.metadata.ours import asked_here
 from studio.metadata.record import Record
 from studio.metadata.stripping import AVIF_QUALITY, strip
-from studio.metadata.texts import XMP, read_texts
+from studio.metadata.texts import XMP, read_texts, texts_of
 
 __all__ = [
     "FindLora",
@@ -37,6 +37,7 @@ __all__ = [
     "read_texts",
     "save",
     "strip",
+    "texts_of",
 ]
 
 _JPEG_BYTES = 65533

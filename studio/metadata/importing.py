@@ -106,7 +106,7 @@ def import_request(
         return Imported(OURS, asked, told)
     foreign = read_foreign(texts)
     if foreign is None:
-        raise NotFound(f"this picture carries no parameters that can be read; it carries {', '.join(texts) or 'none'}")
+        raise NotFound(f"no settings of a picture can be read here; there is {', '.join(texts) or 'nothing'}")
     fields: dict[str, Any] = {}
     notes: list[Note] = []
     prompts, loras = _prompts(foreign)
