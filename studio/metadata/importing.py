@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
-from pipelines.spec.lora_tags import parse_lora, write_lora
+from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
-from studio.metadata.foreign import Foreign, Lora, number_of
+from studio.metadata.foreign import Foreign, Lora
 from studio.metadata.meanings import (
     MEANINGS,
     OTHER_NOISE,
@@ -29,11 +29,10 @@ from studio.metadata.meanings import (
     Source,
 )
 from studio.metadata.ours import asked_here
+from studio.metadata.tags import LORA_KINDS, TAG, read_tag
 
 FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
-
-_TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
 
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
 """The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
@@ -117,6 +116,7 @@ def import_request(
             notes.append(Note(field, prompt, Outcome.APPROXIMATED, "before A1111 1.6, [a:b:1.5] switched at a step"))
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model), fields)
+    notes += _other_tags(foreign, fields)
     notes += _loras(loras, find_lora, fields)
     notes += _embeddings(_embedding_hashes(foreign), find_embedding)
     notes += _input(foreign, fields)
@@ -167,24 +167,26 @@ def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
     loras = list(foreign.loras)
     if foreign.format == "comfyui":  # its core takes tags for words
         return {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}, loras
-    for kind, arguments in _TAG.findall(foreign.prompt):
-        if kind == "lora":
-            lora = _tagged(arguments)
+    for kind, arguments in TAG.findall(foreign.prompt):
+        if kind in LORA_KINDS:
+            lora = read_tag(arguments)
             loras.append(replace(lora, hash=digests.pop(a1111.name_in_hashes(lora.name), "")))
     loras += [Lora(name, 1.0, digest) for name, digest in digests.items()]
-    texts = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
-    return {field: _TAG.sub("", text).strip() for field, text in texts.items()}, loras
+    return {"prompt": TAG.sub("", foreign.prompt).strip(), "negative_prompt": foreign.negative_prompt}, loras
 
 
-def _tagged(arguments: str) -> Lora:
-    """Read the inside of a tag; where it means nothing here, the name and A1111's first weight are what is left."""
-    try:
-        fields = parse_lora(arguments)
-    except ValueError:
-        name, _, weights = arguments.partition(":")
-        weight = re.search(r"[-+.0-9]+", weights)
-        return Lora(name, number_of(weight[0] if weight else None, default=1.0))
-    return Lora(fields.pop("name"), fields.pop("weight"), "", fields.pop("text_encoder_weight", None), fields)
+def _other_tags(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
+    """Say which tags are left out: those that load no LoRA, and those anywhere but in the prompt, which go too."""
+    if foreign.format == "comfyui":
+        return
+    for kind, arguments in TAG.findall(foreign.prompt):
+        if kind not in LORA_KINDS:
+            yield Note("prompt", f"<{kind}:{arguments}>", Outcome.MISSING, f"there is no {kind} here, only lora")
+    for field in ("negative_prompt", "hires_prompt", "hires_negative_prompt"):
+        text = fields.get(field, "")
+        for tag in TAG.finditer(text):
+            yield Note(field, tag[0], Outcome.IGNORED, "tags count in the prompt only, for both passes")
+            fields[field] = TAG.sub("", text).strip()
 
 
 def _is_before_1_6(foreign: Foreign) -> bool:
@@ -244,6 +246,8 @@ def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> It
         if found.name in chosen:
             yield Note("loras", said, Outcome.IGNORED, f"the LoRA {found.name} is there already")
             continue
+        if lora.unlike:
+            outcome, why = Outcome.APPROXIMATED, ", ".join(filter(None, (why, lora.unlike)))
         entry = {"name": found.name, "weight": lora.weight, **lora.more}
         if lora.text_encoder_weight is not None:
             entry["text_encoder_weight"] = lora.text_encoder_weight
