@@ -53,6 +53,12 @@ class GalleryImage:
     """Seconds since the epoch."""
 
     @property
+    def lora_audits(self) -> dict[str, str]:
+        """By the name of each LoRA: how much of it was applied, and where. Older pictures may not say."""
+        said = ((lora.name, self.provenance.get(f"lora {lora.name}")) for lora in self.request.loras)
+        return {name: str(audit) for name, audit in said if audit is not None}
+
+    @property
     def image(self) -> Image.Image:
         """The picture itself, read from its file.
 

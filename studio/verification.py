@@ -141,7 +141,10 @@ def _changed_loras(before: ResolvedRequest, after: ResolvedRequest) -> Iterator[
 
 
 def _settings(record: Record) -> Mapping[str, Any]:
-    return {**record.request.model_dump(mode="json", exclude={"loras"}), **record.provenance}
+    """Return what pixels depend on but LoRA files; what these changed by their place, for a file may be renamed."""
+    places = {f"lora {lora.name}": f"layers of LoRA {place}" for place, lora in enumerate(record.request.loras, 1)}
+    provenance = {places.get(name, name): value for name, value in record.provenance.items()}
+    return {**record.request.model_dump(mode="json", exclude={"loras"}), **provenance}
 
 
 def _pixels(path: Path) -> Image.Image:

@@ -1,6 +1,6 @@
 """Pictures and settings as HTML. Everything that a user typed is escaped here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from pipelines.spec.lora_tags import write_lora
@@ -76,7 +76,7 @@ def settings(image: GalleryImage) -> str:
         rows.append(("Styles", ", ".join(request.styles)))
     rows.append(("Model", request.model))
     if request.loras:
-        rows.append(("LoRAs", ", ".join(map(write_lora, request.loras))))
+        rows.append(("LoRAs", "\n".join(_applied(image))))
     rows += [
         ("Seed", str(request.seed)),
         ("Size", f"{image.width} × {image.height}"),
@@ -104,6 +104,13 @@ def verdict(result: Verification) -> str:
     """Whether a picture came out the same a second time."""
     kind, sentence = ("exact", result.sentence) if result.is_exact else ("complaint", result.sentence)
     return f'<p class="{kind}" role="status">{escape(sentence[0].upper() + sentence[1:])}.</p>'
+
+
+def _applied(image: GalleryImage) -> Iterator[str]:
+    """Yield each LoRA as it would be typed, and how much of it was applied."""
+    for lora in image.request.loras:
+        audit = image.lora_audits.get(lora.name)
+        yield write_lora(lora) + (f" (applied {audit})" if audit else "")
 
 
 def _outcome(imported: Imported, outcome: Outcome) -> str:

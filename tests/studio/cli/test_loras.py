@@ -80,6 +80,13 @@ def test_what_cannot_be_applied_is_told_before_anything_runs(run: Run) -> None:
     assert run("jobs").out.count("\n") <= 1
 
 
+def test_how_much_of_a_lora_was_applied_is_told_once_beside_the_paths(run: Run) -> None:
+    done = run("generate", "a boat <lora:sea:0.5>", "--num-images", "2")
+
+    assert done.err.count("LoRA sea: applied 1/1: drawing 1\n") == 1
+    assert [line.rpartition(".")[2] for line in done.out.splitlines()] == ["png", "png"]
+
+
 def test_a_read_picture_names_its_loras(run: Run) -> None:
     path = run("generate", "a boat", "--lora", "sea:0.5").out.strip()
 

@@ -102,4 +102,4 @@ def test_the_gallery_sends_loras_by_their_hash_and_says_what_changed(studio: Stu
 def test_the_gallery_says_what_was_applied(studio: Studio) -> None:
     image = studio.generate("a boat <lora:sea:0.5:0.25>", progress=False)[0]
 
-    assert "<dt>LoRAs</dt><dd>sea:0.5:0.25</dd>" in markup.settings(image)
+    assert "<dt>LoRAs</dt><dd>sea:0.5:0.25 (applied 1/1: drawing 1)</dd>" in markup.settings(image)
