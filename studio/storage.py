@@ -30,7 +30,15 @@ from studio.files import InputStore, ProcessLock, publish
 from studio.gallery import Gallery
 from studio.jobs import JobStore
 from studio.settings import Settings
-from studio.store import EmbeddingCatalogue, FileHashes, LoraCatalogue, brought_by, find_model, find_upscaler
+from studio.store import (
+    EmbeddingCatalogue,
+    FileHashes,
+    FileHeaders,
+    LoraCatalogue,
+    brought_by,
+    find_model,
+    find_upscaler,
+)
 from studio.styles import Styles
 from studio.training import Training
 
@@ -73,7 +81,7 @@ class Storage:
             raise
         jobs = JobStore(database)
         gallery = Gallery(outputs, database, jobs, filename_pattern=settings.filename_pattern)
-        loras = LoraCatalogue(settings.lora_folders, FileHashes(database))
+        loras = LoraCatalogue(settings.lora_folders, FileHashes(database), FileHeaders(database))
         return cls(settings, database, InputStore(outputs / "inputs"), loras, jobs, gallery)
 
     @cached_property

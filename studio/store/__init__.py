@@ -2,6 +2,7 @@
 
 from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding, brought_by
 from studio.store.hashes import FileHashes, Hashes
+from studio.store.headers import FileHeaders
 from studio.store.installed import POCKET, find_model, installed_models, model_finder
 from studio.store.lora_header import LoraHeader
 from studio.store.loras import InstalledLora, LoraCatalogue, described_lora
@@ -11,6 +12,7 @@ __all__ = [
     "POCKET",
     "EmbeddingCatalogue",
     "FileHashes",
+    "FileHeaders",
     "Hashes",
     "InstalledEmbedding",
     "InstalledLora",
