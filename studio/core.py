@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from PIL import Image
 
-from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest
+from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, NotFound
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolved import ResolvedRequest
@@ -22,7 +22,14 @@ from studio.jobs import Job, JobState
 from studio.metadata import FoundLora, Imported, import_request, read_texts, texts_of
 from studio.settings import Settings
 from studio.storage import Storage
-from studio.store import InstalledEmbedding, InstalledLora, installed_models, installed_upscalers, model_finder
+from studio.store import (
+    InstalledEmbedding,
+    InstalledLora,
+    installed_models,
+    installed_upscalers,
+    model_finder,
+    small_picture,
+)
 from studio.stream import OnError, pictures_of
 from studio.styles import Style
 from studio.trainings import Trainings
@@ -323,6 +330,17 @@ class Studio(Trainings):
         """
         lora = self._storage.loras.find(name)
         return replace(lora, known_hashes=lora.hashes)
+
+    def lora_preview(self, name: str) -> bytes:
+        """Return what shows a LoRA, as a small WebP: the picture beside its file, else the one in its header.
+
+        Raises:
+            NotFound: there is no such LoRA, or nothing shows it.
+        """
+        lora = self._storage.loras.find(name)
+        if lora.picture is None:
+            raise NotFound(f"LoRA {lora.name} has no preview; put a picture of its name beside it")
+        return small_picture(lora.picture)
 
     def find_lora(self, name: str, digest: str) -> FoundLora | None:
         """Return the LoRA that a picture of another program, or of another machine, was made with."""

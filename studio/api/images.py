@@ -14,7 +14,7 @@ from studio.api.views import ImagePage, ImageView, StoredInput, StudioDep
 from studio.files import MAX_INPUT_BYTES
 
 MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
-_FILE_HEADERS: Mapping[str, str] = {
+FILE_HEADERS: Mapping[str, str] = {
     "Cache-Control": "private, max-age=86400",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
     "X-Content-Type-Options": "nosniff",
@@ -120,7 +120,7 @@ def read_input_file(input_id: str, studio: StudioDep, *, if_none_match: IfNoneMa
 
 def _file(path: Path, *, media_type: str, etag: str, known: str | None, disposition: str = "inline") -> Response:
     """Return an image of ours with a type we know, readable as nothing else."""
-    headers = {**_FILE_HEADERS, "ETag": f'"{etag}"'}
+    headers = {**FILE_HEADERS, "ETag": f'"{etag}"'}
     if known is not None and f'"{etag}"' in known:
         return Response(status_code=304, headers=headers)
     if not path.is_file():

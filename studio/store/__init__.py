@@ -1,5 +1,6 @@
 """Models, LoRAs, embeddings and upscale models on disk. Reads configuration files and headers only; no torch."""
 
+from studio.store.beside import small_picture
 from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding, brought_by
 from studio.store.hashes import FileHashes, Hashes
 from studio.store.headers import FileHeaders
@@ -25,4 +26,5 @@ __all__ = [
     "installed_models",
     "installed_upscalers",
     "model_finder",
+    "small_picture",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines.spec.lora_notes import CONFIG, config_stamp
 from pipelines.spec.lora_tags import writable_name
+from studio.store.beside import NOTES
 from studio.store.hashes import key
 from studio.store.headers import Stamp
 
@@ -29,6 +30,8 @@ class LoraOnDisk:
     stamp: Stamp
     preview: Path | None
     """A picture beside the file, of the same name."""
+    notes: tuple[Path, ...]
+    """Other programs' notes beside the file, of the same name."""
 
 
 def lora_files(folders: Sequence[Path]) -> Iterator[LoraOnDisk]:
@@ -69,12 +72,13 @@ def _file(folder: Path, entry: "os.DirEntry[str]", names: set[str]) -> LoraOnDis
         place = place.parent
     stem = path.stem
     preview = next((path.with_name(stem + ending) for ending in PREVIEWS if stem + ending in names), None)
+    notes = tuple(path.with_name(stem + ending) for ending in NOTES if stem + ending in names)
     try:
         state = key(path, entry.stat())
     except OSError:
         return None
     stamp = state, config_stamp(path) if CONFIG in names else None
-    return LoraOnDisk(folder, path, _readable(place.as_posix()), stamp, preview)
+    return LoraOnDisk(folder, path, _readable(place.as_posix()), stamp, preview, notes)
 
 
 def named(found: Iterable[LoraOnDisk]) -> dict[str, LoraOnDisk]:

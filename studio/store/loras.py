@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipelines.spec.errors import ModelError, NotFound
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
+from studio.store.beside import Notes, read_notes
 from studio.store.hashes import FileHashes, Hashes
 from studio.store.headers import FileHeaders, Stamp
 from studio.store.lora_folders import SUFFIX, LoraOnDisk, lora_files, named
@@ -20,6 +22,8 @@ from studio.store.lora_header import FAMILY_LABELS, LoraHeader, read_lora_header
 
 MAX_SEARCH_BYTES = 2**31
 """How much is hashed at most to find a file by a hash: a second or two."""
+THUMBNAIL = "modelspec.thumbnail"
+"""The key of a picture inside of the metadata."""
 _MAX_NAME = 256
 
 
@@ -41,6 +45,8 @@ class InstalledLora:
     """Why it cannot be used; empty if it can."""
     preview: Path | None
     """A picture beside the file, of the same name."""
+    note_files: tuple[Path, ...]
+    """Notes of other programs beside the file."""
     known_hashes: Hashes | None
     """The hashes, if they have been computed."""
     _hashes: FileHashes = field(repr=False, compare=False)
@@ -64,6 +70,21 @@ class InstalledLora:
         """Whether the hash that the file claims is its own; None where none is claimed or none is computed."""
         claimed = self.header.claimed_sha256 if self.header else ""
         return self.known_hashes.match(claimed) if claimed and self.known_hashes else None
+
+    @cached_property
+    def notes(self) -> Notes:
+        """What A1111 and Civitai note beside the file."""
+        return read_notes(self.note_files)
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        """What calls up what it has learnt: as noted beside the file, then as its header tells."""
+        return tuple(dict.fromkeys((*self.notes.trigger_words, *(self.header.trigger_words if self.header else ()))))
+
+    @property
+    def picture(self) -> Path | str | None:
+        """What shows it: the file beside it, else the data URI in its header."""
+        return self.preview or (self.header.metadata.get(THUMBNAIL) if self.header else None) or None
 
     @property
     def family_label(self) -> str:
@@ -117,12 +138,15 @@ def described_lora(lora: InstalledLora) -> dict[str, Any]:
         "alpha": header.alpha if header else None,
         "layers": dict(header.layers) if header else {},
         "embeddings": {word: layout.vectors for word, layout in header.embeddings.items()} if header else {},
-        "trigger_words": list(header.trigger_words) if header else [],
+        "trigger_words": list(lora.trigger_words),
+        "preferred_weight": lora.notes.preferred_weight,
+        "description": lora.notes.description,
+        "has_preview": lora.picture is not None,
         "licence": header.licence if header else "",
         "file_sha256": hashes.file if hashes else None,
         "sha256": hashes.tensors if hashes else None,
         "claimed_sha256": header.claimed_sha256 if header else "",
-        "metadata": {key: text for key, text in metadata.items() if key != "modelspec.thumbnail"},
+        "metadata": {key: text for key, text in metadata.items() if key != THUMBNAIL},
     }
 
 
@@ -209,6 +233,7 @@ class LoraCatalogue:
             header=None if problem or isinstance(header, str) else header,
             problem=problem,
             preview=file.preview,
+            note_files=file.notes,
             known_hashes=known.get(file.stamp[0]),
             _hashes=self._hashes,
         )
