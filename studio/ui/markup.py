@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from urllib.parse import quote
 
 from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.resolved import ResolvedRequest
@@ -9,6 +10,7 @@ from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.upscalers import upscaler_label
 from studio.gallery import GalleryImage
 from studio.metadata import Imported, Outcome
+from studio.store import InstalledLora
 from studio.verification import Verification
 
 _API = "/api/v1"
@@ -91,6 +93,27 @@ def settings(image: GalleryImage) -> str:
     rows += [("Format", request.output_format), ("File", image.path.name)]
     body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{body}</dl>{_inputs(request)}'
+
+
+def lora_cards(loras: Iterable[InstalledLora]) -> str:
+    """What is chosen: a small picture, the family, and the words that call it up, which can be pressed."""
+    return "".join(map(_lora_card, loras))
+
+
+def _lora_card(lora: InstalledLora) -> str:
+    name, notes = escape(lora.name), lora.notes
+    address = f"{_API}/loras/{quote(lora.name)}/preview"
+    shown = f'<img src="{address}" alt="" loading="lazy">' if lora.picture is not None else "<i></i>"
+    weight = "" if notes.preferred_weight is None else f"weight {notes.preferred_weight:g}"
+    facts = " · ".join(filter(None, (lora.family_label, weight)))
+    words = "".join(
+        f'<button type="button" data-word="{escape(word)}" title="Add to the prompt">{escape(word)}</button>'
+        for word in lora.trigger_words
+    )
+    return (
+        f'<figure class="lora" title="{escape(notes.description)}">{shown}<figcaption><b>{name}</b>'
+        f"<span>{escape(facts)}</span><div>{words}</div></figcaption></figure>"
+    )
 
 
 def imported(imported: Imported) -> str:
