@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from PIL import Image
 
-from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest
+from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, NotFound
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.templates import is_template
@@ -18,10 +18,17 @@ from studio.expanding import as_typed
 from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage
 from studio.jobs import Job, JobState
-from studio.metadata import FoundLora, Imported, import_request, read_texts
+from studio.metadata import FoundLora, Imported, Record, import_request, read_texts, texts_of
 from studio.settings import Settings
 from studio.storage import Storage
-from studio.store import InstalledEmbedding, InstalledLora, installed_models, installed_upscalers, upscaler_finder
+from studio.store import (
+    InstalledEmbedding,
+    InstalledLora,
+    installed_models,
+    installed_upscalers,
+    small_picture,
+    upscaler_finder,
+)
 from studio.stream import OnError, pictures_of
 from studio.styles import Style
 from studio.trainings import Trainings
@@ -132,19 +139,27 @@ class Studio(Trainings):
         """Make a picture again from what it says about itself, and compare; see `studio.verification.verify`."""
         return verify(self, path, progress=progress)
 
-    def read(self, path: Path) -> Imported:
+    def read(self, image: Path | GalleryImage) -> Imported:
         """Return a picture of ours or of another program as a request, with a note on everything that it says.
+
+        Args:
+            image: any file (.txt too), or a picture of the gallery, whose file need not be there.
 
         Raises:
             NotFound: no such file, or it carries nothing that can be read.
         """
-        return import_request(
-            read_texts(path),
-            find_model=self.find_model,
-            find_lora=self.find_lora,
-            find_embedding=self._storage.embeddings.find,
-            find_upscaler=upscaler_finder(self.settings.upscalers_dir),
-        )
+        return self._import(image.record if isinstance(image, GalleryImage) else read_texts(image))
+
+    def read_text(self, text: str) -> Imported:
+        """Return what a picture's text says, as `read` does.
+
+        Args:
+            text: an infotext as A1111 shows it, or the JSON of our own record, of Fooocus or of SwarmUI.
+
+        Raises:
+            NotFound: nothing of it can be read.
+        """
+        return self._import(texts_of(text))
 
     def hires(self, image: Path | GalleryImage, *, progress: bool = True, **fields: Any) -> GalleryImage:
         """Paint a finished picture again, larger: its first pass bit for bit, then a second one.
@@ -187,7 +202,8 @@ class Studio(Trainings):
 
     def enlarged(self, image: Path | GalleryImage, **fields: Any) -> GenerationRequest:
         """Return the request that `hires` makes; see `studio.enlarging.enlarged`."""
-        return enlarged(image.path if isinstance(image, GalleryImage) else image, fields)
+        path = image.path if isinstance(image, GalleryImage) else image
+        return enlarged(path, fields, find_model=self.find_model, find_lora=self.find_lora)
 
     def request(self, request: GenerationRequest | str | Mapping[str, Any] = "", **fields: Any) -> GenerationRequest:
         """Build a request from a prompt (another request, a mapping) and fields; images given as such are stored first.
@@ -318,6 +334,17 @@ class Studio(Trainings):
         """Return the name of the installed model of a hash; without one, of a name. See `ModelHashes.find`."""
         return self._storage.model_hashes.find(name, digest)
 
+    def lora_preview(self, name: str) -> bytes:
+        """Return what shows a LoRA, as a small WebP: the picture beside its file, else the one in its header.
+
+        Raises:
+            NotFound: there is no such LoRA, or nothing shows it.
+        """
+        lora = self._storage.loras.find(name)
+        if lora.picture is None:
+            raise NotFound(f"LoRA {lora.name} has no preview; put a picture of its name beside it")
+        return small_picture(lora.picture)
+
     def find_lora(self, name: str, digest: str) -> FoundLora | None:
         """Return the LoRA that a picture of another program, or of another machine, was made with."""
         found = self._storage.loras.find_by_hash(name, digest)
@@ -340,6 +367,15 @@ class Studio(Trainings):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _import(self, said: Mapping[str, str] | Record) -> Imported:
+        return import_request(
+            said,
+            find_model=self.find_model,
+            find_lora=self.find_lora,
+            find_embedding=self._storage.embeddings.find,
+            find_upscaler=upscaler_finder(self.settings.upscalers_dir),
+        )
 
     def _stream(
         self, requests: Iterable[Any], *, progress: bool, on_error: OnError | None, fields: Mapping[str, Any]

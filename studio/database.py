@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StorageError
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision in studio/migrations/versions."""
 
 metadata = sa.MetaData()
@@ -69,6 +69,17 @@ file_hash_table = sa.Table(
     sa.Column("mtime_ns", sa.BigInteger, nullable=False),
     sa.Column("file_sha256", sa.String(64), nullable=False),
     sa.Column("tensors_sha256", sa.String(64), nullable=False),
+)
+
+lora_header_table = sa.Table(
+    "lora_header",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("mtime_ns", sa.BigInteger, nullable=False),
+    sa.Column("config_ns", sa.BigInteger),
+    sa.Column("reading", sa.Integer, nullable=False),
+    sa.Column("header", sa.Text, nullable=False),
 )
 
 outputs_table = sa.Table(

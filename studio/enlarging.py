@@ -9,11 +9,12 @@ from pipelines.spec.hires import HIRES_FIELDS, SIDE_STEP, SIZE_FIELDS
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.templates import TEMPLATES
 from studio import metadata
+from studio.metadata import FindLora, FindModel
 
 DEFAULT_SCALE = 2.0
 
 
-def enlarged(path: Path, fields: Mapping[str, Any]) -> GenerationRequest:
+def enlarged(path: Path, fields: Mapping[str, Any], *, find_model: FindModel, find_lora: FindLora) -> GenerationRequest:
     """Return the request that a picture's record makes, with a second pass.
 
     The first pass is that of the picture, bit for bit. What the record says of a second pass stays unless a field says
@@ -22,16 +23,25 @@ def enlarged(path: Path, fields: Mapping[str, Any]) -> GenerationRequest:
     Args:
         path: a picture made here.
         fields: those of the second pass; without a size, and without one in the record, it becomes twice as large.
+        find_model: finds the picture's models by their hashes.
+        find_lora: finds its LoRAs likewise.
 
     Raises:
         NotFound: no such file, or one without a record of ours.
-        InvalidRequest: naming the field.
+        InvalidRequest: naming the field; a LoRA whose file is another by now repeats no first pass.
     """
-    record = metadata.read(path).request
-    values = record.asked().model_dump()
+    record = metadata.read(path)
+    for lora in record.request.loras:
+        if (found := find_lora(lora.name, lora.sha256)) is not None and not found.is_exact:
+            raise InvalidRequest(
+                f"loras: {lora.name} is another file than the one that the picture was made with "
+                f"({lora.sha256[:12]}), and its first pass cannot be repeated; put that file back",
+                field="loras",
+            )
+    values = metadata.asked_here(record, find_model=find_model, find_lora=find_lora).model_dump()
     if any(fields.get(field) is not None for field in SIZE_FIELDS):
         values |= dict.fromkeys(SIZE_FIELDS)
-    elif record.enlargement is None:
+    elif record.request.enlargement is None:
         values["hires_scale"] = DEFAULT_SCALE
     made_anew = {note: None for field, note in TEMPLATES.items() if fields.get(field) is not None}
     return GenerationRequest.parse({**values, **made_anew, **fields})

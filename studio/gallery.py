@@ -55,6 +55,17 @@ class GalleryImage:
     """Seconds since the epoch."""
 
     @property
+    def record(self) -> Record:
+        """What the file says of itself."""
+        return Record(self.job_id, self.index, self.created_at, self.request, self.provenance)
+
+    @property
+    def lora_audits(self) -> dict[str, str]:
+        """By the name of each LoRA: how much of it was applied, and where. Older pictures may not say."""
+        said = ((lora.name, self.provenance.get(f"lora {lora.name}")) for lora in self.request.loras)
+        return {name: str(audit) for name, audit in said if audit is not None}
+
+    @property
     def image(self) -> Image.Image:
         """The picture itself, read from its file.
 

@@ -33,6 +33,7 @@ from studio.settings import Settings
 from studio.store import (
     EmbeddingCatalogue,
     FileHashes,
+    FileHeaders,
     LoraCatalogue,
     ModelHashes,
     brought_by,
@@ -87,7 +88,7 @@ class Storage:
             filename_pattern=settings.filename_pattern,
             provenance_mark=settings.provenance_mark,
         )
-        loras = LoraCatalogue(settings.lora_folders, FileHashes(database))
+        loras = LoraCatalogue(settings.lora_folders, FileHashes(database), FileHeaders(database))
         return cls(settings, database, InputStore(outputs / "inputs"), loras, jobs, gallery)
 
     @cached_property

@@ -18,8 +18,6 @@ from studio.metadata import FoundLora, Record
 
 _SAYS_NOTHING = frozenset({"images_at_once"})
 """What the engine reports and no pixel depends on."""
-_MODELS = {"model": "model_hash", "hires_model": "hires_model_hash"}
-"""Fields that name a model -> where the hash of its weights is kept."""
 
 
 class Making(Protocol):
@@ -107,7 +105,7 @@ def again(studio: Making, path: Path) -> GenerationRequest:
         NotFound: no such file, or one without a record of ours.
         InvalidRequest: its record asks for what nobody can ask.
     """
-    return _asked(studio, metadata.read(path))
+    return metadata.asked_here(metadata.read(path), find_model=studio.find_model, find_lora=studio.find_lora)
 
 
 def compare(path: Path, made: GalleryImage) -> Verification:
@@ -128,35 +126,19 @@ def compare(path: Path, made: GalleryImage) -> Verification:
     return Verification(path, most, 1 - counts[0] / sum(counts), differences)
 
 
-def _asked(studio: Making, record: Record) -> GenerationRequest:
-    """Return what asks for the picture, models and LoRAs by the names that their files have here and today."""
-    request = record.request
-    models = {
-        field: studio.find_model(str(name), str(record.provenance.get(key, ""))) or name
-        for field, key in _MODELS.items()
-        if (name := getattr(request, field)) is not None
-    }
-    loras = []
-    for lora in request.loras:
-        found = studio.find_lora(lora.name, lora.sha256)
-        name = found.name if found else lora.name
-        loras.append(lora.asked().model_copy(update={"name": name}))
-    return request.asked().model_copy(update={**models, "loras": tuple(loras)})
-
-
 def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
     then, now = _settings(before), _settings(after)
     others = (
         Difference(name, then.get(name), now.get(name))
         for name in {**then, **now}
-        if then.get(name) != now.get(name) and name not in {*_SAYS_NOTHING, *_MODELS, *_MODELS.values()}
+        if then.get(name) != now.get(name) and name not in {*_SAYS_NOTHING, *metadata.MODELS, *metadata.MODELS.values()}
     )
     return (*_changed_models(then, now), *_changed_loras(before.request, after.request), *others)
 
 
 def _changed_models(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Difference]:
     """Yield the models that have other weights than they had, or another name where the weights are not known."""
-    for field, key in _MODELS.items():
+    for field, key in metadata.MODELS.items():
         before, after = then.get(key), now.get(key)
         if before is None or after is None:
             if then.get(field) != now.get(field):
@@ -173,7 +155,10 @@ def _changed_loras(before: ResolvedRequest, after: ResolvedRequest) -> Iterator[
 
 
 def _settings(record: Record) -> Mapping[str, Any]:
-    return {**record.request.model_dump(mode="json", exclude={"loras"}), **record.provenance}
+    """Return what pixels depend on but LoRA files; what these changed by their place, for a file may be renamed."""
+    places = {f"lora {lora.name}": f"layers of LoRA {place}" for place, lora in enumerate(record.request.loras, 1)}
+    provenance = {places.get(name, name): value for name, value in record.provenance.items()}
+    return {**record.request.model_dump(mode="json", exclude={"loras"}), **provenance}
 
 
 def _pixels(path: Path) -> Image.Image:

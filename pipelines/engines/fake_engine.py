@@ -34,7 +34,8 @@ class FakeEngine:
                 if step:
                     time.sleep(self._step_seconds)
                 on_step(Step(index, step, num_steps, preview=lambda image=image: image))  # type: ignore[misc]
-            yield GeneratedImage(index, request, image, {"engine": "fake"})
+            audits = {f"lora {lora.name}": "1/1: drawing 1" for lora in request.loras}
+            yield GeneratedImage(index, request, image, {"engine": "fake", **audits})
 
 
 def _check_loras(request: ResolvedRequest, inputs: Inputs) -> None:

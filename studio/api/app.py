@@ -13,8 +13,8 @@ from fastapi import APIRouter, FastAPI
 
 from pipelines.spec.errors import AlreadyRunning, InvalidRequest
 from studio import __version__
-from studio.api import errors, guard, images, jobs, trainings
-from studio.api.views import EmbeddingView, Health, LoraView, ModelView, StudioDep, StyleView
+from studio.api import errors, guard, images, jobs, loras, trainings
+from studio.api.views import EmbeddingView, Health, ModelView, StudioDep, StyleView
 from studio.core import Studio
 from studio.settings import Settings
 from studio.supervisor import Supervisor
@@ -48,7 +48,7 @@ def create_app(studio: Studio, *, ui: bool = True) -> FastAPI:
     errors.install(app)
     guard.install(app, hosts=[studio.settings.host])
     app.include_router(_router)
-    for router in (jobs.router, images.router, trainings.router):
+    for router in (jobs.router, images.router, loras.router, trainings.router):
         app.include_router(router, prefix="/api/v1")
     if ui:
         import_module("studio.ui").mount(app, studio)
@@ -66,12 +66,6 @@ def read_health(studio: StudioDep) -> Health:
 def list_models(studio: StudioDep) -> list[ModelView]:
     """List the installed models and what an empty field means with each."""
     return [ModelView.of(model) for model in studio.models()]
-
-
-@_router.get("/api/v1/loras", tags=["models"])
-def list_loras(studio: StudioDep) -> list[LoraView]:
-    """List the LoRAs that are found, those that cannot be used among them, with the reason."""
-    return [LoraView.of(lora) for lora in studio.loras()]
 
 
 @_router.get("/api/v1/embeddings", tags=["models"])

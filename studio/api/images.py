@@ -15,7 +15,7 @@ from studio.files import MAX_INPUT_BYTES
 from studio.metadata import stripped
 
 MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}
-_FILE_HEADERS: Mapping[str, str] = {
+FILE_HEADERS: Mapping[str, str] = {
     "Cache-Control": "private, max-age=86400",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
     "X-Content-Type-Options": "nosniff",
@@ -64,7 +64,7 @@ def read_image_file(
     image = studio.gallery.get(image_id)
     if not metadata:
         disposition = f'attachment; filename="{image.id}{image.path.suffix}"' if download else "inline"
-        headers = {**_FILE_HEADERS, "Content-Disposition": disposition}
+        headers = {**FILE_HEADERS, "Content-Disposition": disposition}
         return Response(stripped(image.path), media_type=MEDIA_TYPES[image.request.output_format], headers=headers)
     return _file(
         image.path,
@@ -127,7 +127,7 @@ def read_input_file(input_id: str, studio: StudioDep, *, if_none_match: IfNoneMa
 
 def _file(path: Path, *, media_type: str, etag: str, known: str | None, disposition: str = "inline") -> Response:
     """Return an image of ours with a type we know, readable as nothing else."""
-    headers = {**_FILE_HEADERS, "ETag": f'"{etag}"'}
+    headers = {**FILE_HEADERS, "ETag": f'"{etag}"'}
     if known is not None and f'"{etag}"' in known:
         return Response(status_code=304, headers=headers)
     if not path.is_file():

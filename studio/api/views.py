@@ -145,7 +145,10 @@ class LoraView(BaseModel):
     alpha: float | None
     layers: dict[str, int] = Field(description="How many layers it changes, by the part of the model.")
     embeddings: dict[str, int] = Field(description="Words that it brings for prompts, and how many tokens each takes.")
-    trigger_words: list[str]
+    trigger_words: list[str] = Field(description="As noted beside the file, then as its header tells.")
+    preferred_weight: float | None = Field(description="As noted beside the file.")
+    description: str = Field(description="As noted beside the file.")
+    has_preview: bool = Field(description="Whether `/loras/{name}/preview` shows it.")
     licence: str
     file_sha256: str | None = Field(description="Of the file, once it has been computed.")
     sha256: str | None = Field(description="Of its tensors, as in pictures' records, once it has been computed.")

@@ -1,6 +1,8 @@
 """`studio gallery` and `studio read`: finished pictures, and what they say about themselves."""
 
 import json
+import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +20,7 @@ from studio.settings import Settings
 
 if TYPE_CHECKING:
     from studio.gallery import GalleryImage
-    from studio.metadata import FindLora, FindModel, FoundLora, Imported
+    from studio.metadata import FindLora, FindModel, FoundLora, Imported, Note
 
 SHOWN_VALUE = 60
 """Characters of a foreign value that are shown beside what became of it."""
@@ -91,7 +93,12 @@ def remove(
 
 
 def read(
-    image: Annotated[Path, typer.Argument(help="A PNG, JPEG, WebP, AVIF or GIF file.")],
+    image: Annotated[
+        Path,
+        typer.Argument(
+            help="A PNG, JPEG, WebP, AVIF or GIF file, or an infotext as a .txt file; - reads standard input."
+        ),
+    ],
     *,
     as_json: Annotated[
         bool,
@@ -110,10 +117,10 @@ def read(
     from studio import metadata
     from studio.store import EmbeddingCatalogue, upscaler_finder
 
-    texts = metadata.read_texts(image)
+    texts = metadata.texts_of(sys.stdin.buffer.read()) if str(image) == "-" else metadata.read_texts(image)
     try:
-        record = metadata.read(image)
-    except NotFound:  # a picture, but without a record of ours
+        record = metadata.record_in(texts)
+    except ValueError:  # none of ours, or damaged
         record = None
     try:
         imported = metadata.import_request(
@@ -135,6 +142,7 @@ def read(
         _print_pairs({**_chosen(record.request.model_dump(mode="json")), **record.provenance, **about})
         for note in record.notes:
             typer.echo(f"note: {note}")
+        _print_notes(() if imported is None else imported.notes)
     elif imported is not None:
         _print_imported(imported)
     else:
@@ -178,14 +186,18 @@ def _imported_json(imported: "Imported") -> dict[str, Any]:
 
 def _print_imported(imported: "Imported") -> None:
     """Print the program, our fields, and what became of each thing it says, grouped."""
+    _print_pairs({"program": imported.program, **imported.request_fields})
+    _print_notes(imported.notes)
+
+
+def _print_notes(notes: "Sequence[Note]") -> None:
     from studio.metadata import Outcome
 
-    _print_pairs({"program": imported.program, **imported.request_fields})
     for outcome in Outcome:
-        notes = [note for note in imported.notes if note.outcome is outcome]
-        if notes:
+        those = [note for note in notes if note.outcome is outcome]
+        if those:
             typer.echo(f"\n{outcome}:")
-        for note in notes:
+        for note in those:
             value = " ".join(note.value.split())
             said = value if len(value) <= SHOWN_VALUE else f"{value[: SHOWN_VALUE - 1]}…"
             typer.echo(printable(f"  {note.field} {said}: {note.why}"))

@@ -81,7 +81,10 @@ def make(studio: "Studio", request: GenerationRequest, *, copies: Copies | None,
     for note in studio.notes(request):
         typer.echo(printable(f"note: {note}"), err=True)
     job = follow(studio, studio.submit(request), progress())
-    for image in studio.gallery.of_job(job.id):  # those made before a failure too
+    images = studio.gallery.of_job(job.id)  # those made before a failure too
+    for name, audit in dict.fromkeys(each for image in images for each in image.lora_audits.items()):
+        typer.echo(printable(f"LoRA {name}: applied {audit}"), err=True)
+    for image in images:
         path = image.path if copies is None else copies.put(image, num_images=request.num_images)
         if as_json:
             print_json(described(image, path))

@@ -96,7 +96,8 @@ def _shown(lora: "InstalledLora") -> dict[str, Any]:
         "ranks": ", ".join(map(str, header.ranks)) if header else "",
         "layers": _layers(lora),
         "embeddings": ", ".join(header.embeddings) if header else "",
-        "trigger_words": ", ".join(header.trigger_words) if header else "",
+        "trigger_words": ", ".join(lora.trigger_words),
+        "has_preview": "",
         "claimed_sha256": f"{header.claimed_sha256}{verdict}" if header and header.claimed_sha256 else "",
         "metadata": "",
     }
@@ -106,7 +107,7 @@ def _row(lora: "InstalledLora") -> tuple[object, ...]:
     if lora.header is None:
         return lora.name, "", "cannot be used", "", "", _size(lora), ""
     ranks = sorted({lora.header.ranks[0], lora.header.ranks[-1]}) if lora.header.ranks else []
-    words = ", ".join(lora.header.trigger_words)[:SHOWN_WORDS]
+    words = ", ".join(lora.trigger_words)[:SHOWN_WORDS]
     rank = " to ".join(map(str, ranks))
     return (
         lora.name,

@@ -19,11 +19,13 @@ from pipelines.spec.values import OutputFormat
 from studio.metadata import a1111, native, provenance
 from studio.metadata.importing import Imported, Note, import_request
 from studio.metadata.meanings import FindLora, FindModel, FoundLora, Outcome
+from studio.metadata.ours import MODELS, asked_here
 from studio.metadata.record import Record
 from studio.metadata.stripping import AVIF_QUALITY, strip, stripped
-from studio.metadata.texts import XMP, read_texts
+from studio.metadata.texts import XMP, read_texts, texts_of
 
 __all__ = [
+    "MODELS",
     "FindLora",
     "FindModel",
     "FoundLora",
@@ -31,13 +33,16 @@ __all__ = [
     "Note",
     "Outcome",
     "Record",
+    "asked_here",
     "check_room",
     "import_request",
     "read",
     "read_texts",
+    "record_in",
     "save",
     "strip",
     "stripped",
+    "texts_of",
 ]
 
 _JPEG_BYTES = 65533
@@ -118,13 +123,23 @@ def read(path: Path) -> Record:
         NotFound: no such file, no picture, or one without our record; the message says which.
     """
     texts = read_texts(path)
-    text = texts.get(native.ENLARGED, texts.get(native.KEY))
-    if text is None:
-        raise NotFound(f"{path} was not made by Open Weights Studio; it carries {', '.join(texts) or 'no metadata'}")
     try:
-        return native.read(text)
+        record = record_in(texts)
     except ValueError as error:
         raise NotFound(f"{path} carries a record that cannot be read: {error}") from error
+    if record is None:
+        raise NotFound(f"{path} was not made by Open Weights Studio; it carries {', '.join(texts) or 'no metadata'}")
+    return record
+
+
+def record_in(texts: Mapping[str, str]) -> Record | None:
+    """Return our record among the texts of a picture, if there is one.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    text = texts.get(native.ENLARGED, texts.get(native.KEY))
+    return None if text is None else native.read(text)
 
 
 def _said_by(source: Path) -> dict[str, str]:

@@ -22,6 +22,8 @@ class Lora:
     """None: as `weight`."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of a LoraSpec that the program wrote."""
+    unlike: str = ""
+    """What the program wrote and these fields do not say, in words."""
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.families.sd1 import SD1
-from pipelines.spec.lora_tags import parse_lora
+from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
+from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui, weights
-from studio.metadata.foreign import Foreign, Lora, number_of
+from studio.metadata.foreign import Foreign, Lora
 from studio.metadata.meanings import (
     MEANINGS,
     OTHER_NOISE,
@@ -25,17 +26,20 @@ from studio.metadata.meanings import (
     FindLora,
     FindModel,
     FindUpscaler,
+    FoundLora,
     Lacking,
     Meaning,
     Outcome,
     Reading,
     Source,
+    found_model,
 )
+from studio.metadata.ours import MODELS, asked_here
+from studio.metadata.record import Record
+from studio.metadata.tags import LORA_KINDS, TAG, read_tag
 
 FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
-
-_TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
 
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
 """The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
@@ -87,7 +91,7 @@ def nothing_installed(name: str, digest: str) -> None:
 
 
 def import_request(
-    texts: Mapping[str, str],
+    said: Mapping[str, str] | Record,
     *,
     find_model: FindModel = nothing_installed,
     find_lora: FindLora = nothing_installed,
@@ -96,8 +100,11 @@ def import_request(
 ) -> Imported:
     """Turn the texts of a picture, ours or another program's, into the fields of a request.
 
+    A LoRA of ours that is not here stays in the request, which is refused then: a record is whole. One of another
+    program is left out.
+
     Args:
-        texts: as `read_texts` returns them.
+        said: the texts as `read_texts` returns them, or what our own record holds.
         find_model: (name, hash) -> name of an installed model, or None.
         find_lora: the same for LoRAs, the hash first: files get other names.
         find_embedding: the same for embeddings (textual inversion).
@@ -106,11 +113,20 @@ def import_request(
     Raises:
         NotFound: no program that we know wrote these texts.
     """
-    if (ours := _ours(texts)) is not None:
-        return ours
+    record, texts = (said, {}) if isinstance(said, Record) else (_record(said, native.KEY), said)
+    if record is not None:
+        asked = asked_here(record, find_model=find_model, find_lora=find_lora).model_dump(exclude_defaults=True)
+        files = (
+            *_own_models(record, find_model),
+            *_own_loras(record.request, find_lora),
+            *_own_embeddings(record.request, find_embedding),
+        )
+        return Imported(a1111.OURS, asked, (*files, *_own_enlarging(texts)))
+    if (larger := _only_enlarged(texts)) is not None:
+        return Imported(a1111.OURS, larger.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
     foreign = read_foreign(_with_extras(texts))
     if foreign is None:
-        raise NotFound(f"this picture carries no parameters that can be read; it carries {', '.join(texts) or 'none'}")
+        raise NotFound(f"no settings of a picture can be read here; there is {', '.join(texts) or 'nothing'}")
     fields: dict[str, Any] = {}
     notes: list[Note] = []
     prompts, loras = _prompts(foreign)
@@ -122,8 +138,9 @@ def import_request(
         fields["prompt_comments"] = False
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model, find_upscaler), fields)
+    notes += _other_tags(foreign, fields)
     notes += _loras(loras, find_lora, fields)
-    notes += _embeddings(foreign, find_embedding)
+    notes += _embeddings(_embedding_hashes(foreign), find_embedding)
     notes += _input(foreign, fields)
     notes = _without_refused(fields, notes)
     notes += _styles(foreign)
@@ -136,23 +153,24 @@ def import_request(
     return Imported(foreign.program, as_it_stands(fields), tuple(notes[:_MAX_NOTES]))
 
 
-def _ours(texts: Mapping[str, str]) -> Imported | None:
-    """Read our record of how a picture was painted, or of how one that no program painted was made larger."""
-    painted, enlarged = _request(texts, native.KEY), _request(texts, native.ENLARGED)
-    extras = a1111.read(_with_extras({key: text for key, text in texts.items() if key != a1111.KEY}))
-    if painted is not None:
-        notes = tuple(_enlarged(extras)) if extras is not None else ()
-        return Imported(a1111.OURS, painted.model_dump(exclude_defaults=True), notes)
-    if enlarged is not None and read_foreign({key: texts[key] for key in texts.keys() - set(a1111.EXTRAS)}) is None:
-        return Imported(a1111.OURS, enlarged.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
-    return None
-
-
-def _request(texts: Mapping[str, str], key: str) -> GenerationRequest | None:
+def _record(texts: Mapping[str, str], key: str) -> Record | None:
     try:
-        return native.read(texts[key]).request.asked() if key in texts else None
-    except ValueError:
+        return native.read(texts[key]) if key in texts else None
+    except ValueError:  # something else may be in the picture
         return None
+
+
+def _own_enlarging(texts: Mapping[str, str]) -> Iterator[Note]:
+    """Say what was done to a picture of ours when it was finished."""
+    extras = a1111.read(_with_extras({key: text for key, text in texts.items() if key != a1111.KEY}))
+    return iter(()) if extras is None else _enlarged(extras)
+
+
+def _only_enlarged(texts: Mapping[str, str]) -> GenerationRequest | None:
+    """Return how a picture that no program painted was made larger here, if that is all that is said."""
+    record = _record(texts, native.ENLARGED)
+    is_all = record is not None and read_foreign({key: texts[key] for key in texts.keys() - set(a1111.EXTRAS)}) is None
+    return record.request.asked() if record is not None and is_all else None
 
 
 def _with_extras(texts: Mapping[str, str]) -> Mapping[str, str]:
@@ -161,6 +179,32 @@ def _with_extras(texts: Mapping[str, str]) -> Mapping[str, str]:
         return {a1111.EXTRAS[0]: a1111.write_extras(native.read(texts[native.ENLARGED]).request), **texts}
     except (KeyError, ValueError):
         return texts
+
+
+def _own_models(ours: Record, find_model: FindModel) -> Iterator[Note]:
+    """Say which models are gone, called otherwise or changed."""
+    for field, key in MODELS.items():
+        if (name := getattr(ours.request, field)) is not None:
+            try:
+                found = found_model(name, str(ours.provenance.get(key, "")), find_model)
+            except Lacking as lack:
+                yield Note(field, name, Outcome.MISSING, str(lack))
+            else:
+                if found.why:
+                    yield Note(field, name, found.outcome, found.why)
+
+
+def _own_loras(ours: ResolvedRequest, find_lora: FindLora) -> Iterator[Note]:
+    for lora in ours.loras:
+        outcome, why = _verdict(lora.name, lora.sha256, find_lora(lora.name, lora.sha256))
+        yield Note("loras", write_lora(lora), outcome, why or "as it is")
+
+
+def _own_embeddings(ours: ResolvedRequest, find_embedding: FindModel) -> Iterator[Note]:
+    """Say which embeddings are here; those that LoRAs bring are there with them."""
+    brought = {lora.sha256 for lora in ours.loras}
+    digests = {name: digest for name, digest in ours.embeddings.items() if digest not in brought}
+    return _embeddings(digests, find_embedding)
 
 
 def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
@@ -173,24 +217,26 @@ def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
     loras = list(foreign.loras)
     if foreign.format == "comfyui":  # its core takes tags for words
         return {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}, loras
-    for kind, arguments in _TAG.findall(foreign.prompt):
-        if kind == "lora":
-            lora = _tagged(arguments)
+    for kind, arguments in TAG.findall(foreign.prompt):
+        if kind in LORA_KINDS:
+            lora = read_tag(arguments)
             loras.append(replace(lora, hash=digests.pop(a1111.name_in_hashes(lora.name), "")))
     loras += [Lora(name, 1.0, digest) for name, digest in digests.items()]
-    texts = {"prompt": foreign.prompt, "negative_prompt": foreign.negative_prompt}
-    return {field: _TAG.sub("", text).strip() for field, text in texts.items()}, loras
+    return {"prompt": TAG.sub("", foreign.prompt).strip(), "negative_prompt": foreign.negative_prompt}, loras
 
 
-def _tagged(arguments: str) -> Lora:
-    """Read the inside of a tag; where it means nothing here, the name and A1111's first weight are what is left."""
-    try:
-        fields = parse_lora(arguments)
-    except ValueError:
-        name, _, weights = arguments.partition(":")
-        weight = re.search(r"[-+.0-9]+", weights)
-        return Lora(name, number_of(weight[0] if weight else None, default=1.0))
-    return Lora(fields.pop("name"), fields.pop("weight"), "", fields.pop("text_encoder_weight", None), fields)
+def _other_tags(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
+    """Say which tags are left out: those that load no LoRA, and those anywhere but in the prompt, which go too."""
+    if foreign.format == "comfyui":
+        return
+    for kind, arguments in TAG.findall(foreign.prompt):
+        if kind not in LORA_KINDS:
+            yield Note("prompt", f"<{kind}:{arguments}>", Outcome.MISSING, f"there is no {kind} here, only lora")
+    for field in ("negative_prompt", "hires_prompt", "hires_negative_prompt"):
+        text = fields.get(field, "")
+        for tag in TAG.finditer(text):
+            yield Note(field, tag[0], Outcome.IGNORED, "tags count in the prompt only, for both passes")
+            fields[field] = TAG.sub("", text).strip()
 
 
 def _is_before_1_6(foreign: Foreign) -> bool:
@@ -280,42 +326,61 @@ def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> It
         found = find_lora(lora.name, lora.hash)
         te = "" if lora.text_encoder_weight is None else f"{lora.text_encoder_weight:g} "
         said = f"{lora.name} {te}{lora.weight:g}"
-        digest = f" [{lora.hash}]" if lora.hash else ""
+        outcome, why = _verdict(lora.name, lora.hash, found)
         if found is None:
-            yield Note("loras", said, Outcome.MISSING, f"no LoRA {lora.name!r}{digest} is installed")
+            yield Note("loras", said, outcome, why)
             continue
         if found.name in chosen:
             yield Note("loras", said, Outcome.IGNORED, f"the LoRA {found.name} is there already")
             continue
+        if lora.unlike:
+            outcome, why = Outcome.APPROXIMATED, ", ".join(filter(None, (why, lora.unlike)))
         entry = {"name": found.name, "weight": lora.weight, **lora.more}
         if lora.text_encoder_weight is not None:
             entry["text_encoder_weight"] = lora.text_encoder_weight
-        outcome, why = Outcome.USED, "" if found.name == lora.name else f"found as {found.name}"
-        if not found.is_exact:
-            outcome = Outcome.APPROXIMATED
-            why = f"{found.name} is another file: its hash is not{digest}, and the picture will differ"
         note = _set(fields, "loras", Reading([*chosen.values(), entry], outcome, why), said=said)
         if note.outcome is not Outcome.IGNORED:
             chosen[found.name] = entry
         yield note
 
 
-def _embeddings(foreign: Foreign, find_embedding: FindModel) -> Iterator[Note]:
-    """Say which embeddings of the prompt are here: a name in a prompt is one only if a file has it."""
+def _verdict(name: str, digest: str, found: FoundLora | None) -> tuple[Outcome, str]:
+    """Return what becomes of a LoRA of a name and a hash, and why; as it is, there is nothing to say."""
+    shown = f" [{digest[:12]}]" if digest else ""
+    if found is None:
+        return Outcome.MISSING, f"no LoRA {name!r}{shown} is installed"
+    if not found.is_exact:
+        return (
+            Outcome.APPROXIMATED,
+            f"{found.name} is another file: its hash is not{shown}, and the picture will differ",
+        )
+    return Outcome.USED, "" if found.name == name else f"found as {found.name}"
+
+
+def _embedding_hashes(foreign: Foreign) -> dict[str, str]:
     digests = a1111.hashes(foreign.pairs, "TI hashes")
     for name, digest in a1111.hashes(foreign.pairs, "Hashes").items():
         if name.startswith("embed:"):
             digests.setdefault(name.removeprefix("embed:"), digest)
+    return digests
+
+
+def _embeddings(digests: Mapping[str, str], find_embedding: FindModel) -> Iterator[Note]:
+    """Say which embeddings of the prompt are here: a name in a prompt is one only if a file has it."""
     for name, digest in digests.items():
         found = find_embedding(name, digest)
         if found is None:
             why = f"no embedding with this hash is installed: {name} is read as words, or as another of that name"
-            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
-        elif found.translate(a1111.NOT_IN_HASHES).lower() == name.lower():
-            yield Note("prompt", f"{name} [{digest}]", Outcome.USED, "the same embedding is installed")
+            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.MISSING, why)
+        elif _in_hashes(found) == _in_hashes(name):
+            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.USED, "the same embedding is installed")
         else:
             why = f"it is installed as {found}: write that into the prompt instead of {name}"
-            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
+            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.MISSING, why)
+
+
+def _in_hashes(name: str) -> str:
+    return name.translate(a1111.NOT_IN_HASHES).lower()
 
 
 def _styles(foreign: Foreign) -> Iterator[Note]:

@@ -264,11 +264,18 @@ def _hires_model(text: str, source: Source) -> Reading | None:
 
 
 def _found(name: str, digest: str, source: Source) -> Reading | None:
-    if not name and not digest:
-        return None
-    if digest and (found := source.find_model(name, digest)) is not None:
+    return found_model(name, digest, source.find_model) if name or digest else None
+
+
+def found_model(name: str, digest: str, find_model: FindModel) -> Reading:
+    """Return the installed model of a hash, else of a name, and how sure that is; either may be empty.
+
+    Raises:
+        Lacking: there is none.
+    """
+    if digest and (found := find_model(name, digest)) is not None:
         return Reading(found, why="" if found == name else f"found as {found}")
-    found = source.find_model(name, "") if name else None
+    found = find_model(name, "") if name else None
     if found is None:
         raise Lacking(f"no model {_short(name) if name else ''}{f' [{digest[:64]}]' if digest else ''} is installed")
     if digest:

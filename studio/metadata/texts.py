@@ -1,4 +1,7 @@
-"""The texts inside a picture file: PNG text chunks, EXIF, XMP, GIF comments, alpha bits. Not what they mean."""
+"""The texts inside a picture file: PNG text chunks, EXIF, XMP, GIF comments, alpha bits; or one that stands alone.
+
+Not what they mean.
+"""
 
 import re
 import warnings
@@ -10,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipelines.spec.errors import NotFound
 from studio.metadata import a1111, native, stealth
+from studio.metadata.foreign import json_object
 
 XMP = "XML:com.adobe.xmp"
 """The key of PNG's text chunk for XMP; other containers have a place of their own for it."""
@@ -22,12 +26,14 @@ _KEYED_TAGS = (ExifTags.Base.Model, ExifTags.Base.Make, ExifTags.Base.ImageDescr
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Return every metadata text of a picture, by its key.
+    """Return every metadata text of a picture, by its key; of a .txt file, the one that it is.
 
     Raises:
         NotFound: no such file, or not a picture.
     """
     try:
+        if path.suffix.lower() == ".txt":
+            return texts_of(path.read_bytes())
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
             match image.format:
                 case "PNG":
@@ -45,6 +51,20 @@ def read_texts(path: Path) -> dict[str, str]:
         raise NotFound(f"{path} is not a {_KINDS}") from error
     except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
         raise NotFound(f"{path} is not a readable {_KINDS}: {error}") from error
+
+
+def texts_of(text: str | bytes) -> dict[str, str]:
+    """Return a text that was copied out of a picture by the key that it has there: our record, else an infotext.
+
+    Raises:
+        NotFound: bytes that are no UTF-8.
+    """
+    try:
+        text = (text if isinstance(text, str) else text.decode("utf-8-sig")).strip()
+    except UnicodeDecodeError as error:
+        raise NotFound(f"the text is not UTF-8: {error}") from error
+    is_record = "schema" in (json_object(text) or {})
+    return {native.KEY if is_record else a1111.KEY: text} if text else {}
 
 
 def decode_comment(comment: bytes, *, little_endian: bool = False) -> str | None:

@@ -1,7 +1,9 @@
 """Models, LoRAs, embeddings and upscale models on disk. Reads configuration files and headers only; no torch."""
 
+from studio.store.beside import small_picture
 from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding, brought_by
 from studio.store.hashes import FileHashes, Hashes
+from studio.store.headers import FileHeaders
 from studio.store.installed import POCKET, find_model, installed_models, model_named
 from studio.store.lora_header import LoraHeader
 from studio.store.loras import InstalledLora, LoraCatalogue, described_lora
@@ -12,6 +14,7 @@ __all__ = [
     "POCKET",
     "EmbeddingCatalogue",
     "FileHashes",
+    "FileHeaders",
     "Hashes",
     "InstalledEmbedding",
     "InstalledLora",
@@ -25,5 +28,6 @@ __all__ = [
     "installed_models",
     "installed_upscalers",
     "model_named",
+    "small_picture",
     "upscaler_finder",
 ]

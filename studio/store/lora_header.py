@@ -17,6 +17,9 @@ from pipelines.spec.errors import ModelError
 from pipelines.spec.lora_notes import Notes, UnreadableNotes
 from pipelines.spec.safetensors_header import Header, TensorInfo, read_header
 
+READING = 1
+"""Raise it with every change of what is read here: headers are kept, and those of another number are read again."""
+
 TRIGGER_SHARE = 4
 """A trigger word stands in the captions of one in so many pictures, or more."""
 MAX_TRIGGER_WORDS = 10

@@ -3,34 +3,28 @@
 A file that cannot be used stands in it too, with the reason.
 """
 
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipelines.spec.errors import ModelError, NotFound
-from pipelines.spec.lora_notes import config_stamp
-from pipelines.spec.lora_tags import writable_name
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
-from studio.store.hashes import FileHashes, Hashes, key
+from studio.store.beside import Notes, read_notes
+from studio.store.hashes import FileHashes, Hashes
+from studio.store.headers import FileHeaders, Stamp
+from studio.store.lora_folders import SUFFIX, LoraOnDisk, lora_files, named
 from studio.store.lora_header import FAMILY_LABELS, LoraHeader, read_lora_header
 
-SUFFIX = ".safetensors"
-PREVIEWS = tuple(f"{ending}.{kind}" for ending in ("", ".preview") for kind in ("png", "jpg", "jpeg", "webp", "avif"))
-"""How a picture beside a file is called, behind the file's name."""
-_NAMES_OF_FOLDERS = frozenset({"adapter_model", "pytorch_lora_weights"})
-"""What PEFT and diffusers call every file: the folder that it lies in bears the name."""
 MAX_SEARCH_BYTES = 2**31
 """How much is hashed at most to find a file by a hash: a second or two."""
+THUMBNAIL = "modelspec.thumbnail"
+"""The key of a picture inside of the metadata."""
 _MAX_NAME = 256
-
-State = tuple[str, int, int]
-"""Path, size and time of change, as `hashes.key` returns them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,8 @@ class InstalledLora:
     """Why it cannot be used; empty if it can."""
     preview: Path | None
     """A picture beside the file, of the same name."""
+    note_files: tuple[Path, ...]
+    """Notes of other programs beside the file."""
     known_hashes: Hashes | None
     """The hashes, if they have been computed."""
     _hashes: FileHashes = field(repr=False, compare=False)
@@ -74,6 +70,21 @@ class InstalledLora:
         """Whether the hash that the file claims is its own; None where none is claimed or none is computed."""
         claimed = self.header.claimed_sha256 if self.header else ""
         return self.known_hashes.match(claimed) if claimed and self.known_hashes else None
+
+    @cached_property
+    def notes(self) -> Notes:
+        """What A1111 and Civitai note beside the file."""
+        return read_notes(self.note_files)
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        """What calls up what it has learnt: as noted beside the file, then as its header tells."""
+        return tuple(dict.fromkeys((*self.notes.trigger_words, *(self.header.trigger_words if self.header else ()))))
+
+    @property
+    def picture(self) -> Path | str | None:
+        """What shows it: the file beside it, else the data URI in its header."""
+        return self.preview or (self.header.metadata.get(THUMBNAIL) if self.header else None) or None
 
     @property
     def family_label(self) -> str:
@@ -127,12 +138,15 @@ def described_lora(lora: InstalledLora) -> dict[str, Any]:
         "alpha": header.alpha if header else None,
         "layers": dict(header.layers) if header else {},
         "embeddings": {word: layout.vectors for word, layout in header.embeddings.items()} if header else {},
-        "trigger_words": list(header.trigger_words) if header else [],
+        "trigger_words": list(lora.trigger_words),
+        "preferred_weight": lora.notes.preferred_weight,
+        "description": lora.notes.description,
+        "has_preview": lora.picture is not None,
         "licence": header.licence if header else "",
         "file_sha256": hashes.file if hashes else None,
         "sha256": hashes.tensors if hashes else None,
         "claimed_sha256": header.claimed_sha256 if header else "",
-        "metadata": {key: text for key, text in metadata.items() if key != "modelspec.thumbnail"},
+        "metadata": {key: text for key, text in metadata.items() if key != THUMBNAIL},
     }
 
 
@@ -142,20 +156,21 @@ class LoraCatalogue:
     Args:
         folders: in this order; they need not exist. Folders in them count, such as those of an A1111 models/Lora.
         hashes: computes and remembers hashes.
+        headers: remembers headers beyond this process.
     """
 
-    def __init__(self, folders: Sequence[Path], hashes: FileHashes) -> None:
+    def __init__(self, folders: Sequence[Path], hashes: FileHashes, headers: FileHeaders) -> None:
         self._folders = folders
         self._hashes = hashes
-        self._headers: dict[tuple[State, int | None], LoraHeader | str] = {}
+        self._kept = headers
+        self._headers: dict[Stamp, LoraHeader | str] = {}
 
     def installed(self) -> list[InstalledLora]:
         """Return every LoRA file, by name, those that cannot be used among them."""
-        found = _named(_found(self._folders))
+        found = named(lora_files(self._folders))
         known = self._hashes.known() if found else {}
-        installed = [self._open(name, file, known) for name, file in found.items()]
-        states = {file.state for file in found.values()}
-        self._headers = {stamp: header for stamp, header in list(self._headers.items()) if stamp[0] in states}
+        self._headers = headers = self._read(found.values(), found)
+        installed = [self._open(name, file, known, headers) for name, file in found.items()]
         return sorted(installed, key=lambda lora: (lora.name.lower(), lora.name))
 
     def find(self, name: str) -> InstalledLora:
@@ -165,9 +180,11 @@ class LoraCatalogue:
             NotFound: there is none, or several are called so; the message names those that are near.
         """
         wanted = name.removesuffix(SUFFIX)
-        found = _named(_found(self._folders))
+        found = named(lora_files(self._folders))
         if wanted in found:  # without a look at the headers of the others
-            return self._open(wanted, found[wanted], self._hashes.known())
+            headers = self._read([found[wanted]], found)
+            self._headers = {**self._headers, **headers}
+            return self._open(wanted, found[wanted], self._hashes.known(), headers)
         installed = self.installed()
         for called in (_by_file, _by_title, _loosely):
             meant = [lora for lora in installed if called(lora, wanted)]
@@ -181,21 +198,43 @@ class LoraCatalogue:
         there = f"there are {', '.join(others)}" if others else "there are none"
         raise NotFound(f"LoRA {name!r:.80} is not installed; {there} (LoRAs live in {self._folders[0]})")
 
-    def _open(self, name: str, file: "_File", known: Mapping[State, Hashes]) -> InstalledLora:
-        stamp = file.state, config_stamp(file.path)
-        header = self._headers.get(stamp)
-        if header is None:
-            header = self._headers[stamp] = _read(file.path)
+    def _read(self, files: Iterable[LoraOnDisk], found: Mapping[str, LoraOnDisk]) -> dict[Stamp, LoraHeader | str]:
+        """Return what the headers of files tell, or why they cannot be read: from memory, the database, the files.
+
+        Args:
+            files: those to read.
+            found: all that are there.
+        """
+        stamps = {file.stamp: file for file in files}
+        headers = {stamp: header for stamp in stamps if (header := self._headers.get(stamp)) is not None}
+        if unknown := stamps.keys() - headers.keys():
+            kept = self._kept.known({path for (path, _, _), _ in unknown})
+            headers |= {stamp: kept[stamp] for stamp in unknown & kept.keys()}
+            read = {stamp: _read(stamps[stamp].path) for stamp in unknown - kept.keys()}
+            whole = {stamp: header for stamp, header in read.items() if isinstance(header, LoraHeader)}
+            self._kept.keep(whole, there={file.stamp[0][0] for file in found.values()})
+            headers |= read
+        return headers
+
+    def _open(
+        self,
+        name: str,
+        file: LoraOnDisk,
+        known: Mapping[tuple[str, int, int], Hashes],
+        headers: Mapping[Stamp, LoraHeader | str],
+    ) -> InstalledLora:
+        header = headers[file.stamp]
         problem = header if isinstance(header, str) else _problem_of(name)
         return InstalledLora(
             name=name,
             path=file.path,
             place=file.place,
-            size=file.state[1],
+            size=file.stamp[0][1],
             header=None if problem or isinstance(header, str) else header,
             problem=problem,
             preview=file.preview,
-            known_hashes=known.get(file.state),
+            note_files=file.notes,
+            known_hashes=known.get(file.stamp[0]),
             _hashes=self._hashes,
         )
 
@@ -232,8 +271,11 @@ def _loosely(lora: InstalledLora, wanted: str) -> bool:
 def _worth_hashing(
     installed: Sequence[InstalledLora], named: InstalledLora | None, digest: str
 ) -> Iterator[InstalledLora]:
-    """Yield those whose hash is known, then the one of that name and those that claim it, then small ones."""
-    usable = [lora for lora in installed if not lora.problem]
+    """Yield those whose hash is known, then those that claim it, then small ones; the one of that name before others.
+
+    Several files may hold the same tensors.
+    """
+    usable = sorted((lora for lora in installed if not lora.problem), key=lambda lora: lora != named)
     yield from (lora for lora in usable if lora.known_hashes)
     unknown = [lora for lora in usable if not lora.known_hashes]
 
@@ -248,84 +290,6 @@ def _worth_hashing(
         if left < 0:
             return
         yield lora
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file as the folders show it."""
-
-    folder: Path
-    path: Path
-    place: str
-    state: State
-    preview: Path | None
-
-
-def _found(folders: Sequence[Path]) -> Iterator[_File]:
-    """Yield the LoRA files of all folders, each once, however many links lead to it; what is hidden is left out."""
-    seen: set[str] = set()
-    for folder in folders:
-        waiting = [str(folder)]
-        while waiting:
-            here = waiting.pop()
-            if (real_here := os.path.realpath(here)) in seen:
-                continue
-            seen.add(real_here)
-            try:
-                with os.scandir(here) as entries:
-                    inside = sorted((entry for entry in entries if not entry.name.startswith(".")), key=_by_name)
-            except OSError:  # not there, or not ours to read
-                continue
-            waiting += [entry.path for entry in inside if entry.is_dir()][::-1]
-            names = {entry.name for entry in inside}
-            for entry in inside:
-                if not entry.name.lower().endswith(SUFFIX) or not entry.is_file():  # a broken link is none
-                    continue
-                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real_here, entry.name)  # noqa: PTH118 - a thousand of them
-                if real not in seen and (file := _file(folder, entry, names)) is not None:
-                    seen.add(real)
-                    yield file
-
-
-def _by_name(entry: "os.DirEntry[str]") -> str:
-    return entry.name
-
-
-def _file(folder: Path, entry: "os.DirEntry[str]", names: set[str]) -> _File | None:
-    """Return a file as it is; None if it is gone since it was listed."""
-    path = Path(entry.path)
-    place = path.relative_to(folder).with_suffix("")
-    if place.name in _NAMES_OF_FOLDERS and place.parent.name:
-        place = place.parent
-    stem = path.stem
-    preview = next((path.with_name(stem + ending) for ending in PREVIEWS if stem + ending in names), None)
-    try:
-        state = key(path, entry.stat())
-    except OSError:
-        return None
-    return _File(folder, path, _readable(place.as_posix()), state, preview)
-
-
-def _named(found: Iterable[_File]) -> dict[str, _File]:
-    """Name each file: as it is called, else by its path in its folder, else with that folder's name, else with all."""
-    files = list(found)
-    stems = Counter(file.place.rpartition("/")[2] for file in files)
-    names: dict[str, _File] = {}
-    for file in files:
-        stem = file.place.rpartition("/")[2]
-        ways = (
-            stem if stems[stem] == 1 else file.place,
-            file.place,
-            f"{_readable(file.folder.name)}/{file.place}",
-            _readable(file.path.as_posix()),
-        )
-        names[next(name for name in map(writable_name, ways) if name not in names)] = file
-    return names
-
-
-def _readable(text: str) -> str:
-    """Return a path as text: a name may hold bytes that are no character."""
-    return os.fsencode(text).decode("utf-8", "replace")
 
 
 def _read(path: Path) -> LoraHeader | str:

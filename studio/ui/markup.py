@@ -1,7 +1,8 @@
 """Pictures and settings as HTML. Everything that a user typed is escaped here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from urllib.parse import quote
 
 from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.resolved import ResolvedRequest
@@ -9,6 +10,7 @@ from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.upscalers import upscaler_label
 from studio.gallery import GalleryImage
 from studio.metadata import Imported, Outcome
+from studio.store import InstalledLora
 from studio.verification import Verification
 
 _API = "/api/v1"
@@ -86,17 +88,18 @@ def settings(image: GalleryImage) -> str:
     if request.paints_nothing:
         rows += [size, ("Enlarged with", upscaler_label(request.upscaler or "lanczos"))]
     else:
-        rows += _painted(request, size)
+        rows += _painted(image, size)
     rows += [("Note", note) for note in image.notes]
     rows += [("Format", request.output_format), ("File", image.path.name)]
     body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{body}</dl>{_inputs(request)}'
 
 
-def _painted(request: ResolvedRequest, size: tuple[str, str]) -> list[tuple[str, str]]:
+def _painted(image: GalleryImage, size: tuple[str, str]) -> list[tuple[str, str]]:
+    request = image.request
     rows = [("Model", request.model)]
     if request.loras:
-        rows.append(("LoRAs", ", ".join(map(write_lora, request.loras))))
+        rows.append(("LoRAs", "\n".join(_applied(image))))
     rows += [
         ("Seed", str(request.seed)),
         size,
@@ -111,6 +114,27 @@ def _painted(request: ResolvedRequest, size: tuple[str, str]) -> list[tuple[str,
     return rows
 
 
+def lora_cards(loras: Iterable[InstalledLora]) -> str:
+    """What is chosen: a small picture, the family, and the words that call it up, which can be pressed."""
+    return "".join(map(_lora_card, loras))
+
+
+def _lora_card(lora: InstalledLora) -> str:
+    name, notes = escape(lora.name), lora.notes
+    address = f"{_API}/loras/{quote(lora.name)}/preview"
+    shown = f'<img src="{address}" alt="" loading="lazy">' if lora.picture is not None else "<i></i>"
+    weight = "" if notes.preferred_weight is None else f"weight {notes.preferred_weight:g}"
+    facts = " · ".join(filter(None, (lora.family_label, weight)))
+    words = "".join(
+        f'<button type="button" data-word="{escape(word)}" title="Add to the prompt">{escape(word)}</button>'
+        for word in lora.trigger_words
+    )
+    return (
+        f'<figure class="lora" title="{escape(notes.description)}">{shown}<figcaption><b>{name}</b>'
+        f"<span>{escape(facts)}</span><div>{words}</div></figcaption></figure>"
+    )
+
+
 def imported(imported: Imported) -> str:
     """What a picture says, and what became of each thing."""
     rows = [("Made with", imported.program), *((name, str(value)) for name, value in imported.request_fields.items())]
@@ -122,6 +146,13 @@ def verdict(result: Verification) -> str:
     """Whether a picture came out the same a second time."""
     kind, sentence = ("exact", result.sentence) if result.is_exact else ("complaint", result.sentence)
     return f'<p class="{kind}" role="status">{escape(sentence[0].upper() + sentence[1:])}.</p>'
+
+
+def _applied(image: GalleryImage) -> Iterator[str]:
+    """Yield each LoRA as it would be typed, and how much of it was applied."""
+    for lora in image.request.loras:
+        audit = image.lora_audits.get(lora.name)
+        yield write_lora(lora) + (f" (applied {audit})" if audit else "")
 
 
 def _outcome(imported: Imported, outcome: Outcome) -> str:

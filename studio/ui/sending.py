@@ -12,6 +12,7 @@ from pipelines.spec.hires import SIDE_STEP
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.values import MAX_SIDE, MIN_SIDE
 from studio.core import Studio
+from studio.metadata import Outcome
 from studio.ui.tabs.generate import GenerateTab
 from studio.ui.widgets import Updates, complaint
 
@@ -81,12 +82,16 @@ class Sender:
         return {**self.picture(request, path), self._making.mask: gr.Accordion(open=True)}
 
     def from_gallery(self, send: Send, image_id: str | None) -> Updates:
-        """Send a picture of the gallery."""
+        """Send a picture of the gallery, and say which of its LoRAs and embeddings are not what they were."""
         try:
             image = self._studio.gallery.get(image_id or "")
-            return send(image.request.asked(), image.path)
+            imported = self._studio.read(image)
+            updates = send(GenerationRequest.parse(imported.request_fields), image.path)
         except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from error
+        changed = [note for note in imported.notes if note.outcome is not Outcome.USED and note.field in _FILES]
+        updates[self._making.complaint] += complaint("; ".join(f"{note.value}: {note.why}" for note in changed))
+        return updates
 
     def from_file(self, send: Send, fields: dict[str, Any] | None, path: str | None) -> Updates:
         """Send an uploaded picture, whose fields are None where it says nothing."""
@@ -110,6 +115,10 @@ def _sides(size: tuple[int, int], *, step: int) -> tuple[dict[str, int | None], 
         return {"width": None, "height": None}, told
     told = f"the picture has {size[0]}×{size[1]} pixels; width and height are multiples of {step}"
     return {"width": width, "height": height}, "" if (width, height) == size else told
+
+
+_FILES = frozenset({"loras", "prompt"})
+"""Fields that name files, but for models: those are told of with any request."""
 
 
 def _made_it(field: str) -> bool:

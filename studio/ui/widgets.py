@@ -14,10 +14,10 @@ QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visi
 Updates = dict[Block, Any]
 """What an event returns: a new value, or new properties, for some of its outputs."""
 
-_TELL_WHICH_PICTURE = """
+_TELL_WHICH = """
 element.addEventListener('click', (event) => {
-  const picture = event.target.closest('[data-image]');
-  if (picture) trigger('click', {image: picture.dataset.image});
+  const hit = event.target.closest('[data-KEY]');
+  if (hit) trigger('click', {KEY: hit.dataset.KEY});
 });
 """
 
@@ -100,7 +100,13 @@ def can_show(widget: Block, value: object, *, choices: Sequence[tuple[str, Any]]
 
 def pictures(value: str = "", *, elem_id: str, **options: Any) -> gr.HTML:
     """Return a box of HTML. A click on anything with `data-image` raises `click`, with the image id in the event."""
-    return gr.HTML(value, elem_id=elem_id, js_on_load=_TELL_WHICH_PICTURE, apply_default_css=False, **options)
+    return clickable("image", value, elem_id=elem_id, **options)
+
+
+def clickable(key: str, value: str = "", *, elem_id: str, **options: Any) -> gr.HTML:
+    """Return a box of HTML. A click on anything with `data-KEY` raises `click`, with its text in the event."""
+    js = _TELL_WHICH.replace("KEY", key)
+    return gr.HTML(value, elem_id=elem_id, js_on_load=js, apply_default_css=False, **options)
 
 
 def place(widget: Block) -> None:

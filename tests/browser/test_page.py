@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from studio.jobs import JobState
 from studio.store import POCKET
+from tests.studio.lora_files import write_lora_file
 
 pytestmark = pytest.mark.browser
 
@@ -299,3 +300,20 @@ def test_a_picture_that_another_has_deleted_is_told(page: Page, server: Any) -> 
     expect(page.locator("#gallery-notice")).to_be_visible()
     page.wait_for_timeout(2500)  # longer than the list takes to be refreshed
     expect(page.locator("#gallery-notice")).to_be_visible()
+
+
+def test_chosen_loras_are_shown_and_their_words_go_into_the_prompt(page: Page, server: Any) -> None:
+    folder = server.studio.settings.home / "loras"
+    write_lora_file(folder / "sea side.safetensors")
+    Image.new("RGB", (40, 60), "teal").save(folder / "sea side.png")
+    (folder / "sea side.json").write_text('{"activation text": "by the <sea>", "preferred weight": 0.7}')
+
+    fill(page, prompt="a boat <lora:sea side:0.5>")
+    card = page.locator("#lora-cards .lora")
+    expect(card).to_contain_text("sea side")
+    expect(card).to_contain_text("Stable Diffusion 1.x · weight 0.7")
+    expect(card.locator("img")).to_have_js_property("naturalWidth", 40)
+    card.locator("button").click()
+    expect(page.locator("#prompt textarea")).to_have_value("a boat <lora:sea side:0.5>, by the <sea>")
+    fill(page, prompt="a boat")
+    expect(card).to_have_count(0)

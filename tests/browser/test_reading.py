@@ -54,6 +54,17 @@ def test_a_picture_of_a1111_tells_its_settings_and_fills_the_form(page: Page, fo
     }
 
 
+def test_a_pasted_text_tells_its_settings_and_fills_the_form(page: Page) -> None:
+    page.click("button[role=tab]:has-text('Read a picture')")
+    page.fill("#read-text textarea", INFOTEXT)
+
+    expect(page.locator("#read-report")).to_contain_text("a <b>red</b> house (tall:1.2)")
+    expect(page.locator("#read-start")).to_be_disabled()
+    page.click("#read-use")
+    expect(page.locator("#prompt textarea")).to_have_value("a <b>red</b> house (tall:1.2)")
+    assert value(page, "seed") == "77"
+
+
 def test_a_picture_is_sent_to_be_repainted(page: Page, foreign: Path) -> None:
     drop(page, foreign)
     expect(page.locator("#read-use")).to_be_enabled()

@@ -27,6 +27,7 @@ from studio import (
     Studio,
     Task,
 )
+from studio.metadata import read_texts
 from studio.storage import Storage, worker_lock
 from studio.supervisor import Supervisor
 from tests.studio.conftest import write_model
@@ -327,3 +328,16 @@ def test_an_outputs_folder_that_cannot_be_made_is_told_at_the_start(settings: Se
     settings.outputs_dir.write_text("I am in the way")
     with pytest.raises(StorageError, match=r"cannot make the folder .*outputs: File exists"):
         Studio(settings)
+
+
+def test_a_pasted_text_says_what_its_picture_says(studio: Studio) -> None:
+    (image,) = studio.generate("a boat", seed=7, progress=False)
+    texts = read_texts(image.path)
+
+    infotext = studio.read_text(f"\n{texts['parameters']}\n")
+
+    assert studio.read_text(texts["studio"]) == studio.read(image.path)
+    assert (infotext.program, infotext.request_fields["seed"]) == ("Open Weights Studio", 7)
+    for nothing in ("", "{}", '{"schema": 99}'):
+        with pytest.raises(NotFound, match="no settings of a picture can be read here"):
+            studio.read_text(nothing)

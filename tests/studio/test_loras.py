@@ -12,7 +12,8 @@ import pytest
 
 from studio import GenerationRequest, InvalidRequest, NotFound, Settings, Studio
 from studio.metadata import FoundLora, read, read_texts
-from studio.store import InstalledLora
+from studio.store import InstalledLora, LoraHeader
+from studio.store.lora_header import read_lora_header
 from tests.studio.lora_files import KOHYA, Shape, write_lora_file
 
 UNET = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0"
@@ -327,6 +328,45 @@ def test_only_changed_headers_are_read(
     assert own(studio)["a"].header is before
 
 
+def test_headers_are_kept_beyond_the_process_until_a_file_or_the_reading_changes(
+    settings: Settings, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("a", metadata={"odd": "\0 ü"})
+    write("words", {**KOHYA, "bundle_emb.sea.string_to_param.*": (2, 768)})
+    config = write("folder/adapter_model", PEFT).with_name("adapter_config.json")
+    config.write_text('{"lora_alpha": 8}')
+    read: list[str] = []
+
+    def note(path: Path) -> LoraHeader:
+        read.append(path.name)
+        return read_lora_header(path)
+
+    def look() -> tuple[dict[str, InstalledLora], list[str]]:
+        """List the LoRAs in a new studio, and say which files were read for it."""
+        read.clear()
+        with Studio(settings) as studio:
+            return own(studio), list(read)
+
+    monkeypatch.setattr("studio.store.loras.read_lora_header", note)
+    first, of_all = look()
+    again, of_none = look()
+    write("a", value=1.0)
+    os.utime(path, ns=(1, 1))
+    config.write_text('{"lora_alpha": 4}')
+    os.utime(config, ns=(1, 1))
+    changed, of_changed = look()
+    (settings.home / "loras" / "words.safetensors").unlink()
+    monkeypatch.setattr("studio.store.headers.READING", 0)
+    _, of_left = look()
+
+    assert len(of_all) >= 3
+    assert (again, of_none) == (first, [])
+    assert set(of_changed) == {"a.safetensors", "adapter_model.safetensors"}
+    assert changed["folder"].header is not None
+    assert changed["folder"].header.alpha == 4.0
+    assert len(of_left) == len(of_all) - 1
+
+
 def test_folders_of_other_programs_are_looked_through(settings: Settings, tmp_path: Path) -> None:
     other = tmp_path / "webui" / "Lora"
     write_lora_file(settings.home / "loras" / "brush.safetensors")
@@ -477,6 +517,31 @@ def test_a_picture_made_again_is_the_same_although_its_lora_was_renamed(
     path.rename(path.with_name("tinte.safetensors"))
     assert studio.find_lora("brush", image.request.loras[0].sha256) == FoundLora("tinte", is_exact=True)
     assert [each.name for each in studio.verify(image.path, progress=False).differences] == []
+
+
+def test_a_finished_picture_goes_by_the_hash_of_its_lora_everywhere(studio: Studio, write: Callable[..., Path]) -> None:
+    path = write("brush")
+    image = studio.generate("a boat <lora:brush:0.5>", seed=1, progress=False)[0]
+    path.rename(path.with_name("tinte.safetensors"))
+
+    assert studio.enlarged(image).loras[0].name == "tinte"
+    for read_from in (image, image.path):
+        assert studio.read(read_from).request_fields["loras"][0]["name"] == "tinte"
+    write("brush", value=1.0)
+    assert studio.enlarged(image.path).loras[0].name == "tinte"
+    path.with_name("tinte.safetensors").unlink()
+    with pytest.raises(InvalidRequest, match="loras: brush is another file than the one that the picture was made"):
+        studio.enlarged(image)
+
+
+def test_of_two_files_with_the_same_tensors_the_one_of_that_name_is_found(
+    studio: Studio, write: Callable[..., Path]
+) -> None:
+    write("brush"), write("copy")
+    digest = {name: studio.lora(name).sha256 for name in ("brush", "copy")}["brush"]
+
+    assert studio.find_lora("copy", digest) == FoundLora("copy", is_exact=True)
+    assert studio.find_lora("brush", digest) == FoundLora("brush", is_exact=True)
 
 
 def test_a_changed_lora_is_the_first_difference_and_a_missing_one_is_named(

@@ -1,6 +1,7 @@
 """The first tab: the form, the stage where the picture appears, and a strip of the latest."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,12 +10,13 @@ import gradio as gr
 from gradio.blocks import Block
 
 from pipelines.spec.choosing import tagged_loras
-from pipelines.spec.errors import StudioError
+from pipelines.spec.errors import InvalidRequest, StudioError
 from studio.core import Studio
+from studio.ui import markup
 from studio.ui.form import SHAPES, RequestForm
 from studio.ui.keeping import keep
 from studio.ui.progress import View, observe
-from studio.ui.widgets import QUIET, Updates, advice, complaint, pictures, place
+from studio.ui.widgets import QUIET, Updates, advice, clickable, complaint, pictures, place
 
 ACTIVE_SECONDS = 0.4
 """How often the page looks while a job runs."""
@@ -122,6 +124,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
         place(form["loras"])
+        _show_loras(studio, form)
         with gr.Row(elem_classes="tight"):
             place(form["width"])
             place(form["height"])
@@ -212,6 +215,26 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     draw.click(lambda: "", None, form["seed"], **QUIET)
     reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
     return accordion, mask
+
+
+def _show_loras(studio: Studio, form: RequestForm) -> None:
+    """Place cards of the LoRAs that are chosen, in the list or by tags. A word of theirs that is pressed is typed."""
+
+    def show(chosen: list[str], prompt: str, comments: bool) -> str:
+        names = {text.partition(":")[0] for text in chosen}
+        with suppress(InvalidRequest):  # half of a tag: it is being typed
+            names.update(tagged_loras(prompt, comments=comments))
+        return markup.lora_cards(lora for lora in studio.loras() if lora.name in names) if names else ""
+
+    def add(prompt: str, event: gr.EventData) -> str:
+        word = str(event.word)
+        return prompt if word in prompt else f"{prompt.rstrip(', ')}, {word}".lstrip(", ")
+
+    cards = clickable("word", elem_id="lora-cards")
+    sources = [form[name] for name in ("loras", "prompt", "prompt_comments")]
+    changes = [source.change for source in sources]  # type: ignore[attr-defined]
+    gr.on(changes, show, sources, cards, trigger_mode="always_last", **QUIET)
+    cards.click(add, form["prompt"], form["prompt"], **QUIET)
 
 
 def _count_tokens(studio: Studio, form: RequestForm, field: str) -> None:

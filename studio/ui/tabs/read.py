@@ -1,6 +1,8 @@
-"""The third tab: what any picture says about itself, what that means here, and whether it is true."""
+"""The third tab: what any picture, or its text, says about it, what that means here, and whether it is true."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -8,6 +10,7 @@ from gradio.blocks import Block
 
 from pipelines.spec.errors import StudioError
 from studio.core import Studio
+from studio.metadata import Imported
 from studio.ui import markup
 from studio.ui.checking import Checking
 from studio.ui.widgets import QUIET, Updates, complaint, image_input
@@ -38,7 +41,14 @@ class _Panel:
         self.fields = gr.State(None)
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                self.upload = image_input(label="Picture", height=420, elem_id="read-picture")
+                self.upload = image_input(label="Picture", height=360, elem_id="read-picture")
+                self.text = gr.Textbox(
+                    label="Or paste its settings as text",
+                    placeholder="a red house\nSteps: 20, Sampler: Euler a, Seed: 1, …",
+                    lines=3,
+                    max_lines=8,
+                    elem_id="read-text",
+                )
                 self.use_settings = gr.Button(
                     "Use these settings", variant="primary", interactive=False, elem_id="read-use"
                 )
@@ -50,26 +60,38 @@ class _Panel:
             with gr.Column(scale=7, min_width=300):
                 self.report = gr.HTML(_WELCOME, elem_id="read-report", apply_default_css=False)
         self.outputs: list[Block] = [
-            *(self.fields, self.report, self.use_settings, self.start_from, self.repaint),
+            *(self.text, self.fields, self.report, self.use_settings, self.start_from, self.repaint),
             *self.checking.outputs,
         ]
 
     def show(self, path: str | None) -> Updates:
         """Return updates that tell what a picture says."""
-        report, fields, is_ours = _WELCOME, None, False
-        if path is not None:
-            try:
-                imported = self._studio.read(Path(path))
-                report, fields, is_ours = markup.imported(imported), imported.request_fields, imported.is_ours
-            except StudioError as error:
-                report = complaint(str(error))
         there_is_one = gr.update(interactive=path is not None)
+        return {
+            **self._told(None if path is None else partial(self._studio.read, Path(path))),
+            self.text: "",
+            self.start_from: there_is_one,
+            self.repaint: there_is_one,
+        }
+
+    def show_text(self, text: str, path: str | None) -> Updates:
+        """Return updates that tell what a pasted text says. Of a picture on view, only the pixels count then."""
+        if not text.strip():
+            return self.show(path)
+        return {**self._told(partial(self._studio.read_text, text)), **self.checking.reset(interactive=False)}
+
+    def _told(self, read: Callable[[], Imported] | None) -> Updates:
+        report, fields, is_ours = _WELCOME, None, False
+        try:
+            if read is not None:
+                imported = read()
+                report, fields, is_ours = markup.imported(imported), imported.request_fields, imported.is_ours
+        except StudioError as error:
+            report = complaint(str(error))
         return {
             self.fields: fields,
             self.report: report,
             self.use_settings: gr.update(interactive=fields is not None),
-            self.start_from: there_is_one,
-            self.repaint: there_is_one,
             **self.checking.reset(interactive=is_ours),
         }
 
@@ -77,6 +99,8 @@ class _Panel:
 def build(studio: Studio) -> ReadTab:
     """Lay the tab out and connect it."""
     panel = _Panel(studio)
-    panel.upload.change(panel.show, panel.upload, panel.outputs, **QUIET)
+    panel.upload.input(panel.show, panel.upload, panel.outputs, **QUIET)
+    # what is pasted with the mouse is no `input` to Gradio
+    panel.text.change(panel.show_text, [panel.text, panel.upload], panel.outputs, trigger_mode="always_last", **QUIET)
     panel.checking.connect(panel.upload)
     return ReadTab(panel.upload, panel.fields, panel.use_settings, panel.start_from, panel.repaint)

@@ -1,7 +1,14 @@
 """LoRAs over HTTP."""
 
+import base64
+import io
+import json
+from typing import Any
+
 import pytest
 from fastapi.testclient import TestClient
+from httpx import Response
+from PIL import ExifTags, Image
 
 from studio import Settings, Studio
 from tests.studio.lora_files import write_lora_file
@@ -22,6 +29,89 @@ def test_loras_are_listed_without_paths_and_pictures(client: TestClient, setting
     assert listed["sea"]["metadata"] == {"ss_output_name": "sea side"}
     assert listed["broken"]["problem"].startswith("broken.safetensors is no safetensors file")
     assert str(settings.home) not in answer.text
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def picture(image_format: str, size: tuple[int, int] = (600, 300), **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "teal").save(buffer, format=image_format, **options)
+    return buffer.getvalue()
+
+
+def shown(answer: Response) -> Image.Image:
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    return Image.open(io.BytesIO(answer.content))
+
+
+def test_a_preview_is_served_small_upright_and_without_metadata(client: TestClient, settings: Settings) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Make] = "secret"
+    write_lora_file(settings.home / "loras" / "deep" / "sea.safetensors")
+    (settings.home / "loras" / "deep" / "sea.preview.jpg").write_bytes(picture("JPEG", exif=exif.tobytes()))
+
+    answer = client.get("/api/v1/loras/deep/sea/preview")
+    again = client.get("/api/v1/loras/deep%2Fsea/preview", headers={"If-None-Match": answer.headers["etag"]})
+
+    assert shown(answer).size == (128, 256)
+    assert b"secret" not in answer.content
+    assert again.status_code == 304
+    assert {lora["name"]: lora["has_preview"] for lora in client.get("/api/v1/loras").json()}["deep/sea"] is True
+
+
+@pytest.mark.parametrize(
+    ("thumbnail", "status"),
+    [
+        (data_uri("png", picture("PNG")), 200),
+        (data_uri("webp", picture("WEBP")), 200),
+        (data_uri("jpeg", picture("PNG")), 200),  # what it is counts, not what it is called
+        (data_uri("svg+xml", b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>"), 404),
+        (data_uri("png", b"<html><script></script>"), 404),
+        (data_uri("png", picture("GIF")), 404),
+        ("data:image/png;base64,A", 404),
+        ("data:text/html,<script>", 404),
+        ("https://example.com/x.png", 404),
+        ("", 404),
+        (data_uri("png", picture("PNG", (9000, 9000))), 404),
+    ],
+)
+def test_a_picture_in_the_header_is_decoded_or_refused(
+    thumbnail: str, status: int, client: TestClient, settings: Settings
+) -> None:
+    write_lora_file(settings.home / "loras" / "in.safetensors", metadata={"modelspec.thumbnail": thumbnail})
+
+    answer = client.get("/api/v1/loras/in/preview")
+
+    assert answer.status_code == status
+    if status == 200:
+        assert shown(answer).size == (256, 128)
+
+
+@pytest.mark.parametrize("name", ["gone", "..%2F..%2Fetc%2Fpasswd", "/etc/passwd"])
+def test_only_what_the_catalogue_knows_has_a_preview(name: str, client: TestClient) -> None:
+    assert client.get(f"/api/v1/loras/{name}/preview").status_code == 404
+
+
+def test_notes_beside_a_file_tell_trigger_words_weight_and_description(client: TestClient, settings: Settings) -> None:
+    folder = settings.home / "loras"
+    a1111 = {"activation text": "by the sea, ", "preferred weight": 0.7, "description": "waves", "notes": "n"}
+    (folder / "sea.json").write_text(json.dumps(a1111))
+    (folder / "sea.civitai.info").write_text(
+        json.dumps({"trainedWords": ["surf", "by the sea", 5], "description": "x"})
+    )
+    write_lora_file(folder / "odd.safetensors")
+    (folder / "odd.json").write_text('{"preferred weight": "much", "activation text": 3}')
+    (folder / "odd.civitai.info").write_text("[")
+
+    told = {lora["name"]: lora for lora in client.get("/api/v1/loras").json()}
+
+    assert told["sea"]["trigger_words"] == ["by the sea", "surf"]
+    assert (told["sea"]["preferred_weight"], told["sea"]["description"]) == (0.7, "waves")
+    assert (told["odd"]["trigger_words"], told["odd"]["preferred_weight"]) == ([], None)
 
 
 def test_a_job_takes_loras_in_words_and_by_their_parts(client: TestClient, studio: Studio) -> None:

@@ -105,6 +105,23 @@ def test_read_shows_what_other_programs_wrote(run: Run, tmp_path: Path) -> None:
     assert described["texts"] == {"parameters": "a cat\nSteps: 20\x1b[2J"}
 
 
+def test_read_takes_a_text_from_standard_input_or_a_file(run: Run, studio: Studio, tmp_path: Path) -> None:
+    infotext = "a cat 🐈\nSteps: 20, Seed: 5, Size: 64x64"
+    (tmp_path / "theirs.TXT").write_text(infotext, encoding="utf-8-sig")
+    image = studio.generate("a boat", seed=7, progress=False)[0]
+    ours = json.loads(run("read", str(image.path), "--json").out)
+
+    typed = json.loads(run("read", "-", "--json", text=infotext.encode()).out)
+    from_file = json.loads(run("read", str(tmp_path / "theirs.TXT"), "--json").out)
+    record = json.loads(run("read", "-", "--json", text=ours["texts"]["studio"].encode()).out)
+
+    assert typed["import"]["request"]["seed"] == 5
+    assert from_file["import"] == typed["import"]
+    assert (record["record"], record["import"]) == (ours["record"], ours["import"])
+    assert run("read", "-", text=b"\xff").code == 2
+    assert run("read", "-").out == "This picture carries no metadata.\n"
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_read_of_a_bare_picture_says_so(run: Run, tmp_path: Path, suffix: str) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / f"bare.{suffix}")

@@ -39,7 +39,7 @@ def test_one_lora_is_shown_with_its_hashes(run: Run) -> None:
     shown = json.loads(run("loras", "show", "sea", "--json").out)
 
     assert done.code == 0
-    assert f"sha256          {shown['sha256']}\n" in done.out
+    assert ["sha256", shown["sha256"]] in [line.split() for line in done.out.splitlines()]
     assert "\x1b" not in done.out
     assert shown["metadata"]["ss_output_name"] == "sea side"
 
@@ -80,10 +80,20 @@ def test_what_cannot_be_applied_is_told_before_anything_runs(run: Run) -> None:
     assert run("jobs").out.count("\n") <= 1
 
 
+def test_how_much_of_a_lora_was_applied_is_told_once_beside_the_paths(run: Run) -> None:
+    done = run("generate", "a boat <lora:sea:0.5>", "--num-images", "2")
+
+    assert done.err.count("LoRA sea: applied 1/1: drawing 1\n") == 1
+    assert [line.rpartition(".")[2] for line in done.out.splitlines()] == ["png", "png"]
+
+
 def test_a_read_picture_names_its_loras(run: Run) -> None:
     path = run("generate", "a boat", "--lora", "sea:0.5").out.strip()
 
-    assert "loras                sea:0.5 [" in run("read", path).out
+    read = run("read", path).out
+
+    assert "loras                sea:0.5 [" in read
+    assert "\nused:\n  loras sea:0.5: as it is\n" in read
 
 
 def test_a_line_of_a_batch_names_loras(run: Run) -> None:

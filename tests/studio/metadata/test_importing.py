@@ -307,7 +307,7 @@ def test_our_own_record_comes_before_any_text() -> None:
     made = record(prompt="a boat", strength=None)
     texts = {"studio": native.write(made), "parameters": "other\nSteps: 1, Seed: 1, Size: 64x64"}
 
-    imported = import_request(texts)
+    imported = import_request(texts, find_model=lambda name, _: name)
 
     assert (imported.program, imported.notes) == ("Open Weights Studio", ())
     assert GenerationRequest.parse(imported.request_fields) == made.request.asked()
@@ -315,7 +315,7 @@ def test_our_own_record_comes_before_any_text() -> None:
 
 @pytest.mark.parametrize("texts", [{}, {"Comment": "made with love"}, {"prompt": "a boat"}])
 def test_texts_of_no_program_are_told_in_a_sentence(texts: dict[str, str]) -> None:
-    with pytest.raises(NotFound, match="carries no parameters that can be read; it carries"):
+    with pytest.raises(NotFound, match="no settings of a picture can be read here; there is"):
         import_request(texts)
     assert read_foreign(texts) is None
 

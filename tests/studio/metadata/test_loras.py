@@ -118,6 +118,56 @@ def test_what_became_of_a_lora_is_told(prompt: str, pairs: str, outcome: Outcome
     assert ("loras" in read.request_fields) == (outcome in {Outcome.USED, Outcome.APPROXIMATED})
 
 
+@pytest.mark.parametrize(
+    ("tag", "entry", "why"),
+    [
+        ("<lora:sea:0.5:0.7:4>", {"weight": 0.7, "text_encoder_weight": 0.5}, "4 means nothing here"),
+        ("<lora:sea:0.5:0.7:dyn=4>", {"weight": 0.7, "text_encoder_weight": 0.5}, "dyn=4 means nothing here"),
+        ("<lora:sea:0.5:step=5-10:unet=0.7>", {"weight": 0.7, "text_encoder_weight": 0.5},
+         "step=5-10 means nothing here"),
+        ("<lora:sea:0.5:lbw=1,0,0:start=0.25>", {"weight": 0.5, "start": 0.25}, "lbw=1,0,0 means nothing here"),
+        ("<lora:sea:abc>", {"weight": 1.0}, "abc means nothing here"),
+        ("<lora:sea:0.5:lbw=MINE:x=1>", {"weight": 0.5}, "lbw=MINE means nothing here, x=1 means nothing here"),
+    ],
+)  # fmt: skip
+def test_what_a_tag_says_beyond_our_words_is_told(tag: str, entry: dict[str, Any], why: str) -> None:
+    read = imported({"parameters": f"a boat {tag}\n{PAIRS}"})
+
+    assert read.request_fields["loras"] == [{"name": "sea", **entry}]
+    (note,) = [note for note in read.notes if note.field == "loras"]
+    assert (note.outcome, note.why) == (Outcome.APPROXIMATED, why)
+
+
+def test_named_block_weights_are_those_of_the_extension() -> None:
+    numbers = "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0"
+
+    named, listed = (imported({"parameters": f"a <lora:sea:0.5:lbw={lbw}>\n{PAIRS}"}) for lbw in ("MIDD", numbers))
+
+    assert named.request_fields == listed.request_fields
+    assert named.request_fields["loras"][0]["block_weights"]
+    outcomes = [next(note for note in read.notes if note.field == "loras") for read in (named, listed)]
+    assert [note.outcome for note in outcomes] == [Outcome.APPROXIMATED, Outcome.USED]
+    assert f"lbw=MIDD is taken for {numbers}" in outcomes[0].why
+
+
+def test_other_tags_are_told_and_leave_the_prompts() -> None:
+    text = f"a boat <lyco:sea:0.5><hypernet:foo:1>\nNegative prompt: bad <lora:sea:1>\n{PAIRS}, "
+    read = imported({"parameters": text + 'Hires upscale: 2, Hires prompt: "big <lora:sea:1>"'})
+
+    assert {field: read.request_fields[field] for field in ("prompt", "negative_prompt", "hires_prompt", "loras")} == {
+        "prompt": "a boat",
+        "negative_prompt": "bad",
+        "hires_prompt": "big",
+        "loras": [{"name": "sea", "weight": 0.5}],
+    }
+    told = {(note.field, note.value): note.outcome for note in read.notes if note.value.startswith("<")}
+    assert told == {
+        ("prompt", "<hypernet:foo:1>"): Outcome.MISSING,
+        ("negative_prompt", "<lora:sea:1>"): Outcome.IGNORED,
+        ("hires_prompt", "<lora:sea:1>"): Outcome.IGNORED,
+    }
+
+
 def test_two_names_of_one_file_are_one_lora() -> None:
     text = f'<lora:a:1> <lora:b:0.5>\n{PAIRS}, Lora hashes: "a: 0123456789ab, b: 0123456789ab"'
 
@@ -171,3 +221,38 @@ POWER = {"on": True, "lora": "sea.safetensors", "strength": 1.5, "strengthTwo": 
 )
 def test_other_programs_loras_become_ours(texts: dict[str, str], loras: list[dict[str, Any]]) -> None:
     assert imported(texts).request_fields["loras"] == loras
+
+
+@pytest.mark.parametrize(
+    ("lora", "name", "outcome", "why"),
+    [
+        (resolved("tinte"), "tinte", Outcome.USED, "as it is"),
+        (resolved("ink"), "tinte", Outcome.USED, "found as tinte"),
+        (resolved("sea", sha256="f" * 64), "sea", Outcome.APPROXIMATED,
+         "sea is another file: its hash is not [ffffffffffff], and the picture will differ"),
+        (resolved("gone", sha256="f" * 64), "gone", Outcome.MISSING, "no LoRA 'gone' [ffffffffffff] is installed"),
+    ],
+)  # fmt: skip
+def test_loras_of_our_own_record_go_by_their_hash(lora: ResolvedLora, name: str, outcome: Outcome, why: str) -> None:
+    read = imported({"studio": native.write(with_loras(lora))})
+
+    assert [entry["name"] for entry in read.request_fields["loras"]] == [name]
+    (note,) = [note for note in read.notes if note.field == "loras"]
+    assert (note.outcome, note.why) == (outcome, why)
+
+
+def test_our_own_record_says_which_models_and_embeddings_are_gone() -> None:
+    made = with_loras(
+        resolved("ink"), embeddings={"ghost": "e" * 64, "here": "d" * 64, "brought": resolved("ink").sha256}
+    )
+
+    read = import_request(
+        {"studio": native.write(made)}, find_embedding=lambda name, _: name if name == "here" else None
+    )
+
+    assert {(note.field, note.value, note.outcome) for note in read.notes} == {
+        ("model", made.request.model, Outcome.MISSING),
+        ("loras", "ink:0.8", Outcome.MISSING),
+        ("prompt", "ghost [eeeeeeeeeeee]", Outcome.MISSING),
+        ("prompt", "here [dddddddddddd]", Outcome.USED),
+    }

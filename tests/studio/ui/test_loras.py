@@ -1,13 +1,18 @@
 """LoRAs in the form."""
 
+import asyncio
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.request import GenerationRequest
 from studio import Settings, Studio
 from studio.ui import markup
+from studio.ui.sending import Sender
+from studio.ui.tabs import generate
+from studio.ui.tabs.generate import GenerateTab
 from tests.studio.lora_files import write_lora_file
 from tests.studio.ui.test_form import make_form, values
 
@@ -20,6 +25,15 @@ def loras(settings: Settings) -> Path:
     write_lora_file(folder / "large.safetensors", {"lora_te2_x.lora_down.weight": (4, 8)})
     (folder / "broken.safetensors").write_bytes(b"")
     return folder
+
+
+def make_sender(studio: Studio) -> tuple[Sender, GenerateTab]:
+    async def make() -> tuple[Sender, GenerateTab]:  # inside a running loop, as the server does
+        with gr.Blocks(analytics_enabled=False) as page:
+            making = generate.build(studio, page)
+            return Sender(studio, gr.Tabs(), making), making
+
+    return asyncio.run(make())
 
 
 def choices(studio: Studio) -> set[str]:
@@ -68,7 +82,24 @@ def test_what_cannot_be_read_is_refused_by_the_fields_name(studio: Studio) -> No
     assert refused.value.field == "loras"
 
 
+def test_the_gallery_sends_loras_by_their_hash_and_says_what_changed(studio: Studio, loras: Path) -> None:
+    (image,) = studio.generate("a boat", loras=["sea"], seed=1, progress=False)
+    sender, making = make_sender(studio)
+    path = loras / "sea.safetensors"
+
+    path.rename(loras / "renamed.safetensors")
+    renamed = sender.from_gallery(sender.settings, image.id)
+    write_lora_file(path, value=1.0)
+    (loras / "renamed.safetensors").unlink()
+    changed = sender.from_gallery(sender.settings, image.id)
+
+    assert renamed[making.form["loras"]]["value"] == ["renamed:1"]
+    assert renamed[making.complaint] == ""
+    assert changed[making.form["loras"]]["value"] == ["sea:1"]
+    assert "sea is another file: its hash is not" in changed[making.complaint]
+
+
 def test_the_gallery_says_what_was_applied(studio: Studio) -> None:
     image = studio.generate("a boat <lora:sea:0.5:0.25>", progress=False)[0]
 
-    assert "<dt>LoRAs</dt><dd>sea:0.5:0.25</dd>" in markup.settings(image)
+    assert "<dt>LoRAs</dt><dd>sea:0.5:0.25 (applied 1/1: drawing 1)</dd>" in markup.settings(image)
