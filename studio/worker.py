@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -185,7 +185,7 @@ def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: thr
         return not reasons
 
     with Reporter(storage.jobs, job, drain=drain, drain_seconds=0) as reporter:
-        lora = training.run(machines.trainer(), is_first=job.attempt == 1, on_step=on_step)
+        lora = training.run(machines.trainer(), job_id=job.id, on_step=on_step)
     storage.jobs.report(job, step=lora.steps, num_steps=lora.num_steps, loss=lora.final_loss, preview=None)
     if reasons and not lora.is_complete:
         raise reasons[0]
@@ -213,11 +213,16 @@ def take_over(storage: Storage, device: str) -> None:
     A device that is no longer configured gets no new worker: who starts on another one looks after its jobs.
     """
     _bury(storage, device)
-    for other in storage.jobs.running_devices() - {device}:
-        lock = worker_lock(storage.settings, other)
-        if lock.acquire(device=other):
+    take_back(storage, storage.jobs.running_devices() - {device})
+
+
+def take_back(storage: Storage, devices: Collection[str]) -> None:
+    """Take back the jobs of those devices that nobody has: who had them is dead."""
+    for device in devices:
+        lock = worker_lock(storage.settings, device)
+        if lock.acquire(device=device):
             try:
-                _bury(storage, other)
+                _bury(storage, device)
             finally:
                 lock.release()
 
