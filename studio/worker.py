@@ -15,9 +15,9 @@ from functools import lru_cache, partial
 from importlib import import_module
 from typing import Self
 
-from pipelines.spec.dataset import open_picture
 from pipelines.spec.engine import Engine, Step
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
+from pipelines.spec.pictures import open_picture
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.trainer import Trainer, TrainingStep
 from studio.files import left_behind, sweep, sweep_orphans, temporary_suffix
@@ -170,7 +170,7 @@ def _alike_together(indexes: Sequence[int], resolved: Sequence[ResolvedRequest])
 def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
     """Do the steps that are left. Who cancels, or ends the worker, stops it, and what is learnt is kept."""
     training = storage.training(job.request)
-    draw = lru_cache(maxsize=1)(lambda path: partial(open_picture, path))  # one callable for one picture
+    draw = lru_cache(maxsize=1)(lambda path: lambda: open_picture(path).image)  # one callable for one picture
     reasons: list[Cancelled | Draining] = []
 
     def on_step(step: TrainingStep) -> bool:

@@ -49,11 +49,11 @@ def submit(studio: Studio, data: Path, name: str) -> Job:
     return studio.submit_training(studio.training_request(data, **fields))
 
 
-def command(settings: Settings, data: Path, name: str, *more: str) -> "subprocess.Popen[bytes]":
-    """Start `studio train`."""
+def command(settings: Settings, data: Path, name: str, *more: str) -> list[str]:
+    """Return a `studio train`."""
     options = [part for field, value in FIELDS.items() for part in (f"--{field.replace('_', '-')}", str(value))]
     told = ["--name", name, "--home", str(settings.home), "--devices", "cpu", "--validation-prompt", "a house"]
-    return subprocess.Popen([sys.executable, "-m", "studio.cli", "train", str(data), *told, *options, *more])
+    return [sys.executable, "-m", "studio.cli", "train", str(data), *told, *options, *more]
 
 
 @pytest.mark.slow
@@ -77,13 +77,16 @@ def test_a_killed_training_goes_on_and_ends_the_same(settings: Settings, studio:
 
 @pytest.mark.slow
 def test_a_killed_command_is_resumed_and_ends_the_same(settings: Settings, studio: Studio, data: Path) -> None:
-    assert command(settings, data, "whole").wait(PATIENCE_SECONDS) == 0
-    cut = command(settings, data, "cut")
-    wait_until(lambda: any(job.step >= 3 for job in studio.jobs() if job.title == "LoRA cut"), seconds=PATIENCE_SECONDS)
-    cut.kill()
-    cut.wait()
+    subprocess.run(command(settings, data, "whole"), timeout=PATIENCE_SECONDS, check=True)
+    with subprocess.Popen(command(settings, data, "cut")) as cut:
+        try:
+            wait_until(
+                lambda: (job := studio.jobs(limit=1)[0]).title == "LoRA cut" and job.step >= 3, seconds=PATIENCE_SECONDS
+            )
+        finally:
+            cut.kill()
 
-    assert command(settings, data, "cut", "--resume").wait(PATIENCE_SECONDS) == 0
+    subprocess.run(command(settings, data, "cut", "--resume"), timeout=PATIENCE_SECONDS, check=True)
 
     loras = settings.home / "loras"
     assert contents(loras / "cut.safetensors") == contents(loras / "whole.safetensors")

@@ -10,12 +10,13 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
+from pipelines.spec.dataset import CAPTION_SUFFIX
 from pipelines.spec.errors import InvalidRequest, StudioError
 from pipelines.spec.fields import field_rules
 from pipelines.spec.trainer import TrainingPlan
 from pipelines.spec.training import TrainingRequest
 from studio.core import Studio
-from studio.datasets import CAPTION_SUFFIX, PICTURE_SUFFIXES
+from studio.datasets import PICTURE_SUFFIXES
 from studio.jobs import UNFINISHED, JobKind, JobState, TrainingJob
 from studio.ui.keeping import keep
 from studio.ui.markup import curve
