@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipelines.spec.dataset import CAPTION_SUFFIX
 from pipelines.spec.errors import InvalidRequest, StorageError
 from studio.files import InputStore
 
 MAX_FILES = 2000
 MAX_CAPTION_BYTES = 64 * 2**10
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif")
-CAPTION_SUFFIX = ".txt"
 
 
 class DataSets:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+from pipelines.spec.pictures import eight_bits
 from pipelines.spec.resolved import ResolvedRequest
 
 fcntl = import_module("fcntl") if os.name != "nt" else None
@@ -90,12 +91,7 @@ class InputStore:
             NotFound: no such input.
         """
         with Image.open(self.path(input_id), formats=INPUT_FORMATS) as image:
-            upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith(
-            "I"
-        ):  # 16 bits of grey; Pillow's own conversion would cut all but the darkest to white
-            return upright.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
-        return upright
+            return eight_bits(ImageOps.exif_transpose(image))
 
     def kind(self, input_id: str) -> str:
         """Return png, jpeg, webp or avif.

@@ -10,7 +10,11 @@ from pipelines.spec.model import Model
 from pipelines.spec.resuming import CHECKPOINT_NAME, check_checkpoint
 from pipelines.spec.trainer import LOSSES_NAME, TrainedLora, Trainer, TrainingPlan, TrainingStep
 from pipelines.spec.training import TrainingRequest
+from studio.files import publish
 from studio.jobs import TrainingJob
+
+OWNER_NAME = "job.txt"
+"""In a training's folder: the id of the job that its checkpoint is of."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +55,28 @@ class Training:
         if self.request.existing == "resume":
             check_checkpoint(self.folder / CHECKPOINT_NAME, self.request)
 
-    def run(self, trainer: Trainer, *, is_first: bool, on_step: Callable[[TrainingStep], bool]) -> TrainedLora:
+    def run(self, trainer: Trainer, *, job_id: str, on_step: Callable[[TrainingStep], bool]) -> TrainedLora:
         """Train; see `pipelines.spec.trainer.Trainer.train`.
 
         Args:
             trainer: does the work.
-            is_first: whether it is the first attempt; later ones go on where one before them was cut off.
+            job_id: whose training it is. It goes on from a checkpoint of its own; from any other, or over a LoRA that
+                is there, only where the request says so.
             on_step: called after every step; False stops and keeps what is learnt.
+
+        Raises:
+            InvalidRequest: there is a LoRA of this name, or nothing that this request can resume.
+            StorageError: the disk refused.
         """
-        checkpoint = self.folder / CHECKPOINT_NAME
-        resume = checkpoint.is_file()
-        if is_first:
+        checkpoint, owner = self.folder / CHECKPOINT_NAME, self.folder / OWNER_NAME
+        resume = checkpoint.is_file() and owner.is_file() and owner.read_text() == job_id
+        if not resume:
             self.refuse_existing()
             trainer.plan(self.request, self.model)
             resume = self.request.existing == "resume"
-        if not resume:
-            checkpoint.unlink(missing_ok=True)  # from now on, one that is there is of this training
+            if not resume:
+                checkpoint.unlink(missing_ok=True)
+            publish(owner, lambda file: file.write(job_id.encode()))  # from now on, a checkpoint is this job's
         return trainer.train(
             self.request, self.model, folder=self.folder, output=self.output, resume=resume, on_step=on_step
         )

@@ -1,6 +1,6 @@
 """The part of a Studio that trains LoRAs: a training is a job of the same queue as pictures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from studio.bars import job_bar
 from studio.jobs import UNFINISHED, Job, JobKind, JobState, TrainingJob
 from studio.queue import Queue
 from studio.training import Training
+from studio.worker import take_back
 
 
 class Trainings(Queue):
@@ -98,7 +99,9 @@ class Trainings(Queue):
             ModelError: the model's configuration cannot be read.
         """
         training = self._storage.training(request)
-        self._refuse_twins(training)
+        take_back(self._storage, self._storage.jobs.running_devices())
+        is_resumed = request.existing == "resume"
+        _refuse(twin for twin in self._twins(request.name) if not (is_resumed and _is_left(twin)))
         if not is_for_here:
             return training.plan()
         training.refuse_existing()
@@ -123,7 +126,22 @@ class Trainings(Queue):
             ModelError: the model's configuration cannot be read.
         """
         on_plan(self.plan_training(request, is_for_here=is_for_here))
-        return _training_job(self._storage.jobs.submit(self._storage.training(request).request))
+        training = self._storage.training(request)
+        for twin in self._twins(training.request.name):
+            self.cancel(twin.id)  # left by a dead process, and this one goes on from its checkpoint
+        return _training_job(self._storage.jobs.submit(training.request))
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again; see `Queue.resume`.
+
+        Raises:
+            NotFound: no such job.
+            InvalidRequest: another job trains a LoRA of this name.
+        """
+        job = self.job(job_id)
+        if isinstance(job, TrainingJob) and job.is_finished:
+            _refuse(self._twins(job.request.name))
+        return super().resume(job_id)
 
     def training(self, job: Job) -> Training:
         """Return the files of a job's training.
@@ -155,15 +173,24 @@ class Trainings(Queue):
                 raise GenerationFailed(job.error or "the training failed")
         return self.outcome(job)
 
-    def _refuse_twins(self, training: Training) -> None:
-        """Two trainings of one name would write the same files."""
-        for job in self.jobs(states=UNFINISHED, kind=JobKind.TRAIN, limit=1000):
-            if isinstance(job, TrainingJob) and job.request.name == training.request.name:
-                raise InvalidRequest(
-                    f"name: job {job.id} is {job.state} and trains {job.request.name!r}; choose another name, wait for "
-                    f"it, or `studio cancel {job.id}`",
-                    field="name",
-                )
+    def _twins(self, name: str) -> list[TrainingJob]:
+        """Return the unfinished trainings of one name: two would write the same files."""
+        jobs = self.jobs(states=UNFINISHED, kind=JobKind.TRAIN, limit=1000)
+        return [job for job in jobs if isinstance(job, TrainingJob) and job.request.name == name]
+
+
+def _is_left(job: TrainingJob) -> bool:
+    """Whether it began in a process that is gone, and waits to go on."""
+    return job.state is JobState.QUEUED and job.attempt > 0
+
+
+def _refuse(twins: Iterable[TrainingJob]) -> None:
+    for job in twins:
+        raise InvalidRequest(
+            f"name: job {job.id} is {job.state} and trains {job.request.name!r}; choose another name, wait for "
+            f"it, or `studio cancel {job.id}`",
+            field="name",
+        )
 
 
 def _training_job(job: Job) -> TrainingJob:

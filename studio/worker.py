@@ -8,14 +8,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Self
 
-from pipelines.spec.dataset import open_picture
 from pipelines.spec.engine import Engine
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
+from pipelines.spec.pictures import open_picture
 from pipelines.spec.trainer import Trainer, TrainingStep
 from studio.files import left_behind, sweep, sweep_orphans, temporary_suffix
 from studio.jobs import ClaimLost, GenerationJob, Job, JobState, TrainingJob
@@ -163,7 +163,7 @@ def _run_together(together: Sequence[Unmade], *, storage: Storage, machines: Mac
 def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
     """Do the steps that are left. Who cancels, or ends the worker, stops it, and what is learnt is kept."""
     training = storage.training(job.request)
-    draw = lru_cache(maxsize=1)(lambda path: partial(open_picture, path))  # one callable for one picture
+    draw = lru_cache(maxsize=1)(lambda path: lambda: open_picture(path).image)  # one callable for one picture
     reasons: list[Cancelled | Draining] = []
 
     def on_step(step: TrainingStep) -> bool:
@@ -178,7 +178,7 @@ def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: thr
         return not reasons
 
     with Reporter(storage.jobs, [job], drain=drain, drain_seconds=0) as reporter:
-        lora = training.run(machines.trainer(), is_first=job.attempt == 1, on_step=on_step)
+        lora = training.run(machines.trainer(), job_id=job.id, on_step=on_step)
     storage.jobs.report(job, step=lora.steps, num_steps=lora.num_steps, loss=lora.final_loss, preview=None)
     if reasons and not lora.is_complete:
         raise reasons[0]
@@ -206,11 +206,16 @@ def take_over(storage: Storage, device: str) -> None:
     A device that is no longer configured gets no new worker: who starts on another one looks after its jobs.
     """
     _bury(storage, device)
-    for other in storage.jobs.running_devices() - {device}:
-        lock = worker_lock(storage.settings, other)
-        if lock.acquire(device=other):
+    take_back(storage, storage.jobs.running_devices() - {device})
+
+
+def take_back(storage: Storage, devices: Collection[str]) -> None:
+    """Take back the jobs of those devices that nobody has: who had them is dead."""
+    for device in devices:
+        lock = worker_lock(storage.settings, device)
+        if lock.acquire(device=device):
             try:
-                _bury(storage, other)
+                _bury(storage, device)
             finally:
                 lock.release()
 

@@ -19,6 +19,8 @@ CONFIG = "adapter_config.json"
 _OF_PEFT = "base_model.model."
 """How the names of its tensors begin."""
 _MAX_CONFIG_BYTES = 2**20
+_MOST = 2.0**127
+"""What float32 holds."""
 _MEANT = frozenset({"lora_alpha", "use_rslora", "alpha_pattern"})
 _MEANT_WITH_RANKS = _MEANT | {"alpha", "r", "rank_pattern"}
 """Of PEFT's LoHa and LoKr, which have `alpha` for `lora_alpha`; the tensors of a LoKr need not tell its rank."""
@@ -178,4 +180,5 @@ def _is_rank(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that tensors can hold; JSON knows integers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_MOST < value < _MOST

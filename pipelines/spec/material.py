@@ -2,23 +2,28 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from pipelines.spec.buckets import BatchPlan
-from pipelines.spec.dataset import DataSet, read_dataset
+from pipelines.spec.dataset import DataSet, Finding, Severity, read_dataset
 from pipelines.spec.errors import InvalidRequest, ModelError
 from pipelines.spec.model import Model
 from pipelines.spec.prompt import parse
+from pipelines.spec.prompt.tokenizing import read_tokenizer
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.trainer import TrainingPlan
 from pipelines.spec.training import TrainingRequest
+from pipelines.spec.values import MAX_PROMPT_CHARACTERS
 
 VALIDATION_PREFIX = "step-"
+READ_TOKENS = 75
+"""Of a caption, by CLIP: 77 less one for the beginning and one for the end."""
 SHOWN_CAPTIONS = 4
 """How many captions stand in for validation prompts that nobody gave."""
 
@@ -62,6 +67,7 @@ class Material:
                 f"resolution must be at least {step} for {model.name}, got {resolution}", field="resolution"
             )
         dataset = read_dataset(Path(request.data).expanduser(), caption=request.caption, least_side=resolution // 2)
+        dataset = replace(dataset, findings=(*dataset.findings, *_cut_captions(dataset, request, model)))
         batches = BatchPlan.make(
             dataset.examples,
             resolution=resolution,
@@ -106,13 +112,25 @@ def _levels(path: Path) -> int:
         raise ModelError(f"{path} cannot be read ({error}); download the model again") from error
 
 
+def _cut_captions(dataset: DataSet, request: TrainingRequest, model: Model) -> Iterator[Finding]:
+    """Find captions whose end no text encoder reads; a model without a tokenizer is refused when it is loaded."""
+    with suppress(ModelError):
+        tokenize = read_tokenizer(model.path / "tokenizer")
+        for each in dataset.examples:
+            count = len(tokenize(request.triggered(each.caption)))
+            if count > READ_TOKENS:
+                text = f"its caption has {count} tokens, of which the first {READ_TOKENS} are read"
+                yield Finding(each.path.relative_to(dataset.folder).as_posix(), Severity.NOTE, text)
+
+
 def _validation_requests(request: TrainingRequest, model: Model, captions: Sequence[str]) -> list[ResolvedRequest]:
     """Return what is painted: prompt i with seed `validation_seed` + i, everything else the model's default.
 
     Raises:
         InvalidRequest: a prompt asks for what cannot be painted here.
     """
-    prompts = request.validation_prompts or tuple(dict.fromkeys(captions))[:SHOWN_CAPTIONS]
+    triggered = dict.fromkeys(request.triggered(caption)[:MAX_PROMPT_CHARACTERS] for caption in captions)
+    prompts = request.validation_prompts or tuple(triggered)[:SHOWN_CAPTIONS]
     resolved = []
     for index, prompt in enumerate(prompts):
         asked = GenerationRequest(

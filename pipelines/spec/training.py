@@ -1,5 +1,6 @@
 """What can be asked of a training (TrainingRequest). Bounds and descriptions stand here once. No torch."""
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -123,7 +124,10 @@ class TrainingRequest(BaseModel):
     mixed_precision: MixedPrecision = Field(default="no", description="Compute in half precision where it pays.")
     save_dtype: SaveDtype = Field(default="float16", description="Numbers of the finished file.")
     validation_prompts: tuple[_Prompt, ...] = Field(
-        default=(), max_length=16, strict=False, description="Painted while training. Empty: the first captions."
+        default=(),
+        max_length=16,
+        strict=False,
+        description="Painted while training. Empty: captions, with the trigger word.",
     )
     validation_every: int | None = Field(
         default=None, ge=1, le=1_000_000, description="Paint after so many steps. Empty: at the end only."
@@ -192,6 +196,13 @@ class TrainingRequest(BaseModel):
         """The text encoders' learning rate, asked or half of the U-Net's."""
         asked = self.text_encoder_learning_rate
         return self.learning_rate / 2 if asked is None else asked
+
+    def triggered(self, caption: str) -> str:
+        """Return a caption with the trigger word in front, unless it stands in there as a word of its own."""
+        word = self.trigger_word
+        if word is None or re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption, re.IGNORECASE):
+            return caption
+        return f"{word}, {caption}" if caption else word
 
     def num_steps(self, batches_per_epoch: int) -> int:
         """Return how many steps the training takes.

@@ -24,9 +24,7 @@ def vary(caption: str, request: TrainingRequest, random: Random) -> str | None:
         rest = parts[request.keep_tokens :]
         random.shuffle(rest)
         caption = ", ".join([*parts[: request.keep_tokens], *rest])
-    if request.trigger_word is not None and request.trigger_word.lower() not in caption.lower():
-        caption = f"{request.trigger_word}, {caption}" if caption else request.trigger_word
-    return None if dropped else caption
+    return None if dropped else request.triggered(caption)
 
 
 class CaptionEncoder:

@@ -12,7 +12,8 @@ from pipelines.runtime.autoencoding import to_tensor
 from pipelines.runtime.guards import Stage, check_finite
 from pipelines.runtime.loading import Components
 from pipelines.spec.buckets import Size
-from pipelines.spec.dataset import Example, open_picture
+from pipelines.spec.dataset import Example
+from pipelines.spec.pictures import open_picture
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LatentCache:
 
     @torch.no_grad()
     def _encode(self, index: int, *, mirrored: bool) -> EncodedPicture:
-        picture, time_ids = fit_to_bucket(open_picture(self._examples[index].path), self._sizes[index])
+        picture, time_ids = fit_to_bucket(open_picture(self._examples[index].path).image, self._sizes[index])
         if mirrored:
             picture = ImageOps.mirror(picture)
         vae = self._components.vae
@@ -59,15 +60,18 @@ class LatentCache:
 
 
 def fit_to_bucket(picture: Image.Image, size: Size) -> tuple[Image.Image, tuple[int, ...]]:
-    """Resize a picture until it covers the bucket and cut what stands out, evenly; return what SDXL is told with it."""
+    """Cut a picture to the bucket's shape, evenly, and resize it; return what SDXL is told with it.
+
+    SDXL is told as if it were resized first: of a very long picture, that would be gigabytes.
+    """
     width, height = size
     scale = max(width / picture.width, height / picture.height)
     covering = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
-    original = picture.height, picture.width
-    if covering != picture.size:
-        picture = picture.resize(covering, Image.Resampling.LANCZOS)
-    return picture.crop((left, top, left + width, top + height)), (*original, top, left, height, width)
+    across, down = picture.width / covering[0], picture.height / covering[1]
+    box = left * across, top * down, (left + width) * across, (top + height) * down
+    cut = picture.resize(size, Image.Resampling.LANCZOS, box=box)
+    return cut, (picture.height, picture.width, top, left, height, width)
 
 
 def _statistics(config: Any) -> tuple[Tensor | float, Tensor | float]:

@@ -1,6 +1,8 @@
 """kill -9 while something is trained: the next worker goes on, and what comes out is the same, bit for bit."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,22 @@ def contents(path: Path) -> tuple[dict[str, Any], bytes]:
     return header, bytes_[8 + length :]
 
 
+FIELDS: dict[str, Any] = {
+    **{"model": "pocket", "resolution": 64, "rank": 2, "steps": 12, "save_every": 2},
+    **{"learning_rate": 1e-2, "caption_dropout": 0.3},
+}
+
+
 def submit(studio: Studio, data: Path, name: str) -> Job:
-    fields: dict[str, Any] = {
-        **{"name": name, "model": "pocket", "resolution": 64, "rank": 2, "steps": 12, "save_every": 2},
-        **{"validation_prompts": ("a house",), "learning_rate": 1e-2, "caption_dropout": 0.3},
-    }
+    fields = {**FIELDS, "name": name, "validation_prompts": ("a house",)}
     return studio.submit_training(studio.training_request(data, **fields))
+
+
+def command(settings: Settings, data: Path, name: str, *more: str) -> list[str]:
+    """Return a `studio train`."""
+    options = [part for field, value in FIELDS.items() for part in (f"--{field.replace('_', '-')}", str(value))]
+    told = ["--name", name, "--home", str(settings.home), "--devices", "cpu", "--validation-prompt", "a house"]
+    return [sys.executable, "-m", "studio.cli", "train", str(data), *told, *options, *more]
 
 
 @pytest.mark.slow
@@ -61,3 +73,22 @@ def test_a_killed_training_goes_on_and_ends_the_same(settings: Settings, studio:
     loras = settings.home / "loras"
     assert contents(loras / "cut.safetensors") == contents(loras / "whole.safetensors")
     assert min(step for step in begun if step) >= 2, f"began anew, though killed at step {killed_at}"
+
+
+@pytest.mark.slow
+def test_a_killed_command_is_resumed_and_ends_the_same(settings: Settings, studio: Studio, data: Path) -> None:
+    subprocess.run(command(settings, data, "whole"), timeout=PATIENCE_SECONDS, check=True)
+    with subprocess.Popen(command(settings, data, "cut")) as cut:
+        try:
+            wait_until(
+                lambda: (job := studio.jobs(limit=1)[0]).title == "LoRA cut" and job.step >= 3, seconds=PATIENCE_SECONDS
+            )
+        finally:
+            cut.kill()
+
+    subprocess.run(command(settings, data, "cut", "--resume"), timeout=PATIENCE_SECONDS, check=True)
+
+    loras = settings.home / "loras"
+    assert contents(loras / "cut.safetensors") == contents(loras / "whole.safetensors")
+    assert [job.state for job in studio.jobs()] == [JobState.DONE, JobState.CANCELLED, JobState.DONE]
+    assert next(iter(studio.jobs())).attempt == 1

@@ -76,6 +76,23 @@ def test_an_alpha_may_be_noted_in_the_header_or_beside_the_file(studio: Studio, 
     assert "has adapter_config.json that is no object" in own(studio)["folder"].problem
 
 
+@pytest.mark.parametrize("name", ["lora_alpha", "alpha_pattern"])
+def test_a_number_beyond_all_bounds_spoils_its_own_file_only(
+    name: str, studio: Studio, write: Callable[..., Path]
+) -> None:
+    number = "1" + 400 * "0"
+    noted = number if name == "lora_alpha" else f'{{"to_k": {number}}}'
+    write("header", DIFFUSERS, metadata={"lora_adapter_metadata": f'{{"unet.{name}": {noted}}}'})
+    write("folder/adapter_model", PEFT).with_name("adapter_config.json").write_text(f'{{"{name}": {noted}}}')
+    write("good")
+
+    loras = own(studio)
+
+    assert loras["good"].problem == ""
+    assert "has lora_adapter_metadata that notes" in loras["header"].problem
+    assert "has adapter_config.json that notes" in loras["folder"].problem
+
+
 def test_a_tag_of_few_pictures_is_no_trigger_word(studio: Studio, write: Callable[..., Path]) -> None:
     metadata = {
         "ss_tag_frequency": json.dumps({"10_sea": {"boat": 25, "sea": 24, "fog": 90}, "1_more": {"sea": 1}}),

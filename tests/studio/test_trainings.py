@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from PIL import Image
+from safetensors.numpy import save_file
 
 from pipelines.spec.engine import Engine
 from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, NotANumber
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
-from pipelines.spec.resuming import CHECKPOINT_NAME
+from pipelines.spec.resuming import CHECKPOINT_NAME, IDENTITY, lasting
+from pipelines.spec.safetensors_header import read_header
 from pipelines.spec.trainer import Demand, TrainedLora, TrainingPlan, TrainingStep
 from pipelines.spec.training import TrainingRequest
 from studio import Studio
@@ -46,17 +48,25 @@ class PatientTrainer:
     ) -> TrainedLora:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint, picture = folder / CHECKPOINT_NAME, folder / "step-000001.png"
-        done = int(checkpoint.read_text()) if resume else 0
+        done = int(read_header(checkpoint).metadata["step"]) if resume else 0
         self.began.append((resume, done))
         Image.new("RGB", (64, 32), "red").save(picture)
         num_steps = request.steps or 0
         while on_step(TrainingStep(done, num_steps, 0.5 / (done + 1), 1.5, picture)) and done < num_steps:
             done += 1
-            checkpoint.write_text(str(done))
+            save_file({}, checkpoint, metadata={IDENTITY: json.dumps(lasting(request)), "step": str(done)})
             self._on_step(done)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(f"{done} steps")
         return TrainedLora(output, done, num_steps, 0.25, folder)
+
+
+class Dies(BaseException):
+    """Stands for a power cut."""
+
+
+def die(_: object) -> None:
+    raise Dies
 
 
 def no_engine() -> Engine:
@@ -141,6 +151,33 @@ def test_two_trainings_of_one_name_are_one_too_many(studio: Studio, data: Path) 
 
     studio.cancel(first.id)
     assert submit(studio, data).state is JobState.QUEUED
+
+
+def test_a_training_that_a_dead_process_left_is_resumed_under_its_name(
+    studio: Studio, storage: Storage, data: Path
+) -> None:
+    left = submit(studio, data)
+    with suppress(Dies):
+        run(storage, PatientTrainer(die))
+
+    with pytest.raises(InvalidRequest, match=f"job {left.id} is queued"):
+        submit(studio, data)
+    resumed, trainer = submit(studio, data, existing="resume"), PatientTrainer()
+
+    assert studio.job(left.id).state is JobState.CANCELLED
+    assert run(storage, trainer).id == resumed.id
+    assert trainer.began == [(True, 1)]
+
+
+def test_a_training_that_waits_for_its_first_turn_is_not_pushed_aside(
+    studio: Studio, storage: Storage, data: Path
+) -> None:
+    submit(studio, data)
+    run(storage, PatientTrainer())
+    waiting = submit(studio, data, existing="resume")
+
+    with pytest.raises(InvalidRequest, match=f"job {waiting.id} is queued"):
+        submit(studio, data, existing="resume")
 
 
 def test_a_worker_trains_and_tells(studio: Studio, storage: Storage, data: Path) -> None:
@@ -241,12 +278,6 @@ def test_a_training_that_breaks_says_why_and_can_go_on(studio: Studio, storage: 
 def test_a_training_that_was_cut_off_goes_on_from_its_own_checkpoint_only(
     studio: Studio, storage: Storage, data: Path
 ) -> None:
-    class Dies(BaseException):
-        """Stands for a power cut."""
-
-    def die(_: object) -> None:
-        raise Dies
-
     stale = submit(studio, data, steps=2)
     assert run(storage, PatientTrainer()).state is JobState.DONE
     anew = submit(studio, data, existing="overwrite")
@@ -270,7 +301,46 @@ def test_a_lora_that_appears_while_the_job_waits_is_not_overwritten(
 
     assert job.state is JobState.FAILED
     assert "exists; choose another name" in (job.error or "")
+    studio.resume(job.id)
+    assert run(storage, PatientTrainer()).state is JobState.FAILED
     assert lora(studio).read_text() == "somebody's"
+
+
+def test_going_on_refuses_a_name_that_another_job_trains_or_has_trained(
+    studio: Studio, storage: Storage, data: Path
+) -> None:
+    first = submit(studio, data)
+    run(storage, PatientTrainer(lambda _: studio.cancel(first.id) and threading.Event().wait(0.4)))
+    anew = submit(studio, data, existing="overwrite")
+    with pytest.raises(InvalidRequest, match=f"job {anew.id} is queued"):
+        studio.resume(first.id)
+    run(storage, PatientTrainer())
+
+    studio.resume(first.id)
+    job = run(storage, PatientTrainer())
+
+    assert (job.id, job.state) == (first.id, JobState.FAILED)
+    assert "exists; choose another name" in (job.error or "")
+    assert lora(studio).read_text() == "5 steps"
+
+
+def test_a_worker_that_dies_before_it_begins_leaves_the_next_to_overwrite(
+    studio: Studio, storage: Storage, data: Path
+) -> None:
+    class Sudden(PatientTrainer):
+        def plan(self, request: TrainingRequest, model: Model) -> TrainingPlan:
+            raise Dies
+
+    submit(studio, data, steps=2)
+    run(storage, PatientTrainer())
+    submit(studio, data, existing="overwrite", rank=4)
+    with suppress(Dies):
+        run(storage, Sudden())
+    storage.jobs.requeue_all("cpu")
+
+    trainer = PatientTrainer()
+    assert run(storage, trainer).state is JobState.DONE
+    assert trainer.began == [(False, 0)]
 
 
 def test_a_training_whose_workers_die_fails_and_says_how_to_go_on(studio: Studio, storage: Storage, data: Path) -> None:

@@ -10,12 +10,13 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.components import Component
 
+from pipelines.spec.dataset import CAPTION_SUFFIX
 from pipelines.spec.errors import InvalidRequest, StudioError
 from pipelines.spec.fields import field_rules
 from pipelines.spec.trainer import TrainingPlan
 from pipelines.spec.training import TrainingRequest
 from studio.core import Studio
-from studio.datasets import CAPTION_SUFFIX, PICTURE_SUFFIXES
+from studio.datasets import PICTURE_SUFFIXES
 from studio.jobs import UNFINISHED, JobKind, JobState, TrainingJob
 from studio.ui.keeping import keep
 from studio.ui.markup import curve
@@ -204,8 +205,11 @@ class TrainingObserver:
     def go_on(self, shown: View | None) -> Updates:
         """Queue the training on view again: it goes on from its last checkpoint."""
         if shown is not None and shown.job_id:
-            self._studio.resume(shown.job_id)
-        return self.look(shown)
+            try:
+                self._studio.resume(shown.job_id)
+            except StudioError as error:
+                return {self.words: complaint(str(error)), **self.look(shown)}
+        return {self.words: "", **self.look(shown)}
 
     def _view(self) -> View:
         kind = JobKind.TRAIN
@@ -277,7 +281,7 @@ def build(studio: Studio, demo: gr.Blocks) -> TrainingObserver:
         **look_at_pictures,
     )
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
-    observer.resume.click(observer.go_on, observer.shown, observer.outputs, **QUIET)
+    observer.resume.click(observer.go_on, observer.shown, [observer.words, *observer.outputs], **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
     keep("training", form.kept, restore=form.restore, demo=demo)
     return observer

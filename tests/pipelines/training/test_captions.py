@@ -31,7 +31,16 @@ def test_a_share_of_captions_is_dropped() -> None:
     assert 0.25 < sum(dropped) / 1000 < 0.35
 
 
-@pytest.mark.parametrize(("caption", "seen"), [("a cat", "sks, a cat"), ("a SKS cat", "a SKS cat"), ("", "sks")])
+@pytest.mark.parametrize(
+    ("caption", "seen"),
+    [
+        ("a cat", "sks, a cat"),
+        ("a SKS cat", "a SKS cat"),
+        ("a sks-cat", "a sks-cat"),
+        ("asks a cat", "sks, asks a cat"),
+        ("", "sks"),
+    ],
+)
 def test_the_trigger_word_is_in_every_caption_once(caption: str, seen: str) -> None:
     assert vary(caption, _request(trigger_word="sks"), Random(0)) == seen
 

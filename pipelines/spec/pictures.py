@@ -1,0 +1,60 @@
+"""Picture files as people have them, read as 8-bit RGB: upright, without transparency, of any number of bits."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+_WHITE = 65535
+
+
+class UnreadablePicture(OSError):
+    """A file is no picture, is damaged, or has pixels that cannot be shown."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a file shows."""
+
+    image: Image.Image
+    """RGB, upright (EXIF orientation applied), transparency on white; of an animation the first frame."""
+    frames: int
+    is_transparent: bool
+    """Whether any pixel is."""
+
+
+def open_picture(path: Path) -> Picture:
+    """Read a file whole.
+
+    Raises:
+        UnreadablePicture: with the reason.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                frames = getattr(file, "n_frames", 1)
+                picture = eight_bits(ImageOps.exif_transpose(file))
+                if not picture.has_transparency_data:
+                    return Picture(picture.convert("RGB"), frames, is_transparent=False)
+                layer = picture.convert("RGBA")
+    except Exception as error:  # of damaged files, each of Pillow's decoders raises what it likes
+        raise UnreadablePicture(str(error) or type(error).__name__) from error
+    seen = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return Picture(seen.convert("RGB"), frames, is_transparent=layer.getchannel("A").getextrema() != (255, 255))
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Return 16 bits of grey as 8, which Pillow's own conversion would cut to white; other pictures as they are.
+
+    Raises:
+        UnreadablePicture: its numbers have no white of their own.
+    """
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    grey = picture.convert("I")
+    darkest, lightest = grey.getextrema()
+    if picture.mode == "F" or not 0 <= darkest <= lightest <= _WHITE:  # type: ignore[operator]  # one band: two numbers
+        raise UnreadablePicture("its pixels are numbers of which none is white; save it with 8 bits per channel")
+    return grey.point(lambda value: value * (255 / _WHITE) + 0.5).convert("L")
