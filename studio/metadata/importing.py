@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.lora_tags import parse_lora
 from pipelines.spec.request import GenerationRequest
+from pipelines.spec.schedulers import ignored
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui
 from studio.metadata.foreign import Foreign, Lora, number_of
@@ -38,6 +39,7 @@ _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
 OURS = "Open Weights Studio"
 """The program whose pictures carry our own record."""
 
+_OF_NOISE = frozenset({"eta", "s_churn", "s_tmin", "s_tmax", "s_noise"})
 _NOTHING = frozenset({"", "None", "False"})
 _MAX_NOTES = 200
 
@@ -108,6 +110,7 @@ def import_request(
             notes.append(Note(field, prompt, Outcome.APPROXIMATED, "before A1111 1.6, [a:b:1.5] switched at a step"))
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model), fields)
+    notes = list(_without_ignored(notes, fields))
     notes += _loras(loras, find_lora, fields)
     notes += _embeddings(foreign, find_embedding)
     notes += _input(foreign, fields)
@@ -201,6 +204,19 @@ def _set(fields: dict[str, Any], field: str, reading: Reading, *, said: str) -> 
     fields[field] = reading.value
     written_alike = str(reading.value) == said or not isinstance(reading.value, str)
     return Note(field, said, reading.outcome, reading.why or ("as it is" if written_alike else f"as {reading.value}"))
+
+
+def _without_ignored(notes: list[Note], fields: dict[str, Any]) -> Iterator[Note]:
+    """Take out what the schedulers would ignore, as the program that made the picture did."""
+    schedulers = [fields[key] for key in ("scheduler", "hires_scheduler") if key in fields]
+    said = {name: value for name, value in fields.items() if name in _OF_NOISE}
+    dropped = ignored(said, *schedulers) if "scheduler" in fields else ()
+    for name in dropped:
+        del fields[name]
+    for note in notes:
+        if note.field in dropped:
+            note = replace(note, outcome=Outcome.IGNORED, why=f"{schedulers[0]} does not heed it")
+        yield note
 
 
 def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> Iterator[Note]:
