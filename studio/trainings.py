@@ -131,7 +131,7 @@ class Trainings(Queue):
             self.cancel(twin.id)  # left by a dead process, and this one goes on from its checkpoint
         return _training_job(self._storage.jobs.submit(training.request))
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str, *, is_incomplete: bool = False) -> Job:
         """Queue a failed or cancelled job again; see `Queue.resume`.
 
         Raises:
@@ -141,7 +141,7 @@ class Trainings(Queue):
         job = self.job(job_id)
         if isinstance(job, TrainingJob) and job.is_finished:
             _refuse(self._twins(job.request.name))
-        return super().resume(job_id)
+        return super().resume(job_id, is_incomplete=is_incomplete)
 
     def training(self, job: Job) -> Training:
         """Return the files of a job's training.

@@ -207,14 +207,16 @@ class GenerationRequest(BaseRequest):
         default=None,
         ge=0,
         le=1,
-        description="How much fresh noise the scheduler adds at each step. Empty: its own measure.",
+        description="How much fresh noise the scheduler adds at each step, if it adds any. Empty: its own measure.",
     )
     s_churn: float = Field(default=0.0, ge=0, le=100, description="Extra noise at each step of euler, heun and dpm2.")
     s_tmin: float = Field(default=0.0, ge=0, le=1000, description="The lowest noise level where s_churn acts.")
     s_tmax: float | None = Field(
         default=None, gt=0, le=1000, description="The highest noise level where s_churn acts. Empty: no limit."
     )
-    s_noise: float = Field(default=1.0, ge=0, le=1.1, description="Strength of the noise that is added at each step.")
+    s_noise: float = Field(
+        default=1.0, ge=0, le=1.1, description="Strength of the noise that is added at each step, if any is."
+    )
     clip_skip: int | None = Field(
         default=None,
         ge=1,

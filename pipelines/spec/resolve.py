@@ -9,7 +9,7 @@ from pipelines.spec.hires import DEFAULT_STRENGTH, HIRES_FIELDS, SIZE_FIELDS, En
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolved import ResolvedRequest
-from pipelines.spec.schedulers import NOISE_SCHEDULES, RHO, SCHEDULERS, SPANNED
+from pipelines.spec.schedulers import NOISE_SCHEDULES, RHO, SCHEDULERS, SPANNED, ignored
 from pipelines.spec.steps import MAX_SCHEDULED_STEPS
 from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, LatentUpscaler
 from pipelines.spec.values import MAX_SEED, MAX_SIDE, MIN_SIDE, StepRule, Task
@@ -60,6 +60,7 @@ def resolve(
     as_asked = {name: getattr(request, name) for name in ResolvedRequest.model_fields.keys() - decided.keys()}
     _check_clip_skip(decided["clip_skip"], model)
     _check_levels(request, noise_schedule)
+    _check_noise(request, scheduler, decided.get("hires_scheduler") or scheduler)
     _check_steps(decided["num_inference_steps"], decided["strength"], request.step_rule, scheduler)
     if request.task is Task.INPAINT and request.mask_mode == "differential" and own.steps(10) is None:
         raise InvalidRequest(
@@ -365,6 +366,18 @@ def _check_levels(request: GenerationRequest, noise_schedule: str) -> None:
         raise InvalidRequest(
             f"sigma_min must be below sigma_max, got {request.sigma_min:g} and {request.sigma_max:g}; exchange them",
             field="sigma_min",
+        )
+
+
+def _check_noise(request: GenerationRequest, *schedulers: str) -> None:
+    """Refuse what the schedulers would ignore."""
+    fields = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")
+    for field in ignored({field: getattr(request, field) for field in fields}, *schedulers):
+        takers = ", ".join(name for name, row in SCHEDULERS.items() if field in row.takes)
+        raise InvalidRequest(
+            f"{field} {getattr(request, field):g} means nothing to scheduler {schedulers[0]}; leave it as it is by "
+            f"default, or choose one of {takers}",
+            field=field,
         )
 
 

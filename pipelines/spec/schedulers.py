@@ -41,6 +41,12 @@ AUTOMATIC = frozenset({"automatic", "default"})
 _OWN = frozenset({"ddim_timesteps", "unipc_timesteps"})
 
 
+_CHURN = frozenset({"s_churn", "s_tmin", "s_tmax", "s_noise"})
+_FRESH = frozenset({"eta", "s_noise"})
+_ETA = frozenset({"eta"})
+_SCALED = frozenset({"s_noise"})
+
+
 def _one(num_steps: int) -> int:
     return num_steps
 
@@ -71,6 +77,8 @@ class SchedulerSpec:
     """Its own noise schedule: what A1111's Automatic means."""
     eta: float = 0.0
     """Its own measure of fresh noise at each step: 1 for ancestral and SDE schedulers."""
+    takes: frozenset[str] = frozenset()
+    """Which fields of a request about its noise it heeds: eta, s_churn, s_tmin, s_tmax, s_noise."""
     has_brownian_noise: bool = False
     """Whether its noise is one Brownian path per picture, so that more steps refine the picture."""
     evaluations: Callable[[int], int | None] = _one
@@ -90,6 +98,14 @@ class SchedulerSpec:
     one_image_at_a_time: bool = False
     """Whether its step size follows from the picture, so that a batch would tie pictures together."""
 
+    def draws(self, *, eta: float, s_churn: float) -> bool:
+        """Whether its steps draw on from the generators of the pictures, which is where ENSD acts."""
+        if self.has_brownian_noise:
+            return False
+        if self.takes == _CHURN:
+            return s_churn > 0
+        return eta > 0 or self.takes == _SCALED
+
     @property
     def is_second_order(self) -> bool:
         """Whether each of its steps runs the denoiser twice."""
@@ -105,38 +121,43 @@ class SchedulerSpec:
 
 SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
     {
-        "euler": SchedulerSpec("Euler"),
-        "euler_a": SchedulerSpec("Euler a", eta=1.0),
-        "heun": SchedulerSpec("Heun", evaluations=_two_but_one_at_the_end),
+        "euler": SchedulerSpec("Euler", takes=_CHURN),
+        "euler_a": SchedulerSpec("Euler a", eta=1.0, takes=_FRESH),
+        "heun": SchedulerSpec("Heun", takes=_CHURN, evaluations=_two_but_one_at_the_end),
         "lms": SchedulerSpec("LMS"),
-        "dpm2": SchedulerSpec("DPM2", "karras", evaluations=_two_but_one_at_the_end, discards_next_to_last=True),
-        "dpm2_a": SchedulerSpec(
-            "DPM2 a", "karras", eta=1.0, evaluations=_two_but_one_at_the_end, discards_next_to_last=True
+        "dpm2": SchedulerSpec(
+            "DPM2", "karras", takes=_CHURN, evaluations=_two_but_one_at_the_end, discards_next_to_last=True
         ),
-        "dpmpp_2s_a": SchedulerSpec("DPM++ 2S a", "karras", eta=1.0, evaluations=_two_but_one_at_the_end),
+        "dpm2_a": SchedulerSpec(
+            "DPM2 a", "karras", eta=1.0, takes=_FRESH, evaluations=_two_but_one_at_the_end, discards_next_to_last=True
+        ),
+        "dpmpp_2s_a": SchedulerSpec("DPM++ 2S a", "karras", eta=1.0, takes=_FRESH, evaluations=_two_but_one_at_the_end),
         "dpmpp_sde": SchedulerSpec(
-            "DPM++ SDE", "karras", eta=1.0, has_brownian_noise=True, evaluations=_two_but_one_at_the_end
+            "DPM++ SDE", "karras", eta=1.0, takes=_FRESH, has_brownian_noise=True, evaluations=_two_but_one_at_the_end
         ),
         "dpmpp_2m": SchedulerSpec("DPM++ 2M", "karras"),
-        "dpmpp_2m_sde": SchedulerSpec("DPM++ 2M SDE", "exponential", eta=1.0, has_brownian_noise=True),
-        "dpmpp_2m_sde_heun": SchedulerSpec("DPM++ 2M SDE Heun", "exponential", eta=1.0, has_brownian_noise=True),
-        "dpmpp_3m_sde": SchedulerSpec(
-            "DPM++ 3M SDE", "exponential", eta=1.0, has_brownian_noise=True, discards_next_to_last=True
+        "dpmpp_2m_sde": SchedulerSpec("DPM++ 2M SDE", "exponential", eta=1.0, takes=_FRESH, has_brownian_noise=True),
+        "dpmpp_2m_sde_heun": SchedulerSpec(
+            "DPM++ 2M SDE Heun", "exponential", eta=1.0, takes=_FRESH, has_brownian_noise=True
         ),
-        "dpm_fast": SchedulerSpec("DPM fast", eta=1.0, steps=_thirds, ignores_schedule=True, min_steps=2),
+        "dpmpp_3m_sde": SchedulerSpec(
+            "DPM++ 3M SDE", "exponential", eta=1.0, takes=_FRESH, has_brownian_noise=True, discards_next_to_last=True
+        ),
+        "dpm_fast": SchedulerSpec("DPM fast", eta=1.0, takes=_FRESH, steps=_thirds, ignores_schedule=True, min_steps=2),
         "dpm_adaptive": SchedulerSpec(
             "DPM adaptive",
             eta=1.0,
+            takes=_FRESH,
             evaluations=_unknown,
             steps=_unknown,
             ignores_schedule=True,
             min_steps=2,
             one_image_at_a_time=True,
         ),
-        "restart": SchedulerSpec("Restart", "karras", evaluations=_two_but_one_at_the_end),
+        "restart": SchedulerSpec("Restart", "karras", takes=_SCALED, evaluations=_two_but_one_at_the_end),
         "lcm": SchedulerSpec("LCM", eta=1.0, timestep_stride=20, max_steps=50),
         "ddim": SchedulerSpec(
-            "DDIM", "ddim_timesteps", ignores_schedule=True, starts_at_unit_variance=True, min_steps=2
+            "DDIM", "ddim_timesteps", takes=_ETA, ignores_schedule=True, starts_at_unit_variance=True, min_steps=2
         ),
         "plms": SchedulerSpec(
             "PLMS",
@@ -149,10 +170,24 @@ SCHEDULERS: Mapping[str, SchedulerSpec] = MappingProxyType(
         "unipc": SchedulerSpec("UniPC", "unipc_timesteps", ignores_schedule=True, starts_at_unit_variance=True),
         "ddpm": SchedulerSpec("DDPM", eta=1.0),
         "deis": SchedulerSpec("DEIS", "sgm_uniform"),
-        "tcd": SchedulerSpec("TCD", "sgm_uniform", eta=0.3, timestep_stride=20, max_steps=50),
-        "sa_solver": SchedulerSpec("SA-Solver", "sgm_uniform", eta=1.0),
+        "tcd": SchedulerSpec("TCD", "sgm_uniform", eta=0.3, takes=_FRESH, timestep_stride=20, max_steps=50),
+        "sa_solver": SchedulerSpec("SA-Solver", "sgm_uniform", eta=1.0, takes=_FRESH),
     }
 )
+
+
+def ignored(options: Mapping[str, float | None], *schedulers: str) -> tuple[str, ...]:
+    """Return which of a request's fields about noise say something that none of its schedulers heeds.
+
+    Args:
+        options: eta, s_churn, s_tmin, s_tmax and s_noise, or some of them.
+        schedulers: of each pass.
+    """
+    silent = {"eta": SCHEDULERS[schedulers[0]].eta, "s_churn": 0, "s_tmin": 0, "s_noise": 1}
+    heeded = frozenset().union(*(SCHEDULERS[name].takes for name in schedulers))
+    return tuple(
+        field for field, value in options.items() if value not in {None, silent.get(field)} and field not in heeded
+    )
 
 
 def told_steps(scheduler: str, num_inference_steps: int) -> int:

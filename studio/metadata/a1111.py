@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
+from pipelines.spec.hires import second_pass
 from pipelines.spec.lora_tags import writable_name, write_lora
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
@@ -203,10 +204,16 @@ def _sampling(request: ResolvedRequest, model_hash: str | None) -> list[_Pair]:
         ("Seed resize from", f"{request.seed_resize_width}x{request.seed_resize_height}" if has_other_size else None),
         ("Denoising strength", None if strength is None else _number(strength)),
         ("Clip skip", request.clip_skip if request.clip_skip > 1 else None),
-        ("ENSD", request.eta_noise_seed_delta or None),
+        ("ENSD", _delta_that_acts(request)),
         ("Init image hash", request.init_image),
         ("RNG", _RNG[request.noise_source]),
     ]
+
+
+def _delta_that_acts(request: ResolvedRequest) -> int | None:
+    passes = [request] if request.enlargement is None else [request, second_pass(request)]
+    is_used = any(SCHEDULERS[one.scheduler].draws(eta=one.eta, s_churn=one.s_churn) for one in passes)
+    return (request.eta_noise_seed_delta or None) if is_used else None
 
 
 def _inpaint(request: ResolvedRequest, *, is_mask_blank: bool) -> list[_Pair]:

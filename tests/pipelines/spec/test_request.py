@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.request import GenerationRequest, bounds, field_names
-from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, ignored
 from pipelines.spec.upscalers import UPSCALERS
 from pipelines.spec.values import MAX_IMAGES, MAX_PROMPT_CHARACTERS, MAX_SEED, OTHER_NAMES, RANDOM_SEEDS, Task
 
@@ -173,6 +173,9 @@ def mostly_possible(**fields: Any) -> GenerationRequest:
         fields["resize_mode"] = "fill"
     if fields["noise_schedule"] not in SCHEDULERS[fields["scheduler"] or "dpmpp_2m"].noise_schedules:
         fields["noise_schedule"] = None
+    noise = {name: fields[name] for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")}
+    for name in ignored(noise, fields["scheduler"] or "dpmpp_2m"):
+        del fields[name]
     hires = {} if fields["init_image"] else fields["hires"]
     if hires.get("hires_scale") is not None:
         hires = {name: value for name, value in hires.items() if name not in {"hires_width", "hires_height"}}

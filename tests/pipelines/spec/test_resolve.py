@@ -283,7 +283,29 @@ def test_a_chosen_scheduler_always_has_a_noise_schedule(scheduler: str, model: M
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_eta_is_the_schedulers_own_unless_asked(scheduler: str, model: Model) -> None:
     assert resolve(GenerationRequest(scheduler=scheduler), model)[0].eta == SCHEDULERS[scheduler].eta
-    assert resolve(GenerationRequest(scheduler=scheduler, eta=0.3), model)[0].eta == 0.3
+    own = resolve(GenerationRequest(scheduler=scheduler, eta=SCHEDULERS[scheduler].eta), model)[0]
+    assert own == resolve(own.asked(), model)[0]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(("field", "value"), [("eta", 0.6), ("s_churn", 2.0), ("s_tmin", 0.5), ("s_noise", 1.05)])
+def test_noise_settings_are_refused_where_they_would_be_ignored(
+    field: str, value: float, scheduler: str, model: Model
+) -> None:
+    asked = GenerationRequest(scheduler=scheduler, **{field: value})
+
+    if field in SCHEDULERS[scheduler].takes:
+        assert getattr(resolve(asked, model)[0], field) == value
+        return
+    with pytest.raises(InvalidRequest, match=f"{field} .* means nothing to scheduler {scheduler}; .*choose") as refusal:
+        resolve(asked, model)
+    assert refusal.value.field == field
+
+
+def test_what_the_second_pass_heeds_is_not_refused(model: Model) -> None:
+    asked = GenerationRequest(scheduler="euler", hires_scale=2.0, hires_scheduler="euler_a", eta=0.5, s_churn=1.0)
+
+    assert resolve(asked, model)[0].eta == 0.5
 
 
 def test_with_a_variation_the_seed_stays_and_the_variation_goes_on(model: Model) -> None:

@@ -77,7 +77,7 @@ def test_every_option_reaches_the_request(run: Run, tmp_path: Path) -> None:
         "outpaint_top": 16,
         "outpaint_right": 24,
         "outpaint_bottom": 32,
-        "eta": 0.5,
+        "eta": 0.0,
         "s_churn": 1.0,
         "s_tmin": 0.5,
         "s_tmax": 9.0,

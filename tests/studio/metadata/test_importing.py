@@ -228,6 +228,27 @@ def test_a_row_for_a_field_that_requests_lack_is_told_and_wakes_up_with_the_fiel
             assert notes[field] == Note(field, notes[field].value, Outcome.IGNORED, f"requests have no {field} yet")
 
 
+@pytest.mark.parametrize(
+    ("sampler", "said", "used"),
+    [
+        ("Euler", "Eta: 0.5, Sigma churn: 10", {"s_churn"}),
+        ("DPM++ 2M", "Sigma churn: 10, Sigma noise: 1.05", set()),
+        ("DDIM", "Eta: 0.5, Sigma noise: 1.05", {"eta"}),
+        ("LCM", "Eta: 0.5", set()),
+    ],
+)
+def test_what_the_sampler_ignored_does_not_become_a_request(sampler: str, said: str, used: set[str]) -> None:
+    text = f"a boat\nSteps: 20, Sampler: {sampler}, Seed: 1, Size: 512x512, {said}"
+
+    imported = import_request({"parameters": text})
+
+    outcomes = {note.field: note.outcome for note in imported.notes if note.field in {"eta", "s_churn", "s_noise"}}
+    assert {field for field, outcome in outcomes.items() if outcome is Outcome.USED} == used
+    assert set(outcomes.values()) <= {Outcome.USED, Outcome.IGNORED}
+    assert imported.request_fields.keys() & outcomes.keys() == used
+    resolve(GenerationRequest.parse(imported.request_fields), make_model())
+
+
 def test_every_inpainting_key_is_noted() -> None:
     notes = notes_of(INPAINT)
 

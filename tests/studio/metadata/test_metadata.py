@@ -107,7 +107,15 @@ INFOTEXTS = [
     ),
     (
         {"clip_skip": 2, "eta_noise_seed_delta": 31337, "noise_source": "nv", "emphasis": "no_norm"},
-        f"a boat\n{STEPS}, Clip skip: 2, ENSD: 31337, RNG: NV, Emphasis: No norm, {VERSION}",
+        f"a boat\n{STEPS}, Clip skip: 2, RNG: NV, Emphasis: No norm, {VERSION}",
+    ),
+    (
+        {"scheduler": "euler_a", "noise_schedule": "karras", "eta_noise_seed_delta": 31337},
+        f"a boat\n{STEPS.replace('DPM++ 2M', 'Euler a')}, ENSD: 31337, RNG: CPU, {VERSION}",
+    ),
+    (
+        {"scheduler": "dpmpp_2m_sde", "noise_schedule": "karras", "eta_noise_seed_delta": 31337},
+        f"a boat\n{STEPS.replace('DPM++ 2M', 'DPM++ 2M SDE')}, {TAIL}",
     ),
     (
         {"sigma_min": 0.1, "sigma_max": 10.0, "rho": 5.5},
@@ -115,8 +123,16 @@ INFOTEXTS = [
     ),
     ({"noise_source": "device"}, f"a boat\n{STEPS}, RNG: Device, {VERSION}"),
     (
-        {"s_churn": 2.0, "s_tmin": 0.5, "s_tmax": 9.0, "s_noise": 1.05},
-        f"a boat\n{STEPS}, RNG: CPU, Sigma churn: 2, Sigma tmin: 0.5, Sigma tmax: 9, Sigma noise: 1.05, {VERSION}",
+        {
+            "scheduler": "euler",
+            "noise_schedule": "karras",
+            "s_churn": 2.0,
+            "s_tmin": 0.5,
+            "s_tmax": 9.0,
+            "s_noise": 1.05,
+        },
+        f"a boat\n{STEPS.replace('DPM++ 2M', 'Euler')}, RNG: CPU, "
+        f"Sigma churn: 2, Sigma tmin: 0.5, Sigma tmax: 9, Sigma noise: 1.05, {VERSION}",
     ),
     (
         {"init_image": "a" * 64, "mask_image": "b" * 64, "strength": 0.6, "inpaint_area": "only_masked"},
