@@ -157,10 +157,11 @@ def _no_doubt(_: str, __: Collection[float]) -> str:
     return ""
 
 
-def _doubt_of_fooocus(prompt: str, _: Collection[float]) -> str:
-    return (
-        "what it encodes text by text is joined by BREAK; the first part alone sets the tone" if BREAK in prompt else ""
-    )
+def _doubt_of_fooocus(prompt: str, weights: Collection[float]) -> str:
+    doubts = ["Fooocus weighs as ComfyUI does, and then keeps the mean as A1111 does"] if weights else []
+    if BREAK in prompt:
+        doubts.append("what it encodes text by text is joined by BREAK, and the pooled embedding is that of the first")
+    return "; ".join(doubts)
 
 
 def _doubt_of_novelai(prompt: str, weights: Collection[float]) -> str:

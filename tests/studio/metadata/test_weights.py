@@ -77,6 +77,7 @@ def test_weights_of_other_programs_act_here(format_: Format, prompt: str, runs: 
         ("invokeai", "boat--", Outcome.APPROXIMATED, "below 1 in another way"),
         ("invokeai", '("a boat", "a car").blend(1, 1)', Outcome.APPROXIMATED, "no .and()"),
         ("fooocus", "a boat", Outcome.USED, "as it is"),
+        ("fooocus", "a (boat:1.2)", Outcome.APPROXIMATED, "keeps the mean"),
         ("fooocus", "a boat|a car", Outcome.APPROXIMATED, "joined by BREAK"),
     ],
 )
