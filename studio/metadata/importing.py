@@ -17,7 +17,7 @@ from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui, weights
-from studio.metadata.foreign import Foreign, Lora, number_of
+from studio.metadata.foreign import Foreign, Lora, number_of, stem
 from studio.metadata.meanings import (
     MEANINGS,
     OTHER_NOISE,
@@ -287,16 +287,20 @@ def _embeddings(foreign: Foreign, find_embedding: FindModel) -> Iterator[Note]:
     for name, digest in a1111.hashes(foreign.pairs, "Hashes").items():
         if name.startswith("embed:"):
             digests.setdefault(name.removeprefix("embed:"), digest)
+    if foreign.format in {"comfyui", "swarmui"}:
+        named = weights.EMBEDDING.findall(f"{foreign.prompt}\n{foreign.negative_prompt}")
+        digests |= dict.fromkeys(map(stem, named), "")
     for name, digest in digests.items():
-        found = find_embedding(name, digest)
+        found, said = find_embedding(name, digest), f"{name} [{digest}]" if digest else name
         if found is None:
-            why = f"no embedding with this hash is installed: {name} is read as words, or as another of that name"
-            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
+            which = "with this hash" if digest else f"called {name}"
+            why = f"no embedding {which} is installed: {name} is read as words, or as another of that name"
+            yield Note("prompt", said, Outcome.MISSING, why)
         elif found.translate(a1111.NOT_IN_HASHES).lower() == name.lower():
-            yield Note("prompt", f"{name} [{digest}]", Outcome.USED, "the same embedding is installed")
+            yield Note("prompt", said, Outcome.USED, "the same embedding is installed")
         else:
             why = f"it is installed as {found}: write that into the prompt instead of {name}"
-            yield Note("prompt", f"{name} [{digest}]", Outcome.MISSING, why)
+            yield Note("prompt", said, Outcome.MISSING, why)
 
 
 def _styles(foreign: Foreign) -> Iterator[Note]:
