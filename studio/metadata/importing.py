@@ -18,7 +18,7 @@ from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui, weights
-from studio.metadata.foreign import Foreign, Lora
+from studio.metadata.foreign import Foreign, Lora, stem
 from studio.metadata.meanings import (
     MEANINGS,
     OTHER_NOISE,
@@ -362,21 +362,25 @@ def _embedding_hashes(foreign: Foreign) -> dict[str, str]:
     for name, digest in a1111.hashes(foreign.pairs, "Hashes").items():
         if name.startswith("embed:"):
             digests.setdefault(name.removeprefix("embed:"), digest)
+    if foreign.format in {"comfyui", "swarmui"}:
+        named = weights.EMBEDDING.findall(f"{foreign.prompt}\n{foreign.negative_prompt}")
+        digests |= dict.fromkeys(map(stem, named), "")
     return digests
 
 
 def _embeddings(digests: Mapping[str, str], find_embedding: FindModel) -> Iterator[Note]:
     """Say which embeddings of the prompt are here: a name in a prompt is one only if a file has it."""
     for name, digest in digests.items():
-        found = find_embedding(name, digest)
+        found, said = find_embedding(name, digest), f"{name} [{digest[:12]}]" if digest else name
         if found is None:
-            why = f"no embedding with this hash is installed: {name} is read as words, or as another of that name"
-            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.MISSING, why)
+            which = "with this hash" if digest else f"called {name}"
+            why = f"no embedding {which} is installed: {name} is read as words, or as another of that name"
+            yield Note("prompt", said, Outcome.MISSING, why)
         elif _in_hashes(found) == _in_hashes(name):
-            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.USED, "the same embedding is installed")
+            yield Note("prompt", said, Outcome.USED, "the same embedding is installed")
         else:
             why = f"it is installed as {found}: write that into the prompt instead of {name}"
-            yield Note("prompt", f"{name} [{digest[:12]}]", Outcome.MISSING, why)
+            yield Note("prompt", said, Outcome.MISSING, why)
 
 
 def _in_hashes(name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
-from studio.metadata.foreign import Foreign
+from studio.metadata.foreign import Foreign, stem
 from studio.metadata.meanings import Outcome, Reading
 
 Run = tuple[str, float]
@@ -19,6 +19,9 @@ BREAK = "\nBREAK\n"
 
 _MAX_DEPTH = 60
 """Of brackets, and of signs behind a word: more is nothing that anyone meant."""
+
+EMBEDDING = re.compile(r"\bembedding:([^\s,():]{1,200})")
+"""How ComfyUI names an embedding; here its name alone is enough."""
 
 _COMFYUI = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
 _NOVELAI = re.compile(r"(-?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}))?::|[{}\[\]]|[^{}\[\]:0-9.-]+|.", re.DOTALL)
@@ -50,7 +53,8 @@ def reading(prompt: str, foreign: Foreign) -> Reading:
 
 def of_comfyui(text: str) -> Iterator[Run]:
     """Read `(x)` and `(x:1.2)`: a weight without a number multiplies that around it, a number replaces it."""
-    return _of_comfyui(_COMFYUI.findall(text), 1.0, depth=_MAX_DEPTH)
+    named = EMBEDDING.sub(lambda embedding: stem(embedding[1]), text)
+    return _of_comfyui(_COMFYUI.findall(named), 1.0, depth=_MAX_DEPTH)
 
 
 def _of_comfyui(pieces: Iterable[str], weight: float, *, depth: int) -> Iterator[Run]:
@@ -157,10 +161,11 @@ def _no_doubt(_: str, __: Collection[float]) -> str:
     return ""
 
 
-def _doubt_of_fooocus(prompt: str, _: Collection[float]) -> str:
-    return (
-        "what it encodes text by text is joined by BREAK; the first part alone sets the tone" if BREAK in prompt else ""
-    )
+def _doubt_of_fooocus(prompt: str, weights: Collection[float]) -> str:
+    doubts = ["Fooocus weighs as ComfyUI does, and then keeps the mean as A1111 does"] if weights else []
+    if BREAK in prompt:
+        doubts.append("what it encodes text by text is joined by BREAK, and the pooled embedding is that of the first")
+    return "; ".join(doubts)
 
 
 def _doubt_of_novelai(prompt: str, weights: Collection[float]) -> str:

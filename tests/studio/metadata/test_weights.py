@@ -45,6 +45,7 @@ CASES: list[tuple[Format, str, list[tuple[str, float]]]] = [
     ("comfyui", r"[a|b] \(x\) {c} 16:9", [("[a|b] (x) {c} 16:9", 1)]),
     ("comfyui", "(open and BREAK AND # <lora:a:1>", [("(open and BREAK AND # <lora:a:1>", 1)]),
     ("comfyui", "(:1.2) (a:b)", [(":1.2", 1.1), (" ", 1), ("a:b", 1.1)]),
+    ("comfyui", "a, (embedding:sub/bad-hands.pt:1.2)", [("a, ", 1), ("bad-hands", 1.2)]),
     ("swarmui", "(cat:0.5) [dog]", [("cat", 0.5), (" [dog]", 1)]),
     ("fooocus", "a (cat:1.2)|b [c]", [("a ", 1), ("cat", 1.2), ("BREAK", 0), ("b [c]", 1)]),
     ("novelai", "{masterpiece}, [[bad]] (x)", [("masterpiece", 1.05), (", ", 1), ("bad", 0.907), (" (x)", 1)]),
@@ -77,6 +78,7 @@ def test_weights_of_other_programs_act_here(format_: Format, prompt: str, runs: 
         ("invokeai", "boat--", Outcome.APPROXIMATED, "below 1 in another way"),
         ("invokeai", '("a boat", "a car").blend(1, 1)', Outcome.APPROXIMATED, "no .and()"),
         ("fooocus", "a boat", Outcome.USED, "as it is"),
+        ("fooocus", "a (boat:1.2)", Outcome.APPROXIMATED, "keeps the mean"),
         ("fooocus", "a boat|a car", Outcome.APPROXIMATED, "joined by BREAK"),
     ],
 )
@@ -85,6 +87,16 @@ def test_what_becomes_of_weights_is_told(format_: Format, prompt: str, outcome: 
 
     assert note.outcome is outcome
     assert why in note.why
+
+
+@pytest.mark.parametrize(("installed", "outcome"), [({"easyneg"}, Outcome.USED), (set(), Outcome.MISSING)])
+def test_embeddings_of_comfyui_are_looked_for(installed: set[str], outcome: Outcome) -> None:
+    texts = texts_of("comfyui", "a boat, embedding:easyneg")
+
+    imported = import_request(texts, find_embedding=lambda name, _: name if name in installed else None)
+
+    assert imported.request_fields["prompt"] == "a boat, easyneg"
+    assert [note.outcome for note in imported.notes if note.field == "prompt"] == [Outcome.USED, outcome]
 
 
 @given(st.text(alphabet='ab(){}[]\\:|.+-"12 <>\n#'), st.sampled_from(["comfyui", "novelai", "invokeai"]))
