@@ -17,8 +17,8 @@ from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.values import OutputFormat
 from studio.metadata import a1111, native, provenance
-from studio.metadata.importing import Imported, Note, import_request
-from studio.metadata.meanings import FindLora, FindModel, FoundLora, Outcome
+from studio.metadata.finding import FindLora, FindModel, FoundLora, Note, Outcome
+from studio.metadata.importing import Imported, import_request
 from studio.metadata.ours import MODELS, asked_here
 from studio.metadata.record import Record
 from studio.metadata.stripping import AVIF_QUALITY, strip, stripped

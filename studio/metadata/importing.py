@@ -11,30 +11,25 @@ from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.families.sd1 import SD1
-from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
-from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui, weights
-from studio.metadata.foreign import Foreign, Lora, stem
-from studio.metadata.meanings import (
-    MEANINGS,
-    OTHER_NOISE,
-    SAYS_NOTHING,
+from studio.metadata.finding import (
     FindLora,
     FindModel,
     FindUpscaler,
-    FoundLora,
     Lacking,
-    Meaning,
+    Note,
     Outcome,
     Reading,
-    Source,
-    found_model,
+    embedding_notes,
+    lora_verdict,
 )
-from studio.metadata.ours import MODELS, asked_here
+from studio.metadata.foreign import Foreign, Lora, stem
+from studio.metadata.meanings import MEANINGS, OTHER_NOISE, SAYS_NOTHING, Meaning, Source
+from studio.metadata.ours import asked_here, files_here
 from studio.metadata.record import Record
 from studio.metadata.tags import LORA_KINDS, TAG, read_tag
 
@@ -55,16 +50,6 @@ _OTHER_SIDES = {"seed_resize_width": "seed_resize_height", "seed_resize_height":
 
 _ANY_MODEL = Model("", Path(), SD1, 512, 512, 4, text_encoder_layers=12, text_encoder_widths=(768,), defaults={})
 """Refuses what every model refuses."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """What became of one thing that the picture says; `field` is ours, or the program's own key if we have none."""
-
-    field: str
-    value: str
-    outcome: Outcome
-    why: str
 
 
 @dataclass(frozen=True)
@@ -116,11 +101,7 @@ def import_request(
     record, texts = (said, {}) if isinstance(said, Record) else (_record(said, native.KEY), said)
     if record is not None:
         asked = asked_here(record, find_model=find_model, find_lora=find_lora).model_dump(exclude_defaults=True)
-        files = (
-            *_own_models(record, find_model),
-            *_own_loras(record.request, find_lora),
-            *_own_embeddings(record.request, find_embedding),
-        )
+        files = files_here(record, find_model=find_model, find_lora=find_lora, find_embedding=find_embedding)
         return Imported(a1111.OURS, asked, (*files, *_own_enlarging(texts)))
     if (larger := _only_enlarged(texts)) is not None:
         return Imported(a1111.OURS, larger.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
@@ -140,7 +121,7 @@ def import_request(
         notes += _apply(meaning, Source(foreign, find_model, find_upscaler), fields)
     notes += _other_tags(foreign, fields)
     notes += _loras(loras, find_lora, fields)
-    notes += _embeddings(_embedding_hashes(foreign), find_embedding)
+    notes += embedding_notes(_embedding_hashes(foreign), find_embedding)
     notes += _input(foreign, fields)
     notes = _without_refused(fields, notes)
     notes += _styles(foreign)
@@ -179,32 +160,6 @@ def _with_extras(texts: Mapping[str, str]) -> Mapping[str, str]:
         return {a1111.EXTRAS[0]: a1111.write_extras(native.read(texts[native.ENLARGED]).request), **texts}
     except (KeyError, ValueError):
         return texts
-
-
-def _own_models(ours: Record, find_model: FindModel) -> Iterator[Note]:
-    """Say which models are gone, called otherwise or changed."""
-    for field, key in MODELS.items():
-        if (name := getattr(ours.request, field)) is not None:
-            try:
-                found = found_model(name, str(ours.provenance.get(key, "")), find_model)
-            except Lacking as lack:
-                yield Note(field, name, Outcome.MISSING, str(lack))
-            else:
-                if found.why:
-                    yield Note(field, name, found.outcome, found.why)
-
-
-def _own_loras(ours: ResolvedRequest, find_lora: FindLora) -> Iterator[Note]:
-    for lora in ours.loras:
-        outcome, why = _verdict(lora.name, lora.sha256, find_lora(lora.name, lora.sha256))
-        yield Note("loras", write_lora(lora), outcome, why or "as it is")
-
-
-def _own_embeddings(ours: ResolvedRequest, find_embedding: FindModel) -> Iterator[Note]:
-    """Say which embeddings are here; those that LoRAs bring are there with them."""
-    brought = {lora.sha256 for lora in ours.loras}
-    digests = {name: digest for name, digest in ours.embeddings.items() if digest not in brought}
-    return _embeddings(digests, find_embedding)
 
 
 def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
@@ -326,7 +281,7 @@ def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> It
         found = find_lora(lora.name, lora.hash)
         te = "" if lora.text_encoder_weight is None else f"{lora.text_encoder_weight:g} "
         said = f"{lora.name} {te}{lora.weight:g}"
-        outcome, why = _verdict(lora.name, lora.hash, found)
+        outcome, why = lora_verdict(lora.name, lora.hash, found)
         if found is None:
             yield Note("loras", said, outcome, why)
             continue
@@ -344,19 +299,6 @@ def _loras(loras: list[Lora], find_lora: FindLora, fields: dict[str, Any]) -> It
         yield note
 
 
-def _verdict(name: str, digest: str, found: FoundLora | None) -> tuple[Outcome, str]:
-    """Return what becomes of a LoRA of a name and a hash, and why; as it is, there is nothing to say."""
-    shown = f" [{digest[:12]}]" if digest else ""
-    if found is None:
-        return Outcome.MISSING, f"no LoRA {name!r}{shown} is installed"
-    if not found.is_exact:
-        return (
-            Outcome.APPROXIMATED,
-            f"{found.name} is another file: its hash is not{shown}, and the picture will differ",
-        )
-    return Outcome.USED, "" if found.name == name else f"found as {found.name}"
-
-
 def _embedding_hashes(foreign: Foreign) -> dict[str, str]:
     digests = a1111.hashes(foreign.pairs, "TI hashes")
     for name, digest in a1111.hashes(foreign.pairs, "Hashes").items():
@@ -366,25 +308,6 @@ def _embedding_hashes(foreign: Foreign) -> dict[str, str]:
         named = weights.EMBEDDING.findall(f"{foreign.prompt}\n{foreign.negative_prompt}")
         digests |= dict.fromkeys(map(stem, named), "")
     return digests
-
-
-def _embeddings(digests: Mapping[str, str], find_embedding: FindModel) -> Iterator[Note]:
-    """Say which embeddings of the prompt are here: a name in a prompt is one only if a file has it."""
-    for name, digest in digests.items():
-        found, said = find_embedding(name, digest), f"{name} [{digest[:12]}]" if digest else name
-        if found is None:
-            which = "with this hash" if digest else f"called {name}"
-            why = f"no embedding {which} is installed: {name} is read as words, or as another of that name"
-            yield Note("prompt", said, Outcome.MISSING, why)
-        elif _in_hashes(found) == _in_hashes(name):
-            yield Note("prompt", said, Outcome.USED, "the same embedding is installed")
-        else:
-            why = f"it is installed as {found}: write that into the prompt instead of {name}"
-            yield Note("prompt", said, Outcome.MISSING, why)
-
-
-def _in_hashes(name: str) -> str:
-    return name.translate(a1111.NOT_IN_HASHES).lower()
 
 
 def _styles(foreign: Foreign) -> Iterator[Note]:

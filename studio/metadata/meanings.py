@@ -9,34 +9,15 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipelines.spec.schedulers import AUTOMATIC, NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import UPSCALERS, canonical_upscaler
 from studio.metadata import a1111, vocabulary
+from studio.metadata.finding import FindModel, FindUpscaler, Lacking, Outcome, Reading, found_model, shortened
 from studio.metadata.foreign import Foreign, stem
-
-FindModel = Callable[[str, str], str | None]
-"""(name, hash), either may be empty -> the name of the installed model of that hash; without one, of that name."""
-
-
-FindUpscaler = Callable[[str], str | None]
-"""Name -> the name of the upscaler that is installed and can run, or None."""
-
-
-class FoundLora(NamedTuple):
-    """A LoRA that is installed."""
-
-    name: str
-    is_exact: bool
-    """False if its hash is another than the one that was asked for, and only the name is the same."""
-
-
-FindLora = Callable[[str, str], FoundLora | None]
-"""(name, hash), either may be empty -> the installed LoRA, or None."""
 
 OTHER_NOISE = "other noise: a different picture"
 OTHER_START = (
@@ -52,15 +33,6 @@ _OF_DIFFUSERS = frozenset({"deis", "tcd", "sa_solver"})
 _ON_DIFFUSERS = frozenset({"SD.Next", "InvokeAI"})
 
 
-class Outcome(StrEnum):
-    """What became of something that a foreign picture says."""
-
-    USED = "used"
-    APPROXIMATED = "approximated"
-    IGNORED = "ignored"
-    MISSING = "missing"
-
-
 @dataclass(frozen=True)
 class Source:
     """A foreign picture, and the way to ask what is installed."""
@@ -70,20 +42,7 @@ class Source:
     find_upscaler: FindUpscaler
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A value for one field of a request, and why it is not simply what the file says."""
-
-    value: Any
-    outcome: Outcome = Outcome.USED
-    why: str = ""
-
-
 Reader = Callable[[str, Source], Reading | None]
-
-
-class Lacking(ValueError):
-    """The file asks for something that is not here."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +68,7 @@ def _whole(text: str, _: Source, *, plus: int = 0, none: int | None = None) -> R
     try:
         value = int(text) if len(text) < 40 and text.strip("+-").isdecimal() else int(_finite(text))
     except ValueError as error:
-        raise ValueError(f"is not a whole number: {_short(text)}") from error
+        raise ValueError(f"is not a whole number: {shortened(text)}") from error
     return None if value == none else Reading(value + plus)
 
 
@@ -129,9 +88,9 @@ def _finite(text: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise ValueError(f"is not a number: {_short(text)}") from error
+        raise ValueError(f"is not a number: {shortened(text)}") from error
     if not math.isfinite(value):
-        raise ValueError(f"is not a finite number: {_short(text)}")
+        raise ValueError(f"is not a finite number: {shortened(text)}")
     return value
 
 
@@ -141,7 +100,7 @@ def _text(text: str, _: Source) -> Reading | None:
 
 def _chosen(text: str, _: Source, *, choices: dict[str, Any]) -> Reading | None:
     if text.lower() not in choices:
-        raise Lacking(f"there is no {_short(text)} here; known are {', '.join(choices)}")
+        raise Lacking(f"there is no {shortened(text)} here; known are {', '.join(choices)}")
     return Reading(choices[text.lower()])
 
 
@@ -204,7 +163,7 @@ def _upscaler(text: str, source: Source) -> Reading | None:
     name = canonical_upscaler(vocabulary.UPSCALERS.get(text, text))
     found = name if name in UPSCALERS else source.find_upscaler(name)
     if found is None:
-        raise Lacking(f"no upscaler {_short(name)} is installed in upscalers/, or spandrel, which runs it, is not")
+        raise Lacking(f"no upscaler {shortened(name)} is installed in upscalers/, or spandrel, which runs it, is not")
     return Reading(found)
 
 
@@ -265,27 +224,6 @@ def _hires_model(text: str, source: Source) -> Reading | None:
 
 def _found(name: str, digest: str, source: Source) -> Reading | None:
     return found_model(name, digest, source.find_model) if name or digest else None
-
-
-def found_model(name: str, digest: str, find_model: FindModel) -> Reading:
-    """Return the installed model of a hash, else of a name, and how sure that is; either may be empty.
-
-    Raises:
-        Lacking: there is none.
-    """
-    if digest and (found := find_model(name, digest)) is not None:
-        return Reading(found, why="" if found == name else f"found as {found}")
-    found = find_model(name, "") if name else None
-    if found is None:
-        raise Lacking(f"no model {_short(name) if name else ''}{f' [{digest[:64]}]' if digest else ''} is installed")
-    if digest:
-        why = f"the hash of {found} is not [{digest[:64]}]: other weights, or the same in other files"
-        return Reading(found, Outcome.APPROXIMATED, why)
-    return Reading(found, why="" if found == name else f"found as {found}")
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:59]}…")
 
 
 _MODEL = partial(_model, hash_key="model_hash")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
+from studio.metadata.finding import Outcome, Reading
 from studio.metadata.foreign import Foreign, stem
-from studio.metadata.meanings import Outcome, Reading
 
 Run = tuple[str, float]
 
