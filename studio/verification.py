@@ -5,6 +5,7 @@ Knows a Studio by what it is given of it.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,6 +58,8 @@ class Verification:
     """The share of pixels that differ, from 0 to 1."""
     differences: tuple[Difference, ...]
     """LoRAs, model, device, precision and versions that are not what they were; the first is the likeliest cause."""
+    notes: tuple[str, ...] = ()
+    """What the texts beside the record say otherwise, in sentences: somebody edited them."""
 
     @property
     def is_exact(self) -> bool:
@@ -65,7 +68,11 @@ class Verification:
 
     @property
     def sentence(self) -> str:
-        """What came out, in words: how much differs, and what was another then."""
+        """What came out, in words: how much differs, what was another then, and which texts were edited."""
+        return "; ".join((self._verdict, *self.notes))
+
+    @property
+    def _verdict(self) -> str:
         if self.is_exact:
             return "exact, every pixel is the same"
         if self.max_difference is None:
@@ -116,14 +123,13 @@ def compare(path: Path, made: GalleryImage) -> Verification:
     """
     records = [metadata.read(each) for each in (path, made.path)]
     before, after = (_pixels(each) for each in (path, made.path))
-    differences = _differences(*records)
+    differences, notes = _differences(*records), metadata.disagreements(path)
     if before.size != after.size:
-        return Verification(path, None, 1.0, differences)
+        return Verification(path, None, 1.0, differences, notes)
     bands = ImageChops.difference(before, after).split()
-    largest = ImageChops.lighter(ImageChops.lighter(*bands[:2]), bands[2])
-    counts = largest.histogram()
+    counts = reduce(ImageChops.lighter, bands).histogram()
     most = max(value for value, count in enumerate(counts) if count)
-    return Verification(path, most, 1 - counts[0] / sum(counts), differences)
+    return Verification(path, most, 1 - counts[0] / sum(counts), differences, notes)
 
 
 def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
@@ -163,4 +169,4 @@ def _settings(record: Record) -> Mapping[str, Any]:
 
 def _pixels(path: Path) -> Image.Image:
     with Image.open(path) as image:
-        return image.convert("RGB")
+        return image.convert("RGBA")  # pictures are made opaque: what is transparent was edited

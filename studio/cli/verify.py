@@ -49,5 +49,6 @@ def _described(result: "Verification") -> dict[str, Any]:
         "exact": result.is_exact,
         "max_difference": result.max_difference,
         "differing_pixels": result.differing_pixels,
+        "notes": list(result.notes),
         "differences": {each.name: {"then": each.then, "now": each.now} for each in result.differences},
     }

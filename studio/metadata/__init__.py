@@ -5,6 +5,7 @@ A picture that was only made larger goes on saying what its source says, but for
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +36,7 @@ __all__ = [
     "Record",
     "asked_here",
     "check_room",
+    "disagreements",
     "import_request",
     "read",
     "read_texts",
@@ -140,6 +142,22 @@ def record_in(texts: Mapping[str, str]) -> Record | None:
     """
     text = texts.get(native.ENLARGED, texts.get(native.KEY))
     return None if text is None else native.read(text)
+
+
+def disagreements(path: Path) -> tuple[str, ...]:
+    """Return sentences on what the texts beside a picture's record say otherwise than the record; see `read`.
+
+    Raises:
+        NotFound: as `read`.
+    """
+    enlarged, texts = read(path), read_texts(path)
+    found: list[tuple[str, str, str]] = []
+    with suppress(ValueError):
+        found += a1111.disagreements(native.read(texts.get(native.KEY, "")), texts)
+    if native.ENLARGED in texts and (said := texts.get(a1111.EXTRAS[0])) is not None:
+        meant = a1111.write_extras(enlarged.request)
+        found += [(a1111.EXTRAS[0], said, meant)] if said != meant else []
+    return tuple(f"its infotext says {key} {said:.60}, and its record {meant:.60}" for key, said, meant in found)
 
 
 def _said_by(source: Path) -> dict[str, str]:

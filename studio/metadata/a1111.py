@@ -7,7 +7,7 @@ line break is written as a JSON string. Forge, SD.Next, Civitai and Fooocus writ
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pipelines.spec.hires import second_pass
 from pipelines.spec.lora_tags import writable_name, write_lora
@@ -157,6 +157,31 @@ def write_extras(request: ResolvedRequest) -> str:
 
 def _line(pairs: Iterable[_Pair]) -> str:
     return ", ".join(f"{key}: {_quoted(value)}" for key, value in pairs if value is not None)
+
+
+def disagreements(record: Record, texts: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield what the infotext beside a record says otherwise: a key, what the text says, and what the record says.
+
+    A text that another version wrote may lack keys, or have others; what both have must be the same.
+    """
+    byte_order_mark = "\ufeff"  # EXIF loses one that begins a prompt
+    meant, said = (read({KEY: text.removeprefix(byte_order_mark)}) for text in (write(record), texts.get(KEY, "")))
+    if KEY not in texts or meant is None:
+        return
+    if said is None:
+        yield "infotext", texts[KEY], "the settings of the picture"
+        return
+    yield from (
+        (field, getattr(said, field), getattr(meant, field))
+        for field in ("prompt", "negative_prompt")
+        if getattr(said, field) != getattr(meant, field)
+    )
+    is_of_this_version = record.software == f"{OURS} {__version__}"
+    keys = [*meant.pairs, *said.pairs] if is_of_this_version else [key for key in meant.pairs if key in said.pairs]
+    for key in dict.fromkeys(keys):
+        before, after = said.pairs.get(key, "nothing"), meant.pairs.get(key, "nothing")
+        if before != after and (is_of_this_version or key != "Version"):
+            yield key, before, after
 
 
 def _short_hash(record: Record, key: str) -> str | None:

@@ -57,8 +57,12 @@ class Record:
         """Read plain data back.
 
         Raises:
-            ValueError: it is not such a record.
+            ValueError: it is not such a record, or a newer version made it.
         """
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            made = f"it was made by a newer version, {data.get('software')!s:.80} (schema {schema})"
+            raise ValueError(f"{made}; this one, {__version__}, knows schemas up to {SCHEMA}: update it")
         stored = _Stored.model_validate(_upgraded(data))
         return cls(stored.job, stored.index, stored.created_at, stored.request, stored.provenance, stored.software)
 

@@ -53,6 +53,7 @@ def test_a_record_survives_every_format(
         resolved = resolve(request, make_model(), input_size=(640, 480) if request.init_image else None)[0]
         made = Record("0123456789abcdef", 99, 1795422535.25, resolved, provenance)
         assert metadata.read(written(made, output_format, path)) == made
+        assert metadata.disagreements(path) == ()
         start = resolved.prompt.strip().removeprefix("\ufeff")[:1]
         if not resolved.paints_nothing:
             assert metadata.read_texts(path)["parameters"].removeprefix("\ufeff").startswith(start)
