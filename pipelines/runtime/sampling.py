@@ -75,7 +75,7 @@ def denoise(
     request = requests[0]
     spec = SCHEDULERS[request.scheduler]
     # 1. Noise levels: the whole schedule, and its tail that is run.
-    schedule = _schedule(request, components)
+    schedule = noise_levels(request, components)
     sigmas = schedule
     if request.strength is not None:
         steps = steps_to_run(request.num_inference_steps, request.strength, request.step_rule)
@@ -182,7 +182,7 @@ def _change(latents: torch.Tensor, start: Start, request: ResolvedRequest) -> Im
     return changed(request, original=original, painted=painted, repaint=repaint[0])
 
 
-def _schedule(request: ResolvedRequest, components: Components) -> torch.Tensor:
+def noise_levels(request: ResolvedRequest, components: Components) -> torch.Tensor:
     """Return all noise levels of a request, descending.
 
     Raises:
