@@ -171,6 +171,8 @@ def _on_weights(texts: Sequence[Sequence[Weighted | Mark]], supports_weights: bo
             yield Note(NoteKind.WEIGHT, "This model reads a prompt in one piece: BREAK is ignored.")
         return
     for run in weighted:
+        if run.text == BREAK.value and run.weight < 0:
+            yield Note(NoteKind.WEIGHT, f"BREAK in brackets is a word of the weight {run.weight:.4g}; put it outside.")
         if not abs(run.weight) <= EXTREME_WEIGHT:
             message = f'"{_excerpt(run.text)}" has the weight {run.weight:.4g}; beyond {EXTREME_WEIGHT:g} pictures '
             yield Note(NoteKind.WEIGHT, message + "usually fall apart.")
