@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ from pipelines.runtime.guards import NotFinite, Stage
 from pipelines.runtime.loading import Components
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.errors import NotANumber
-from pipelines.spec.prompt import ChunkRules, chunk, parse, schedule, weigh
+from pipelines.spec.prompt import Chunk, ChunkRules, chunk, parse, schedule, weigh
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import prompt_steps
 from pipelines.spec.values import Emphasis
@@ -21,7 +22,7 @@ from pipelines.spec.values import Emphasis
 Embeddings = Mapping[str, EmbeddingFile | BundledEmbedding]
 """By name: files, and what came with LoRAs."""
 
-CACHED_TEXTS = 64
+CACHED_BYTES = 2**27
 """Per loaded model. One chunk is 0.2 MB for Stable Diffusion 1.x and 0.6 MB for XL, in float32."""
 
 
@@ -52,6 +53,19 @@ class Conditioning:
     pooled_prompt_embeds: torch.Tensor | None
     """(1, width) for SDXL, else None."""
 
+    def padded(self, length: int) -> "Conditioning":
+        """Return it with its last vector repeated until it has that many."""
+        missing = length - self.prompt_embeds.shape[1]
+        if not missing:
+            return self
+        filling = self.prompt_embeds[:, -1:].expand(-1, missing, -1)
+        return replace(self, prompt_embeds=torch.cat([self.prompt_embeds, filling], dim=1))
+
+    @property
+    def num_bytes(self) -> int:
+        """The memory that it takes."""
+        return sum(each.nbytes for each in (self.prompt_embeds, self.pooled_prompt_embeds) if each is not None)
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -60,6 +74,17 @@ class Branch:
     weight: float
     scheduled: tuple[tuple[int, Conditioning], ...]
     """The last step that each text is for, ascending."""
+
+    @property
+    def length(self) -> int:
+        """How many vectors each text has."""
+        return self.scheduled[0][1].prompt_embeds.shape[1]
+
+    def padded(self, length: int) -> "Branch":
+        """Return the branch for the company of a longer one: A1111 repeats each text's last vector."""
+        if length == self.length:
+            return self
+        return Branch(self.weight, tuple((until, each.padded(length)) for until, each in self.scheduled))
 
     def at(self, evaluation: int) -> Conditioning:
         """Return what holds when the denoiser has run so often; beyond the last step the first text, as in A1111."""
@@ -80,7 +105,7 @@ class PromptEncoder:
     """
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[Components, OrderedDict[_Key, Conditioning]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Components, OrderedDict[_Key, tuple[Conditioning, ...]]] = WeakKeyDictionary()
 
     def encode(self, request: ResolvedRequest, *, components: Components, reading: Reading = PLAIN) -> EncodedPrompt:
         """Return the encoded prompt of a request.
@@ -94,12 +119,12 @@ class PromptEncoder:
             ModelError: an embedding's file is not the one the request was resolved with, or cannot be used.
         """
         prompt = parse(request.prompt, comments=request.prompt_comments)
-        return EncodedPrompt(
-            tuple(
-                Branch(branch.weight, self._schedule(branch.text, request, components, reading))
-                for branch in prompt.branches
-            )
-        )
+        branches = [
+            Branch(branch.weight, self._schedule(branch.text, request, components, reading))
+            for branch in prompt.branches
+        ]
+        length = max(branch.length for branch in branches)
+        return EncodedPrompt(tuple(branch.padded(length) for branch in branches))
 
     def encode_negative(
         self, request: ResolvedRequest, *, components: Components, reading: Reading = PLAIN
@@ -123,27 +148,26 @@ class PromptEncoder:
     ) -> tuple[tuple[int, Conditioning], ...]:
         known = self._known.setdefault(components, OrderedDict())
         named = tuple(sorted(request.embeddings.items()))
-        scheduled = []
         steps = prompt_steps(request.scheduler, request.num_inference_steps)
         clock = (steps, None) if reading.first_steps is None else (reading.first_steps, steps)
-        for part in schedule(text, num_inference_steps=clock[0], hires_steps=clock[1]):
-            as_zeros = is_negative and not text and components.zero_empty_negative
-            device = str(components.text_encoders[0].device)
-            key = _Key(part.text, named, request.emphasis, request.clip_skip, as_zeros, device, reading.loras)
-            if key not in known:
-                known[key] = _encode(key, components, reading.embeddings)
-            known.move_to_end(key)
-            scheduled.append((part.until_step, known[key]))
-        while len(known) > CACHED_TEXTS:
+        parts = schedule(text, num_inference_steps=clock[0], hires_steps=clock[1])
+        texts = tuple((part.text, part.times) for part in parts)
+        as_zeros = is_negative and not text and components.zero_empty_negative
+        device = str(components.text_encoders[0].device)
+        key = _Key(texts, named, request.emphasis, request.clip_skip, as_zeros, device, reading.loras)
+        encoded = known.pop(key, None) or _encode(key, components, reading.embeddings)
+        known[key] = encoded
+        while sum(each.num_bytes for texts in known.values() for each in texts) > CACHED_BYTES:
             known.popitem(last=False)
-        return tuple(scheduled)
+        return tuple((part.until_step, each) for part, each in zip(parts, encoded, strict=True))
 
 
 @dataclass(frozen=True)
 class _Key:
     """All that an encoding depends on beside the model."""
 
-    text: str
+    texts: tuple[tuple[str, int], ...]
+    """Those of one schedule, and how often A1111 encodes each."""
     embeddings: tuple[tuple[str, str], ...]
     """Name and SHA-256 of those that the request names."""
     emphasis: Emphasis
@@ -155,7 +179,7 @@ class _Key:
 
 
 @torch.inference_mode()
-def _encode(key: _Key, components: Components, embeddings: Embeddings) -> Conditioning:
+def _encode(key: _Key, components: Components, embeddings: Embeddings) -> tuple[Conditioning, ...]:
     """Run every text encoder; SDXL's two lie side by side, and the second gives the pooled projection."""
     vectors = {name: load_vectors(embeddings[name], sha256=sha256) for name, sha256 in key.embeddings}
     parts = [
@@ -168,6 +192,14 @@ def _encode(key: _Key, components: Components, embeddings: Embeddings) -> Condit
         )
         for index, (tokenizer, encoder) in enumerate(zip(components.tokenizers, components.text_encoders, strict=True))
     ]
+    by_text = zip(*parts, strict=True)
+    return tuple(_joined(each, text, key, components) for each, (text, _) in zip(by_text, key.texts, strict=True))
+
+
+def _joined(
+    parts: Sequence[tuple[torch.Tensor, torch.Tensor]], text: str, key: _Key, components: Components
+) -> Conditioning:
+    """Return what the encoders make of one text, as the U-Net is told."""
     embeds = torch.cat([embeds for embeds, _ in parts], dim=-1).to(components.device, components.precision.dtype)
     pooled = parts[-1][1] if len(parts) > 1 else None
     if pooled is not None:
@@ -176,7 +208,7 @@ def _encode(key: _Key, components: Components, embeddings: Embeddings) -> Condit
         if key.loras:
             raise NotFinite(Stage.TEXT_ENCODERS)
         raise NotANumber(
-            f"the weights in {key.text[:60]!r} are too large for {components.precision.dtype}: the encoded prompt "
+            f"the weights in {text[:60]!r} are too large for {components.precision.dtype}: the encoded prompt "
             "overflows; take weights nearer to 1"
         )
     if key.as_zeros:
@@ -186,13 +218,16 @@ def _encode(key: _Key, components: Components, embeddings: Embeddings) -> Condit
 
 def _encode_with(
     tokenizer: Any, encoder: Any, key: _Key, *, vectors: Vectors, is_normed: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (1, 77 · chunks, width) of one encoder, and what it says of the first chunk as a whole.
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return for each text (1, 77 · chunks, width) of one encoder, and what it says of the first chunk as a whole.
+
+    As in A1111, the texts of a schedule are one batch: the shorter ones are filled up with empty chunks, and emphasis
+    restores one mean over all. They are encoded one by one, so that no text's bits depend on its company.
 
     Args:
         tokenizer: of the encoder.
         encoder: a CLIP text model.
-        key: text, emphasis, layer.
+        key: texts, emphasis, layer.
         vectors: of the embeddings for this encoder.
         is_normed: whether the final layer norm follows, as in Stable Diffusion 1.x.
     """
@@ -201,25 +236,44 @@ def _encode_with(
         comma_tokens=frozenset(tokenizer(",", add_special_tokens=False).input_ids),
         embeddings={name: len(each) for name, each in vectors.items()},
     )
-    chunks = chunk(weigh(key.text), rules=rules)
-    encoded, pooled = [], []
-    for part in chunks:
+
+    def read(part: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
         with inserted(encoder, vectors, part.placements):
-            hidden, whole = _read_layer(
-                encoder, _token_ids(part.token_ids, tokenizer), key.clip_skip, is_normed=is_normed
-            )
-        weights = torch.ones(hidden.shape[1], device=hidden.device, dtype=hidden.dtype)
-        weights[1 : 1 + len(part.weights)] = torch.tensor(part.weights, device=hidden.device, dtype=hidden.dtype)
-        if (weights != 1).any():
-            if key.emphasis == "comfy":
-                neutral, _ = _read_layer(encoder, _token_ids((), tokenizer), key.clip_skip, is_normed=is_normed)
-                hidden = neutral + (hidden - neutral) * weights[:, None]
-            else:
-                weighted = hidden * weights[:, None]
-                hidden = weighted * (hidden.mean() / weighted.mean()) if key.emphasis == "a1111" else weighted
-        encoded.append(hidden)
-        pooled.append(whole)
-    return torch.cat(encoded, dim=1), pooled[0]
+            return _read_layer(encoder, _token_ids(part.token_ids, tokenizer), key.clip_skip, is_normed=is_normed)
+
+    chunks = [chunk(weigh(text), rules=rules) for text, _ in key.texts]
+    times = [times for _, times in key.texts]
+    encoded: list[list[torch.Tensor]] = []
+    pooled: list[torch.Tensor] = []
+    for alike in zip_longest(*chunks, fillvalue=_EMPTY):
+        hidden, whole = zip(*map(read, alike), strict=True)
+        weights = [_weights(part, like=each) for part, each in zip(alike, hidden, strict=True)]
+        if all((each == 1).all() for each in weights):
+            encoded.append(list(hidden))
+        elif key.emphasis == "comfy":
+            neutral, _ = read(_EMPTY)
+            encoded.append([neutral + (each - neutral) * by for each, by in zip(hidden, weights, strict=True)])
+        else:
+            weighted = [each * by for each, by in zip(hidden, weights, strict=True)]
+            scale = _mean(hidden, times) / _mean(weighted, times) if key.emphasis == "a1111" else 1.0
+            encoded.append([each * scale for each in weighted])
+        pooled = pooled or list(whole)
+    return [(torch.cat(parts, dim=1), whole) for parts, whole in zip(zip(*encoded, strict=True), pooled, strict=True)]
+
+
+_EMPTY = Chunk((), ())
+
+
+def _weights(part: Chunk, *, like: torch.Tensor) -> torch.Tensor:
+    """Return (77, 1): those of the tokens, and 1 for what surrounds them."""
+    weights = torch.ones(like.shape[1], device=like.device, dtype=like.dtype)
+    weights[1 : 1 + len(part.weights)] = torch.tensor(part.weights, device=like.device, dtype=like.dtype)
+    return weights[:, None]
+
+
+def _mean(texts: Sequence[torch.Tensor], times: Sequence[int]) -> torch.Tensor:
+    """Return the mean over a batch in which each text stands so often."""
+    return torch.cat([text for text, number in zip(texts, times, strict=True) for _ in range(number)]).mean()
 
 
 def _read_layer(
@@ -227,10 +281,13 @@ def _read_layer(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (1, 77, width) of the layer `clip_skip` from the end, and the encoder's first output."""
     output = encoder(token_ids.to(encoder.device), output_hidden_states=True)
-    hidden = output.hidden_states[-clip_skip]
     if is_normed:
-        hidden = encoder.final_layer_norm(hidden)
-    return hidden, output[0]
+        return encoder.final_layer_norm(output.hidden_states[-clip_skip]), output[0]
+    return output.hidden_states[-max(clip_skip, _LEAST_SKIP_OF_SDXL)], output[0]
+
+
+_LEAST_SKIP_OF_SDXL = 2
+"""It was trained on the last layer but one (arXiv:2307.01952, section 2.1), which clip skip 1 means in A1111 too."""
 
 
 def _token_ids(token_ids: Sequence[int], tokenizer: Any) -> torch.Tensor:

@@ -75,7 +75,7 @@ def denoise(
     request = requests[0]
     spec = SCHEDULERS[request.scheduler]
     # 1. Noise levels: the whole schedule, and its tail that is run.
-    schedule = _schedule(request, components)
+    schedule = noise_levels(request, components)
     sigmas = _tail(schedule, request)
     num_steps = told_steps(request.scheduler, len(sigmas) - 1)
     # 2. What to start from, with each picture's own noise.
@@ -139,7 +139,7 @@ def count_steps(request: ResolvedRequest, components: Components) -> int:
     Raises:
         InvalidRequest: the noise levels leave no room between those asked for and the model's own.
     """
-    return told_steps(request.scheduler, len(_tail(_schedule(request, components), request)) - 1)
+    return told_steps(request.scheduler, len(_tail(noise_levels(request, components), request)) - 1)
 
 
 def latent_tiles(request: ResolvedRequest, components: Components) -> Tiles:
@@ -188,7 +188,7 @@ def _change(latents: torch.Tensor, start: Start, request: ResolvedRequest) -> Im
     return changed(request, original=original, painted=painted, repaint=repaint[0])
 
 
-def _schedule(request: ResolvedRequest, components: Components) -> torch.Tensor:
+def noise_levels(request: ResolvedRequest, components: Components) -> torch.Tensor:
     """Return all noise levels of a request, descending.
 
     Raises:

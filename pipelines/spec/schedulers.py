@@ -201,26 +201,43 @@ def prompt_steps(scheduler: str, num_inference_steps: int) -> int:
 
 
 def canonical_scheduler(name: str) -> str:
-    """Return the table's name for a name or an A1111 label, in any letter case.
+    """Return the table's name for a name or an A1111 label, however it is spaced, and with k-diffusion's "k_" or not.
 
     Raises:
-        ValueError: for a name that is in neither.
+        ValueError: for a name that is in neither; one with a noise schedule at its end, as A1111 wrote them before 1.9,
+            is told apart.
     """
-    return _canonical(name, {key: row.label for key, row in SCHEDULERS.items()})
+    labels = {key: row.label for key, row in SCHEDULERS.items()}
+    bare = name.strip().lower().removeprefix("k_")
+    if (found := _find(bare, labels)) is not None:
+        return found
+    for label in NOISE_SCHEDULES.values():
+        scheduler = _find(bare.removesuffix(f" {label.lower()}"), labels)
+        if scheduler is not None:
+            raise ValueError(f"{name!r} names two things; give {labels[scheduler]}, and {label} as the noise schedule")
+    raise ValueError(f"{name!r} is not known; choose one of {', '.join(labels)}")
 
 
 def canonical_noise_schedule(name: str) -> str | None:
-    """Return the table's name for a name or an A1111 label, in any letter case; None for A1111's Automatic.
+    """Return the table's name for a name or an A1111 label, however it is spaced; None for A1111's Automatic.
 
     Raises:
         ValueError: for a name that is in neither.
     """
-    return None if name.strip().lower() in AUTOMATIC else _canonical(name, NOISE_SCHEDULES)
+    if name.strip().lower() in AUTOMATIC:
+        return None
+    if (found := _find(name, NOISE_SCHEDULES)) is None:
+        raise ValueError(f"{name!r} is not known; choose one of {', '.join(NOISE_SCHEDULES)}")
+    return found
 
 
-def _canonical(name: str, labels: Mapping[str, str]) -> str:
-    wanted = name.strip().lower()
-    for key, label in labels.items():
-        if wanted in {key, label.lower()}:
-            return key
-    raise ValueError(f"{name!r} is not known; choose one of {', '.join(labels)}")
+def _find(name: str, labels: Mapping[str, str]) -> str | None:
+    wanted = _plain(name)
+    return next((key for key, label in labels.items() if wanted in {_plain(key), _plain(label)}), None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().translate(_SPACES)
+
+
+_SPACES = str.maketrans("", "", " _-")

@@ -5,7 +5,7 @@ less, counted from 0: the first text holds for one evaluation more than it has s
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, repeat
 
@@ -27,6 +27,8 @@ class ScheduledText:
     until_step: int
     """At least 1."""
     text: str
+    times: int = 1
+    """How often A1111 encodes it: for each step if anything in the prompt alternates, else once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def schedule(
 ) -> tuple[ScheduledText, ...]:
     """Return the texts of one pass in order; the last holds until its last step. Neighbours differ.
 
-    Weights and escapes stay in the texts, for `weigh`. Brackets that make no group are text.
+    Weights and escapes stay in the texts, for `weigh`. Brackets that make no group are text, and all of it is if a "|"
+    stands outside of an alternation.
 
     Args:
         text: of one branch.
@@ -76,15 +79,39 @@ def schedule(
         old_fractions: see `Clock`.
     """
     clock = Clock(num_inference_steps, hires_steps, old_fractions)
-    unrolled = _unroll(text, clock) if "[" in text and _TIMED.search(text) else text
+    row = strays_as_text(tokens(text)) if "[" in text and _TIMED.search(text) else []
+    unrolled = text if not row or has_stray_bar(row) else _unroll(row, clock)
     if isinstance(unrolled, str):
         return (ScheduledText(clock.steps, unrolled),)
+    alternates = any(token.type == "BAR" for token in row)
     schedule = []
     until_step = 0
     for text_of_steps, steps in groupby(unrolled):
-        until_step += sum(1 for _ in steps)
-        schedule.append(ScheduledText(until_step, text_of_steps))
+        times = sum(1 for _ in steps)
+        until_step += times
+        schedule.append(ScheduledText(until_step, text_of_steps, times if alternates else 1))
     return tuple(schedule)
+
+
+def has_stray_bar(row: Iterable[Token]) -> bool:
+    """Whether a "|" stands where it separates nothing: outside of square brackets, or beside a colon.
+
+    A1111 then takes the whole prompt for plain text.
+
+    Args:
+        row: of `strays_as_text`.
+    """
+    separators: list[set[str]] = [set()]  # of the groups that are open
+    for token in row:
+        if token.type in {"OPEN_ROUND", "OPEN_SQUARE"}:
+            separators.append(set())
+        elif token.type in {"BAR", "COLON"}:
+            separators[-1].add(token.type)
+        elif token.type in OPENER:
+            found = separators.pop()
+            if "BAR" in found and (token.type != "CLOSE_SQUARE" or "COLON" in found):
+                return True
+    return "BAR" in separators[0]
 
 
 def switches(text: str) -> Iterator[Token]:
@@ -99,9 +126,9 @@ def switches(text: str) -> Iterator[Token]:
             yield token
 
 
-def _unroll(text: str, clock: Clock) -> _Unrolled:
+def _unroll(row: Iterable[Token], clock: Clock) -> _Unrolled:
     groups: list[list[_Unrolled]] = [[]]
-    for token in strays_as_text(tokens(text)):
+    for token in row:
         if token.type in {"OPEN_ROUND", "OPEN_SQUARE"}:
             groups.append([])
         groups[-1].append(token)

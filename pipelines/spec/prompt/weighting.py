@@ -16,6 +16,7 @@ SQUARE_WEIGHT = 1 / 1.1
 """What `[x]` multiplies by."""
 
 _SPECIAL = re.compile(r"[()\[\]\\]|BREAK")
+_BACKSLASH = re.compile(r"(\\[()\[\]\\])|\\")
 _BREAK = re.compile(r"\bBREAK\b")
 
 
@@ -41,12 +42,13 @@ def weigh(text: str) -> tuple[Weighted | Literal[Mark.BREAK], ...]:
     """Return the runs of a scheduled text; no two neighbours have one weight, none is empty.
 
     `(x)` multiplies by 1.1, `[x]` divides by 1.1, `(x:1.3)` multiplies by 1.3; what is nested multiplies. A bracket
-    that is never closed lasts until the end, one that was never opened is text. A backslash makes the next character
-    text and is left out, as in A1111. BREAK is a mark inside brackets too.
+    that is never closed lasts until the end, one that was never opened is text. A backslash makes a bracket or another
+    one text; it is left out, and means nothing before anything else. All as in A1111, also that BREAK is no mark where
+    it has a weight, but a word whose weight is turned round.
     """
     if not _SPECIAL.search(text):
         return (Weighted(text, 1.0),) if text else ()
-    row = list(tokens(text))
+    row = list(tokens(_BACKSLASH.sub(r"\1", text)))
     partners = partners_of(row)
     opened_by = {closer: opener for opener, closer in partners.items() if closer is not None}
     weights = {"OPEN_ROUND": [1.0], "OPEN_SQUARE": [1.0]}  # of the brackets open here, each times those around it
@@ -93,7 +95,7 @@ def _broken(text: str, weight: float) -> Iterator[tuple[str, float] | None]:
     parts = _BREAK.split(text) if "BREAK" in text else [text]
     for index, part in enumerate(parts):
         if index > 0:
-            yield None
+            yield None if weight == 1 else (BREAK.value, -weight)
             part = part.lstrip()
         yield part.rstrip() if index + 1 < len(parts) else part, weight
 

@@ -4,6 +4,9 @@ Samplers are compared with k-diffusion elsewhere; here Euler stands for all, and
 encoding, guidance, SDXL's conditions, timesteps, decoding.
 """
 
+import json
+import shutil
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -24,6 +27,7 @@ STEPS = 5
 CLASSES = {
     ("sd1", "text-to-image"): diffusers.StableDiffusionPipeline,
     ("sd1", "image-to-image"): diffusers.StableDiffusionImg2ImgPipeline,
+    ("sd1-v", "text-to-image"): diffusers.StableDiffusionPipeline,
     ("sdxl", "text-to-image"): diffusers.StableDiffusionXLPipeline,
     ("sdxl", "image-to-image"): diffusers.StableDiffusionXLImg2ImgPipeline,
 }
@@ -54,9 +58,8 @@ class Bench:
     def theirs(self, family: str, task: str, **changes: Any) -> Image.Image:
         request, pipeline = self._request(family, task, **changes), self._pipeline(family, task)
         pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-        levels = make_sigmas(
-            request.noise_schedule, ModelSigmas.from_alphas_cumprod(pipeline.scheduler.alphas_cumprod), STEPS
-        )
+        trained = diffusers.DDPMScheduler.from_config(pipeline.scheduler.config).alphas_cumprod
+        levels = make_sigmas(request.noise_schedule, ModelSigmas.from_alphas_cumprod(trained), STEPS)
         options: dict[str, Any] = {"width": request.width, "height": request.height}
         if task == "image-to-image":
             levels = levels[-4:]  # int(0.6 * 5) = 3 and one more level
@@ -95,7 +98,7 @@ class Bench:
 
     def _pipeline(self, family: str, task: str) -> Any:
         if (family, task) not in self._pipelines:
-            options = {"safety_checker": None, "requires_safety_checker": False} if family == "sd1" else {}
+            options = {"safety_checker": None, "requires_safety_checker": False} if family != "sdxl" else {}
             pipeline = CLASSES[family, task].from_pretrained(
                 self._models[family].path, local_files_only=True, **options
             )
@@ -105,8 +108,13 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(sd1: Model, sdxl: Model, init_image: Image.Image) -> Bench:
-    return Bench({"sd1": sd1, "sdxl": sdxl}, init_image)
+def bench(sd1: Model, sdxl: Model, init_image: Image.Image, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    predicts_v = tmp_path_factory.mktemp("models") / "sd1-v"
+    shutil.copytree(sd1.path, predicts_v)
+    config = predicts_v / "scheduler" / "scheduler_config.json"
+    facts = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    config.write_text(json.dumps(json.loads(config.read_text()) | facts))
+    return Bench({"sd1": sd1, "sdxl": sdxl, "sd1-v": replace(sd1, name="sd1-v", path=predicts_v)}, init_image)
 
 
 def assert_same_pixels(ours: Image.Image, theirs: Image.Image) -> None:
@@ -122,6 +130,16 @@ def assert_same_pixels(ours: Image.Image, theirs: Image.Image) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_the_engine_paints_what_diffusers_paints(bench: Bench, family: str, task: str, case: str) -> None:
     ours, theirs = (paint(family, task, **CASES[case]) for paint in (bench.ours, bench.theirs))
+
+    assert_same_pixels(ours, theirs)
+
+
+@pytest.mark.parametrize("noise_schedule", ["uniform", "karras"])
+def test_velocity_and_a_last_level_of_pure_noise(bench: Bench, noise_schedule: str) -> None:
+    """arXiv:2305.08891, as models say it in scheduler_config.json: v_prediction with rescale_betas_zero_snr."""
+    ours, theirs = (
+        paint("sd1-v", "text-to-image", noise_schedule=noise_schedule) for paint in (bench.ours, bench.theirs)
+    )
 
     assert_same_pixels(ours, theirs)
 

@@ -1,9 +1,11 @@
 """Prompts become embeddings as in A1111: layers, weights, chunks, schedules, branches."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from pipelines.runtime.conditioning import Conditioning, PromptEncoder
 from pipelines.runtime.loading import Components, ModelCache
@@ -17,7 +19,10 @@ from pipelines.spec.resolved import ResolvedRequest
 @pytest.fixture(scope="module")
 def loaded(sd1: Model, sdxl: Model) -> dict[str, tuple[Model, Components]]:
     cache = ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9)
-    return {model.family.name: (model, cache.get(model)) for model in (sd1, sdxl)}
+    loaded = {model.family.name: (model, cache.get(model)) for model in (sd1, sdxl)}
+    with torch.no_grad():  # a trained norm moves the mean away from 0, where a ratio of means says nothing
+        loaded["sd1"][1].text_encoders[0].final_layer_norm.bias.fill_(0.3)
+    return loaded
 
 
 @pytest.fixture(params=["sd1", "sdxl"])
@@ -70,6 +75,36 @@ def test_clip_skip_counts_layers_from_the_end(loaded: dict[str, tuple[Model, Com
     torch.testing.assert_close(skipped, encoder.final_layer_norm(hidden))
 
 
+@pytest.mark.parametrize(("clip_skip", "layer"), [(1, -2), (2, -2), (3, -3)])
+def test_clip_skip_of_sdxl_begins_at_the_last_layer_but_one(
+    loaded: dict[str, tuple[Model, Components]], clip_skip: int, layer: int
+) -> None:
+    """That layer is what it was trained on, and what A1111 and Forge read for 1."""
+    model = loaded["sdxl"]
+
+    embeds = encode(model, "a red house", clip_skip=clip_skip).prompt_embeds
+
+    outputs = [
+        encoder(ids, output_hidden_states=True)
+        for encoder, ids in zip(model[1].text_encoders, tokens(model, "a red house"), strict=True)
+    ]
+    torch.testing.assert_close(embeds, torch.cat([output.hidden_states[layer] for output in outputs], dim=-1))
+
+
+def test_each_tokenizer_pads_with_its_own_token(sdxl: Model, copy_model: Callable[[Model], Model]) -> None:
+    """The second one of SDXL pads with "!", the first with the token of the end."""
+    copy = copy_model(sdxl)
+    CLIPTokenizer.from_pretrained(copy.path / "tokenizer_2", pad_token="!").save_pretrained(copy.path / "tokenizer_2")
+    model = copy, ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=10**9).get(copy)
+    first, second = tokens(model, "a red house")
+    assert not torch.equal(first, second)
+
+    conditioning = encode(model, "a red house")
+
+    padded = model[1].text_encoders[1](second, output_hidden_states=True)
+    torch.testing.assert_close(conditioning.prompt_embeds[..., 32:], padded.hidden_states[-2])
+
+
 def test_weights_multiply_and_the_mean_is_restored(model: tuple[Model, Components]) -> None:
     plain, raw, restored = (
         encode(model, prompt, emphasis=emphasis).prompt_embeds
@@ -88,6 +123,45 @@ def test_weights_multiply_and_the_mean_is_restored(model: tuple[Model, Component
         columns = slice(part * width, (part + 1) * width)
         ratio = restored[..., columns] / raw[..., columns]
         torch.testing.assert_close(ratio, torch.full_like(ratio, float(ratio.flatten()[0])), rtol=1e-3, atol=1e-3)
+        before, without, after = (each[..., columns].mean() for each in (unweighted, raw, restored))
+        assert abs(without - before) > 1e-4
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-5)
+
+
+def scheduled(model: tuple[Model, Components], prompt: str, **fields: Any) -> list[torch.Tensor]:
+    """The first encoder's share of each text."""
+    encoded = PromptEncoder().encode(ask(model[0], prompt=prompt, **fields), components=model[1])
+    return [each.prompt_embeds[..., :32] for _, each in encoded.branches[0].scheduled]
+
+
+@pytest.mark.parametrize(("prompt", "times"), [("[(a:1.5)b:c d:4]", [1, 1]), ("[(a:1.5)b|[c d:e f:4]]", [1] * 10)])
+def test_the_texts_of_a_schedule_share_one_mean(model: tuple[Model, Components], prompt: str, times: list[int]) -> None:
+    """A1111 encodes them in one batch, and restores the mean of the batch."""
+    restored = scheduled(model, prompt)
+
+    raw, plain = (scheduled(model, text, emphasis="no_norm") for text in (prompt, prompt.replace("(a:1.5)b", "a b")))
+    assert len(raw) == len(times)
+    factor = torch.cat(plain).mean() / torch.cat(raw).mean()
+    for each, without in zip(restored, raw, strict=True):
+        torch.testing.assert_close(each, without * factor)
+
+
+def test_a_shorter_text_of_a_schedule_has_empty_chunks(model: tuple[Model, Components]) -> None:
+    short, long = scheduled(model, "[red:blue BREAK fog:4]")
+
+    assert short.shape == long.shape == (1, 2 * 77, 32)
+    (red,), (nothing,) = scheduled(model, "red"), scheduled(model, "")
+    torch.testing.assert_close(short, torch.cat([red, nothing], dim=1))
+
+
+def test_a_shorter_branch_repeats_its_last_vector(model: tuple[Model, Components]) -> None:
+    both = PromptEncoder().encode(ask(model[0], prompt="red AND blue BREAK fog"), components=model[1])
+
+    (_, short), (_, long) = (branch.scheduled[0] for branch in both.branches)
+    assert short.prompt_embeds.shape == long.prompt_embeds.shape
+    alone = encode(model, "red").prompt_embeds
+    torch.testing.assert_close(short.prompt_embeds[:, :77], alone)
+    torch.testing.assert_close(short.prompt_embeds[:, 77:], alone[:, -1:].expand(-1, 77, -1))
 
 
 def test_comfys_emphasis_moves_away_from_the_empty_prompt(model: tuple[Model, Components]) -> None:

@@ -142,7 +142,11 @@ def test_a_prompt_is_encoded_once_and_the_negative_prompt_is_shared(loaded: Load
         return len(calls) // len(loaded[1].text_encoders)
 
     try:
-        assert [calls_for(prompt) for prompt in ("a house", "a house", "a boat", "[a house:a boat:3]")] == [2, 0, 1, 0]
+        prompts = ("a house", "a house", "a boat", "[a house:a boat:3]", "[a house:a boat:3]")
+        assert [calls_for(prompt) for prompt in prompts] == [2, 0, 1, 2, 0]
+        many = "[a|b|c|d|e|f|g] [h|i|j|k|l|m|n|o|p|q|r]"
+        fields["num_inference_steps"] = 100
+        assert [calls_for(many) > 64, calls_for(many)] == [True, 0]
     finally:
         for hook in hooks:
             hook.remove()

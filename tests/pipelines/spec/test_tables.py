@@ -27,6 +27,39 @@ def test_no_two_rows_answer_to_one_name(table: dict[str, str]) -> None:
     assert all(name == name.lower().strip() for name in table)
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        *((row.label, name) for name, row in SCHEDULERS.items()),
+        ("k_euler_a", "euler_a"),
+        ("SA Solver", "sa_solver"),
+        (" euler A ", "euler_a"),
+        ("dpm_2", "dpm2"),
+    ],
+)
+def test_a_scheduler_is_known_by_older_spellings(said: str, name: str) -> None:
+    assert canonical_scheduler(said) == name
+
+
+@pytest.mark.parametrize("said", ["SGMUniform", "SGM Uniform", "sgm_uniform"])
+def test_a_noise_schedule_is_known_by_older_spellings(said: str) -> None:
+    assert canonical_noise_schedule(said) == "sgm_uniform"
+
+
+@pytest.mark.parametrize(
+    ("said", "way_out"),
+    [
+        ("DPM++ 2M Karras", "give DPM\\+\\+ 2M, and Karras as the noise schedule"),
+        ("LMS Karras", "give LMS, and Karras as"),
+        ("DPM++ 2M SDE Exponential", "give DPM\\+\\+ 2M SDE, and Exponential as"),
+        ("HeunPP2 Karras", "is not known"),
+    ],
+)
+def test_a_name_with_its_noise_schedule_is_told_apart(said: str, way_out: str) -> None:
+    with pytest.raises(ValueError, match=way_out):
+        canonical_scheduler(said)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_scheduler_row_is_whole(name: str) -> None:
     spec = SCHEDULERS[name]

@@ -26,6 +26,7 @@ RULES = ChunkRules(lambda text: [2] * len(re.findall(r"\w+", text)))
         ("[a:b:19]", ['":19]" never switches within 20 steps.']),
         ("[cat:1.3]", ['":1.3]" never switches within 20 steps.']),
         ("[a:b:0]", ['":0]" switches before the first step, so only its last text is used.']),
+        ("(a BREAK b:1.3)", ["BREAK in brackets is a word of the weight -1.3; put it outside."]),
         ("(a:2.5)", ['"a" has the weight 2.5; beyond 2 pictures usually fall apart.']),
         ("(a:-3)", ['"a" has the weight -3; beyond 2 pictures usually fall apart.']),
         ("a house 16:9", ['The ":9" at the end is the weight of the whole prompt, not text.']),

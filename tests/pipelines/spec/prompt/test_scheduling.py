@@ -30,7 +30,11 @@ LALR = Lark(GRAMMAR.read_text(encoding="utf-8"), parser="lalr", lexer="basic")
         ("a[b:[c:d:2]:1]e", [(1, "abe"), (2, "ace"), (10, "ade")]),
         ("a [unbalanced", [(10, "a [unbalanced")]),
         ("a [b:.5] c", [(5, "a  c"), (10, "a b c")]),
-        ("a [{b|d{:.5] c", [(5, "a  c"), (10, "a {b|d{ c")]),
+        ("a [{b|d{:.5] c", [(10, "a [{b|d{:.5] c")]),
+        ("a|b [c:d:3]", [(10, "a|b [c:d:3]")]),
+        ("(a|b) [c|d]", [(10, "(a|b) [c|d]")]),
+        ("[a:b|c] [c:d:3]", [(10, "[a:b|c] [c:d:3]")]),
+        (r"a\|b [c:d:3]", [(3, r"a\|b c"), (10, r"a\|b d")]),
         ("((a][:b:c [d:3]", [(3, "((a][:b:c "), (10, "((a][:b:c d")]),
         ("[b::3]", [(3, "b"), (10, "")]),
         ("[:b:3]", [(3, ""), (10, "b")]),
@@ -72,13 +76,21 @@ def test_prompt_editing(text: str, expected: list[tuple[int, str]]) -> None:
         ("[a|(b:1.1)]", ["a", "(b:1.1)"] * 5),
         ("[fe|]male", ["female", "male"] * 5),
         ("[a|b|c]", ["a", "b", "c"] * 3 + ["a"]),
-        ("[a:x|b]", ["a:x", "b"] * 5),
+        ("[(a:x)|b]", ["(a:x)", "b"] * 5),
         ("[a|[b:c:4]]", ["a", "b", "a", "b", "a", "c", "a", "c", "a", "c"]),
         ("[[a|b]:c:4]", ["a", "b", "a", "b"] + ["c"] * 6),
     ],
 )
 def test_alternation_changes_every_step(text: str, expected: list[str]) -> None:
     assert by_step(text) == expected
+
+
+def test_each_step_is_encoded_where_something_alternates() -> None:
+    """The mean of a text's emphasis is that of all."""
+    alternating = schedule("[[a|b]:c:4]", num_inference_steps=10)
+
+    assert [each.times for each in alternating] == [1, 1, 1, 1, 6]
+    assert [each.times for each in schedule("[a:c:4]", num_inference_steps=10)] == [1, 1]
 
 
 @pytest.mark.parametrize(

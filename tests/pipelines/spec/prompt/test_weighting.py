@@ -21,7 +21,8 @@ from tests.pipelines.spec.prompt.texts import PLAIN_TEXTS, TEXTS
         ("un)balanced]", [("un)balanced]", 1.0)]),
         (r"\(literal\]", [("(literal]", 1.0)]),
         (r"a \\ b", [("a \\ b", 1.0)]),
-        (r"(a\:1.3)", [("a:1.3", 1.1)]),
+        (r"(a\:1.3)", [("a", 1.3)]),
+        (r"a \BREAK b", [("a", 1.0), None, ("b", 1.0)]),
         ("back\\slash \\", [("backslash ", 1.0)]),
         ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
         (
@@ -46,7 +47,8 @@ from tests.pipelines.spec.prompt.texts import PLAIN_TEXTS, TEXTS
         ("a BREAK b", [("a", 1.0), None, ("b", 1.0)]),
         (" a BREAK, b ", [(" a", 1.0), None, (", b ", 1.0)]),
         ("BREAK BREAK", [None, None]),
-        ("(a BREAK b:1.3)", [("a", 1.3), None, ("b", 1.3)]),
+        ("(a BREAK b:1.3)", [("a", 1.3), ("BREAK", -1.3), ("b", 1.3)]),
+        ("(a BREAK b:1)", [("a", 1.0), None, ("b", 1.0)]),
         ("BREAKFAST daBREAK", [("BREAKFAST daBREAK", 1.0)]),
     ],
 )
