@@ -1,7 +1,7 @@
 """The state of an unfinished training in one safetensors file, and back."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def save(folder: Path, state: State, *, step: int, started_at: float, identity: 
     tensors |= {f"average/{name}": value for name, value in state.average.values.items()}
     plain: dict[str, dict[str, float | int]] = {}
     for index, entries in state.optimizer.state_dict()["state"].items():
-        for key, value in entries.items():
+        for key, value in _flat(entries):
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{index}/{key}"] = value
             elif isinstance(value, int | float):
@@ -82,6 +82,12 @@ def load(folder: Path, state: State, *, identity: Identity) -> tuple[int, float]
         return _restore(state, tensors, metadata)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise damaged(path, error) from error
+
+
+def _flat(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Return what an optimizer keeps of one parameter. bitsandbytes wraps it in one more level, and needs none back."""
+    for key, value in entries.items():
+        yield from _flat(value) if isinstance(value, dict) else [(key, value)]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from studio.jobs import Job
 from tests.faults.conftest import start_worker, wait_until
 
 TIMES = {"ss_training_started_at", "ss_training_finished_at", "modelspec.date", "ss_output_name", "modelspec.title"}
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 900
 
 
 @pytest.fixture
