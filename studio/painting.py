@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from pipelines.spec.engine import Engine, GeneratedImage, Step, shared_fields
-from pipelines.spec.errors import StudioError
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
+from pipelines.spec.schedulers import SCHEDULERS
 from studio.jobs import GenerationJob, Job
 from studio.reporting import Note, Reporter
 from studio.storage import Storage
@@ -49,10 +49,12 @@ class Unmade:
         return cls(job, model, len(made), {index: resolved[index] for group in alike.values() for index in group})
 
     def shares_batches_with(self, other: "Unmade") -> bool:
-        """Whether all pictures of both can be made at once, and neither job has seen a worker die."""
-        if self.model != other.model or self.job.worker_deaths or other.job.worker_deaths:
-            return False
+        """Whether all pictures of both can be made at once, and the other job has seen no worker die."""
         pictures = [*self.pictures.values(), *other.pictures.values()]
+        if self.model != other.model or other.job.worker_deaths or pictures[0].paints_nothing:
+            return False
+        if SCHEDULERS[pictures[0].scheduler].one_image_at_a_time:
+            return False
         shared = shared_fields(pictures[0])
         embeddings: dict[str, str] = {}
         for picture in pictures:
@@ -67,14 +69,20 @@ def claim_company(job: Job, storage: Storage) -> list[Unmade]:
 
     Return what is left of all of them, of the claimed one first; nothing where it is best run by itself.
     """
-    waiting = storage.jobs.waiting_beside(job)
-    if not waiting or storage.settings.max_worker_deaths == 1:  # a job that kills its worker would fail the others
+    settings = storage.settings
+    room = settings.images_at_once - (job.num_images - job.images_made)
+    if room <= 0 or job.worker_deaths or settings.max_worker_deaths == 1:  # what kills a worker fails no other job
         return []
-    first = _unmade(job, storage)
+    waiting = [each for each in storage.jobs.waiting_beside(job) if _looks_like(each, job)]
+    first = _unmade(job, storage) if waiting else None
     if first is None or not first.pictures:
         return []
-    together, room = [first], storage.settings.images_at_once - len(first.pictures)
+    together, fair = [first], -(-(len(waiting) + 1) // len(settings.devices))  # other devices want work too
     for each in waiting:
+        if len(together) == fair:
+            break
+        if not 0 < each.num_images - each.images_made <= room:
+            continue
         other = _unmade(each, storage)
         if other is None or not 0 < len(other.pictures) <= room or not first.shares_batches_with(other):
             continue
@@ -85,18 +93,26 @@ def claim_company(job: Job, storage: Storage) -> list[Unmade]:
     return together if len(together) > 1 else []
 
 
+def _looks_like(job: Job, other: Job) -> bool:
+    """Whether two jobs may share batches at all, before their requests are read against what is installed."""
+    return all(
+        getattr(job.request, field, None) == getattr(other.request, field, None)
+        for field in ("init_image", "mask_image", "num_inference_steps", "width", "height")
+    )
+
+
 def _unmade(job: Job, storage: Storage) -> Unmade | None:
     """Return what is left of a job; None if it is another kind of work, or is to say itself why it cannot run."""
     try:
         return Unmade.of(job, storage) if isinstance(job, GenerationJob) else None
-    except StudioError:
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, it says so when its own turn comes
         return None
 
 
 def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
     """Make the missing pictures of jobs, and publish each while the next one is made.
 
-    Of a job that is cancelled while others go on nothing more is published.
+    Several jobs end one by one: a job is done with its last picture, and cancelled while the others go on.
 
     Args:
         unmade: what is left of the jobs; several only if they share batches.
@@ -117,16 +133,22 @@ def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], En
     requests = [each.pictures[index] for each, index in wanted]
     inputs = storage.open_inputs(jobs[0].request, unmade[0].model, requests)
 
+    left = {each.job.id: len(each.pictures) for each in unmade}
+
     def publish(generated: GeneratedImage) -> None:
         each, index = wanted[generated.index]
-        of_models = {} if generated.request.paints_nothing else hashes.result()
-        if len(jobs) == 1 or not storage.jobs.is_cancel_requested(each.job):
-            provenance = {**generated.provenance, **of_models}
-            storage.gallery.add(each.job, replace(generated, index=index, provenance=provenance))
+        if reporter.is_over(each.job):
+            return
+        provenance = {**generated.provenance, **(hashes.result() if hashes else {})}
+        storage.gallery.add(each.job, replace(generated, index=index, provenance=provenance))
+        left[each.job.id] -= 1
+        if not left[each.job.id]:
+            reporter.is_made(each.job)
 
     reporting = Reporter(storage.jobs, jobs, drain=drain, drain_seconds=settings.drain_seconds)
     with reporting as reporter, ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:
-        hashes = publisher.submit(storage.hashes_of, inputs)  # takes seconds for a model that is new
+        paints = not requests[0].paints_nothing
+        hashes = publisher.submit(storage.hashes_of, inputs) if paints else None  # seconds for a model that is new
         published: Future[object] | None = None
         for generated in engine().generate(requests, inputs, lambda step: reporter.note(_notes(step, unmade))):
             if published is not None:

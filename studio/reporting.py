@@ -10,7 +10,7 @@ from typing import Self
 from PIL import Image
 
 from pipelines.spec.errors import Cancelled
-from studio.jobs import Job, JobStore
+from studio.jobs import Job, JobState, JobStore
 from studio.preview import encode_preview
 
 REPORT_SECONDS = 0.4
@@ -37,7 +37,7 @@ class Note:
 
 
 class Reporter:
-    """Writes the latest note of each job; says when work has to end.
+    """Writes the latest note of each job; says when work has to end. Of several jobs it closes each when that is over.
 
     Args:
         jobs: where the jobs live.
@@ -54,6 +54,9 @@ class Reporter:
         self._drain_deadline: float | None = None
         self._latest: Mapping[str, Note] = {}
         self._previewed: dict[str, Callable[[], Image.Image]] = {}
+        self._over: set[str] = set()
+        self._closing = threading.Lock()
+        """Held while a job is told of or closed: nobody tells of one that is over."""
         self._finished = threading.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"report-{claimed[0].id}")
 
@@ -87,9 +90,32 @@ class Reporter:
         while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
             self._look_for_drain()
             latest = self._latest
-            are_cancelled = [self._tell(job, latest.get(job.id), written) for job in self._claimed]
-            if all(are_cancelled):
-                raise Cancelled(f"job {', '.join(job.id for job in self._claimed)} was cancelled")
+            for job in self._claimed:
+                with self._closing:
+                    if job.id not in self._over and self._tell(job, latest.get(job.id), written):
+                        self._cancel(job)
+
+    def is_over(self, job: Job) -> bool:
+        """Whether nothing more of a job is wanted; one of several that was cancelled is closed now."""
+        with self._closing:
+            if len(self._claimed) > 1 and job.id not in self._over and self._jobs.is_cancel_requested(job):
+                self._cancel(job)
+            return job.id in self._over
+
+    def is_made(self, job: Job) -> None:
+        """Close one of several jobs: its last picture is published."""
+        with self._closing:
+            if len(self._claimed) > 1:
+                self._jobs.finish(job, JobState.DONE)
+                self._over.add(job.id)
+
+    def _cancel(self, job: Job) -> None:
+        """Close a job that somebody wants to end, or say so if it was the last."""
+        if len(self._claimed) > len(self._over) + 1:
+            self._jobs.requeue(job)  # given back, it is cancelled
+            self._over.add(job.id)
+        else:
+            raise Cancelled(f"job {job.id} was cancelled")
 
     def _tell(self, job: Job, note: Note | None, written: dict[str, Note]) -> bool:
         """Write a note that is new; return whether cancelling was asked."""

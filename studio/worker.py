@@ -152,12 +152,21 @@ def _run_together(together: Sequence[Unmade], *, storage: Storage, machines: Mac
     except Exception as error:  # noqa: BLE001 - each by itself says what is wrong with it, and the others are made
         log.warning("jobs %s run one by one: %s", ", ".join(job.id for job in jobs), error)
         for job in jobs:
-            run_job(job, storage=storage, machines=machines, drain=drain)
+            if drain.is_set():
+                _close(job, partial(storage.jobs.requeue, job))
+            else:
+                run_job(job, storage=storage, machines=machines, drain=drain)
         return
     for job in jobs:
-        is_done = len(storage.gallery.made(job)) == job.num_images
-        done, given_back = partial(storage.jobs.finish, job, JobState.DONE), partial(storage.jobs.requeue, job)
-        _close(job, done if is_done else given_back)  # given back, one that is to be cancelled is cancelled
+        _close(job, partial(_finish_or_give_back, job, storage))
+
+
+def _finish_or_give_back(job: Job, storage: Storage) -> None:
+    """Close a job that was painted with others, unless it is over; given back, one that is to end is cancelled."""
+    if len(storage.gallery.made(job)) == job.num_images:
+        storage.jobs.finish(job, JobState.DONE)
+    else:
+        storage.jobs.requeue(job)
 
 
 def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:

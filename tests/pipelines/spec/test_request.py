@@ -4,14 +4,18 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.loras import LoraSpec
 from pipelines.spec.request import GenerationRequest, bounds, field_names
-from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS, ignored
-from pipelines.spec.upscalers import UPSCALERS
+from pipelines.spec.resolve import resolve
+from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
+from pipelines.spec.upscalers import PICTURE_UPSCALERS, UPSCALERS
 from pipelines.spec.values import MAX_IMAGES, MAX_PROMPT_CHARACTERS, MAX_SEED, OTHER_NAMES, RANDOM_SEEDS, Task
+from tests.pipelines.spec.conftest import make_model
 
 INPUT_ID = "0123456789abcdef" * 4
 
@@ -155,101 +159,100 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     ["👩\u200d🚀 über die Brücke", "שלום\u202eabc", "line\nline\r\nline\ttab", '"quoted", key: value', "\ufeff\u2028"]
 )
 
-SIDES = st.integers(8, 512).map(lambda n: n * 8)
+
+def shares(low: float, high: float) -> st.SearchStrategy[float]:
+    """Return numbers that somebody types."""
+    return st.integers(round(low * 1e5), round(high * 1e5)).map(lambda number: number / 1e5)
 
 
-def mostly_possible(**fields: Any) -> GenerationRequest:
-    """Take back what no model could do, so that few requests are refused when they are resolved."""
-    if not fields["variation_strength"]:
-        fields["variation_seed"] = None
-    if fields["seed_resize_height"] is None:
-        fields["seed_resize_width"] = None
-    elif fields["seed_resize_width"] is None:
-        fields["seed_resize_width"] = 64
-    margins = {f"outpaint_{side}" for side in SIDES_TO_GROW}
-    if fields["init_image"] is None:
-        fields |= dict.fromkeys(margins, 0)
-    if fields["resize_mode"] == "latent" and (fields["mask_image"] or any(fields[name] for name in margins)):
-        fields["resize_mode"] = "fill"
-    if fields["noise_schedule"] not in SCHEDULERS[fields["scheduler"] or "dpmpp_2m"].noise_schedules:
-        fields["noise_schedule"] = None
-    noise = {name: fields[name] for name in ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise")}
-    for name in ignored(noise, fields["scheduler"] or "dpmpp_2m"):
-        del fields[name]
-    hires = {} if fields["init_image"] else fields["hires"]
-    if hires.get("hires_scale") is not None:
-        hires = {name: value for name, value in hires.items() if name not in {"hires_width", "hires_height"}}
-    return GenerationRequest(**{name: value for name, value in fields.items() if name != "hires"}, **hires)
+MODEL_FILES = ["4x-UltraSharp", "ü, larger"]
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "styles": st.lists(st.sampled_from(["Ink", "Soft, warm", "ü"]), unique=True).map(tuple),
+    "loras": st.lists(
+        st.builds(
+            LoraSpec,
+            name=st.sampled_from(["ink", "oil paint", "ü_1.0"]),
+            weight=shares(-10, 10),
+            text_encoder_weight=shares(-10, 10),
+            block_weights=st.dictionaries(st.sampled_from(["mid_block", "up_blocks.1"]), shares(-10, 10)),
+            start=shares(0, 0.5),
+            end=shares(0.50001, 1),
+        ),
+        max_size=3,
+        unique_by=lambda lora: lora.name,
+    ).map(tuple),
+    "model": TEXTS.filter(bool),
+    "hires_model": st.sampled_from(["other", "ü, [0123456789]"]),
+    "init_image": st.just(INPUT_ID),
+    "mask_image": st.just(INPUT_ID[::-1]),
+    "width": st.integers(8, 128).map(lambda n: n * 8),
+    "height": st.integers(8, 128).map(lambda n: n * 8),
+    "hires_scale": st.floats(1, 4),
+    "scheduler": st.sampled_from(sorted(SCHEDULERS)),
+    "noise_schedule": st.sampled_from(sorted(NOISE_SCHEDULES)),
+    "hires_scheduler": st.sampled_from(sorted(SCHEDULERS)),
+    "hires_noise_schedule": st.sampled_from(sorted(NOISE_SCHEDULES)),
+    "upscaler": st.sampled_from([*PICTURE_UPSCALERS, *MODEL_FILES]),
+    "hires_upscaler": st.sampled_from([*UPSCALERS, *MODEL_FILES, "Latent (antialiased)"]),
+}
+"""Where the rules of a field do not tell which values make sense."""
 
 
-HIRES = st.fixed_dictionaries(
-    {},
-    optional={
-        "hires_scale": st.none() | st.floats(1, 4),
-        "hires_width": SIDES,
-        "hires_height": SIDES,
-        "hires_upscaler": st.sampled_from([*UPSCALERS, "Latent (antialiased)", "4x-UltraSharp"]),
-        "hires_steps": st.integers(1, 200),
-        "hires_strength": st.floats(0, 1, exclude_min=True),
-        "hires_scheduler": st.sampled_from(sorted(SCHEDULERS)),
-        "hires_noise_schedule": st.sampled_from(sorted(NOISE_SCHEDULES)),
-        "hires_guidance_scale": st.floats(1, 50),
-        "hires_prompt": TEXTS,
-        "hires_negative_prompt": TEXTS,
-    },
+def values_of(field: str) -> st.SearchStrategy[Any]:
+    """Return what a field may be: its default, or anything that its rules allow."""
+    rules = bounds(field)
+    step, above = rules.get("multipleOf", 1), rules.get("exclusiveMinimum")
+    low, high = rules.get("minimum", above), rules.get("maximum")
+    values: st.SearchStrategy[Any]
+    if field in VALUES:
+        values = VALUES[field]
+    elif "enum" in rules:
+        values = st.sampled_from(rules["enum"])
+    elif rules["type"] == "boolean":
+        values = st.booleans()
+    elif rules["type"] == "integer":
+        values = st.integers(low // step, high // step).map(lambda number: number * step)
+    elif rules["type"] == "number":
+        values = st.floats(low, high, exclude_min=above is not None)
+    else:
+        values = TEXTS
+    return st.just(GenerationRequest.model_fields[field].get_default(call_default_factory=True)) | values
+
+
+def possible(**fields: Any) -> GenerationRequest:
+    """Take back, one field after the other, what no model could do; hardly any request stays that cannot run."""
+    if None in (fields["seed_resize_width"], fields["seed_resize_height"]):
+        fields |= {"seed_resize_width": None, "seed_resize_height": None}
+    while True:
+        request = GenerationRequest(**fields)
+        hires_model = make_model(name=request.hires_model) if request.hires_model else None
+        input_size = (640, 480) if request.init_image else None
+        try:
+            resolve(request.with_seeds(), make_model(), input_size=input_size, hires_model=hires_model)
+        except InvalidRequest as error:
+            if error.field not in fields:
+                return request
+            del fields[error.field]
+        else:
+            return request
+
+
+REQUESTS = st.fixed_dictionaries({field: values_of(field) for field in field_names()}).map(
+    lambda fields: possible(**fields)
 )
 
-REQUESTS = st.builds(
-    mostly_possible,
-    prompt=TEXTS,
-    negative_prompt=st.none() | TEXTS,
-    model=st.none() | TEXTS.filter(bool),
-    init_image=st.none() | st.just(INPUT_ID),
-    mask_image=st.none() | st.just(INPUT_ID[::-1]),
-    width=st.none() | SIDES,
-    height=st.none() | SIDES,
-    num_inference_steps=st.none() | st.integers(1, 200),
-    guidance_scale=st.none() | st.floats(1, 50),
-    strength=st.none() | st.floats(0, 1, exclude_min=True),
-    scheduler=st.none() | st.sampled_from(sorted(SCHEDULERS)),
-    noise_schedule=st.none() | st.sampled_from(sorted(NOISE_SCHEDULES)),
-    seed=st.none() | st.integers(0, MAX_SEED),
-    num_images=st.integers(1, MAX_IMAGES),
-    output_format=st.sampled_from(["png", "jpeg", "webp", "avif"]),
-    step_rule=st.sampled_from(["a1111", "exact"]),
-    resize_mode=st.sampled_from(["stretch", "crop", "fill", "latent"]),
-    invert_mask=st.booleans(),
-    mask_blur_x=st.floats(0, 64),
-    mask_blur_y=st.floats(0, 64),
-    masked_content=st.sampled_from(["original", "fill", "latent_noise", "latent_nothing"]),
-    inpaint_area=st.sampled_from(["whole_picture", "only_masked"]),
-    mask_padding=st.integers(0, 256),
-    mask_mode=st.sampled_from(["hard", "soft", "differential"]),
-    soft_schedule_bias=st.floats(0, 8),
-    soft_preservation=st.floats(0, 8),
-    soft_contrast_boost=st.floats(1, 32),
-    soft_mask_influence=st.floats(0, 1),
-    soft_difference_threshold=st.floats(0, 8),
-    soft_difference_contrast=st.floats(0, 8),
-    **{f"outpaint_{side}": st.just(0) | st.integers(0, 300) for side in SIDES_TO_GROW},
-    hires=st.just({}) | HIRES,
-    eta=st.none() | st.floats(0, 1),
-    s_churn=st.floats(0, 100),
-    s_tmin=st.floats(0, 1000),
-    s_tmax=st.none() | st.floats(0, 1000, exclude_min=True),
-    s_noise=st.floats(0, 1.1),
-    clip_skip=st.none() | st.integers(1, 12),
-    emphasis=st.sampled_from(["a1111", "no_norm", "comfy"]),
-    variation_seed=st.none() | st.integers(0, MAX_SEED),
-    variation_strength=st.floats(0, 1),
-    seed_resize_width=st.none() | SIDES,
-    seed_resize_height=st.none() | SIDES,
-    styles=st.lists(st.sampled_from(["Ink", "Soft, warm", "ü"]), unique=True).map(tuple),
-    template=st.none() | TEXTS,
-    negative_template=st.none() | TEXTS,
-    noise_source=st.sampled_from(["cpu", "device", "nv"]),
-    eta_noise_seed_delta=st.integers(0, 2**31 - 1),
-)
+
+def test_every_field_is_varied_in_requests_that_can_run() -> None:
+    varied: set[str] = set()
+
+    @hypothesis_settings(max_examples=1000, phases=[Phase.generate], derandomize=True, database=None)
+    @given(REQUESTS)
+    def look(request: GenerationRequest) -> None:
+        varied.update(request.model_dump(exclude_defaults=True))
+
+    look()
+
+    assert varied == set(field_names())
 
 
 @given(REQUESTS)

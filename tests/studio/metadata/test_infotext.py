@@ -1,17 +1,18 @@
 """A1111's infotext of many programs and years, read; and what our own writer wrote, read back."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.loras import LoraSpec, ResolvedLora
 from pipelines.spec.request import GenerationRequest, bounds, field_names
 from pipelines.spec.resolve import resolve
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import TEMPLATES, is_template
 from pipelines.spec.values import Task
-from studio.metadata import Outcome, Record, a1111, import_request
+from studio.metadata import FoundLora, Outcome, Record, a1111, import_request
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
 
@@ -166,6 +167,14 @@ def _notes(resolved: ResolvedRequest) -> dict[str, str | None]:
     return notes
 
 
+def _resolved(loras: tuple[LoraSpec, ...]) -> tuple[ResolvedLora, ...]:
+    """Return LoRAs as they are applied, all of them from one file."""
+    both = [(lora, lora.weight if lora.text_encoder_weight is None else lora.text_encoder_weight) for lora in loras]
+    return tuple(
+        ResolvedLora(**{**lora.model_dump(), "text_encoder_weight": weight}, sha256="0" * 64) for lora, weight in both
+    )
+
+
 @hypothesis_settings(max_examples=100)
 @given(request=REQUESTS, prompt=LINE, negative_prompt=LINE)
 def test_what_we_write_reads_back_as_the_same_fields(
@@ -174,13 +183,21 @@ def test_what_we_write_reads_back_as_the_same_fields(
     asked = request.model_copy(
         update={"prompt": f"a{prompt}", "negative_prompt": f"b{negative_prompt}", "seed": 1, "num_images": 1}
     )
+    hires_model = make_model(name=asked.hires_model) if asked.hires_model else None
+    input_size = (640, 480) if asked.init_image else None
     try:
-        resolved = resolve(asked, make_model(), input_size=(640, 480) if request.init_image else None)[0]
-    except InvalidRequest:  # not every combination can run
-        return
-    text = a1111.write(Record("0123456789abcdef", 0, 1.0, resolved, {}))
+        (resolved,) = resolve(asked, make_model(), input_size=input_size, hires_model=hires_model)
+    except InvalidRequest:  # few: where a field that is not given inherits what is refused
+        assume(False)
+    made = resolved.model_copy(update={"loras": _resolved(asked.loras)})
+    text = a1111.write(Record("0123456789abcdef", 0, 1.0, made, {}))
 
-    imported = import_request({"parameters": text}, find_model=lambda name, _: name)
+    imported = import_request(
+        {"parameters": text},
+        find_model=lambda name, _: name,
+        find_lora=lambda name, _: FoundLora(name, True),
+        find_upscaler=lambda name: name,
+    )
 
     images = {"init_image": resolved.init_image, "mask_image": resolved.mask_image}
     again = GenerationRequest.parse({**imported.request_fields, **images, "output_format": resolved.output_format})
@@ -194,7 +211,9 @@ def test_what_we_write_reads_back_as_the_same_fields(
     if ", ENSD: " not in text.rpartition("\n")[2]:
         unused["eta_noise_seed_delta"] = 0
     assert imported.program == "Open Weights Studio"
-    assert resolve(again, make_model(), input_size=(640, 480)) == (resolved.model_copy(update={**stripped, **unused}),)
+    assert _resolved(again.loras) == made.loras
+    expected = resolved.model_copy(update={**stripped, **unused})
+    assert resolve(again, make_model(), input_size=(640, 480), hires_model=hires_model) == (expected,)
 
 
 @hypothesis_settings(max_examples=300)
