@@ -127,7 +127,7 @@ def test_uploads_become_a_folder_and_the_same_files_the_same_one(studio: Studio,
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("page.html", b"<script>", "'page.html' is none of .png .jpg .jpeg .webp .txt"),
+        ("page.html", b"<script>", "'page.html' is none of .png .jpg .jpeg .webp .avif .txt"),
         ("metadata.jsonl", b"{}", "is none of"),
         ("broken.png", b"\x89PNG", r"data is not a PNG, JPEG, WebP or AVIF image \(broken.png\)"),
         ("a.txt", b"\xff", "a.txt is not UTF-8"),
