@@ -88,10 +88,14 @@ class InputStore:
         """Return an input, upright (EXIF orientation applied).
 
         Raises:
-            NotFound: no such input.
+            NotFound: no such input, or its file is damaged.
         """
-        with Image.open(self.path(input_id), formats=INPUT_FORMATS) as image:
-            return eight_bits(ImageOps.exif_transpose(image))
+        path = self.path(input_id)
+        try:
+            with Image.open(path, formats=INPUT_FORMATS) as image:
+                return eight_bits(ImageOps.exif_transpose(image))
+        except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow raises for what it cannot read
+            raise NotFound(f"the file of input {input_id[:12]} is damaged ({error}); give the picture again") from error
 
     def kind(self, input_id: str) -> str:
         """Return png, jpeg, webp or avif.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from pipelines.spec.engine import Engine, GeneratedImage, Step, shared_fields
+from pipelines.spec.errors import StudioError
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
@@ -105,7 +106,7 @@ def _unmade(job: Job, storage: Storage) -> Unmade | None:
     """Return what is left of a job; None if it is another kind of work, or is to say itself why it cannot run."""
     try:
         return Unmade.of(job, storage) if isinstance(job, GenerationJob) else None
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, it says so when its own turn comes
+    except (StudioError, OSError):
         return None
 
 

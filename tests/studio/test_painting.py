@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from PIL import Image
 
 from pipelines.engines.fake_engine import FakeEngine
 from pipelines.spec.engine import Engine, GeneratedImage, Inputs, Step
@@ -117,6 +118,39 @@ def test_a_job_that_is_cancelled_stops_no_other_and_shows_nothing_more(storage: 
     assert states(storage, jobs) == [JobState.DONE, JobState.CANCELLED, JobState.DONE]
     assert storage.gallery.of_job(jobs[1].id) == []
     assert len(engine.calls) == 1
+
+
+def test_a_job_that_cannot_be_read_hurts_none_beside_it(storage: Storage) -> None:
+    picture = storage.inputs.put(Image.effect_noise((64, 64), 9))
+    jobs = [*submit(storage, "a"), *submit(storage, "b", init_image=picture), *submit(storage, "c", init_image=picture)]
+    path = storage.inputs.path(picture)
+    path.write_bytes(path.read_bytes()[:99])
+
+    work_off(storage, Watched())
+
+    assert states(storage, jobs) == [JobState.DONE, JobState.FAILED, JobState.FAILED]
+    assert "is damaged" in str(storage.jobs.get(jobs[1].id).error)
+
+
+def test_a_job_is_done_with_its_last_picture(storage: Storage) -> None:
+    seen: list[list[JobState]] = []
+    jobs = submit(storage, "a", "b", "c")
+
+    work_off(storage, Watched(lambda request: seen.append(states(storage, jobs))))
+
+    running, done = JobState.RUNNING, JobState.DONE
+    assert seen[0] == [running] * 3
+    assert seen[2] in ([done, running, running], [done, done, running])  # a picture is published behind the next
+
+
+def test_devices_share_the_work(settings: Settings) -> None:
+    storage = Storage.open(settings.model_copy(update={"devices": ("cpu", "cuda:0")}))
+    submit(storage, "a", "b", "c", "d")
+
+    work_off(storage, engine := Watched())
+
+    assert engine.calls == [["a", "b"], ["c"], ["d"]]
+    storage.database.close()
 
 
 def test_when_all_are_cancelled_the_engine_stops(settings: Settings, storage: Storage) -> None:
