@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.model import Model
@@ -15,6 +16,9 @@ from studio.jobs import TrainingJob
 
 OWNER_NAME = "job.txt"
 """In a training's folder: the id of the job that its checkpoint is of."""
+
+MEASURED_STEPS = 20
+"""Of a training, that the time of another is predicted from."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,25 @@ class Training:
         return trainer.train(
             self.request, self.model, folder=self.folder, output=self.output, resume=resume, on_step=on_step
         )
+
+    @property
+    def work(self) -> float:
+        """How much one step computes; trainings of one model can be compared."""
+        request = self.request
+        pixels = request.resolution**2 if request.resolution else self.model.native_width * self.model.native_height
+        again = 4 / 3 if request.gradient_checkpointing else 1.0
+        return request.batch_size * request.gradient_accumulation_steps * pixels * again
+
+    def seconds_per_step(self, job_id: str) -> float | None:
+        """Return what a job's latest steps took; None where none was measured, or another job has the folder now."""
+        try:
+            if (self.folder / OWNER_NAME).read_text() != job_id:
+                return None
+            with (self.folder / LOSSES_NAME).open(encoding="utf-8", newline="") as file:
+                measured = [float(row["seconds"]) for row in csv.DictReader(file) if row["seconds"]]
+        except FileNotFoundError:
+            return None
+        return median(measured[-MEASURED_STEPS:]) if measured else None
 
     def outcome(self, job: TrainingJob) -> TrainedLora:
         """Return what a job of this training has made."""

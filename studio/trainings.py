@@ -1,6 +1,8 @@
 """The part of a Studio that trains LoRAs: a training is a job of the same queue as pictures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +105,11 @@ class Trainings(Queue):
         is_resumed = request.existing == "resume"
         _refuse(twin for twin in self._twins(request.name) if not (is_resumed and _is_left(twin)))
         if not is_for_here:
-            return training.plan()
-        training.refuse_existing()
-        return self._machines[self.settings.devices[0]].trainer().plan(training.request, training.model)
+            plan = training.plan()
+        else:
+            training.refuse_existing()
+            plan = self._machines[self.settings.devices[0]].trainer().plan(training.request, training.model)
+        return replace(plan, seconds=self._predict_seconds(training, plan.num_steps))
 
     def submit_training(
         self,
@@ -172,6 +176,17 @@ class Trainings(Queue):
             case JobState.FAILED:
                 raise GenerationFailed(job.error or "the training failed")
         return self.outcome(job)
+
+    def _predict_seconds(self, training: Training, num_steps: int) -> float | None:
+        """Return how long steps will take that are as fast as those of the latest training of the same model here."""
+        for job in self.jobs(kind=JobKind.TRAIN):
+            if isinstance(job, TrainingJob) and job.device in self.settings.devices:
+                with suppress(InvalidRequest):  # its model is gone
+                    earlier = self.training(job)
+                    seconds = earlier.seconds_per_step(job.id) if earlier.model == training.model else None
+                    if seconds is not None:
+                        return num_steps * seconds * training.work / earlier.work
+        return None
 
     def _twins(self, name: str) -> list[TrainingJob]:
         """Return the unfinished trainings of one name: two would write the same files."""

@@ -13,6 +13,13 @@ LOSSES_NAME = "loss.csv"
 """The curve, in a training's folder."""
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """What a training will be, known before it starts."""
@@ -25,12 +32,16 @@ class TrainingPlan:
     findings: Sequence[Finding]
     demand: "Demand | None" = None
     """What it demands of the device; None where nobody has looked at one."""
+    seconds: float | None = None
+    """How long its steps will take; None where nothing like it was measured yet."""
 
     def sentence(self) -> str:
         """Say it in words."""
         sizes = ", ".join(f"{width}×{height} ({count})" for width, height, count in self.buckets)
         told = f"{self.num_pictures} pictures in sizes {sizes}; {self.num_steps} steps"
-        return told if self.demand is None else f"{told} of {self.demand.sentence()}"
+        memory = "; memory is predicted when it starts" if self.demand is None else f" of {self.demand.sentence()}"
+        time = "time is known after the first steps" if self.seconds is None else f"about {duration(self.seconds)}"
+        return f"{told}{memory}; {time}"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.spec.errors import InvalidRequest
+from pipelines.spec.trainer import duration
 from pipelines.spec.training import TrainingRequest
 from studio.cli.generate import keep_log
 from studio.cli.options import SETTINGS_EPILOG, with_fields, with_settings
@@ -104,15 +105,9 @@ class _Lines(Progress):
 
     def show(self, job: "Job") -> None:
         if job.stage != self._stage or time.monotonic() - self._shown_at > LINE_SECONDS:
-            left = "" if job.eta is None else f", {_duration(job.eta)} left"
+            left = "" if job.eta is None else f", {duration(job.eta)} left"
             typer.echo(f"job {job.id}: {job.status}{left}", err=True)
             self._stage, self._shown_at = job.stage, time.monotonic()
 
     def close(self) -> None:
         pass
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -17,7 +17,7 @@ from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resuming import CHECKPOINT_NAME, IDENTITY, lasting
 from pipelines.spec.safetensors_header import read_header
-from pipelines.spec.trainer import Demand, TrainedLora, TrainingPlan, TrainingStep
+from pipelines.spec.trainer import LOSSES_NAME, Demand, TrainedLora, TrainingPlan, TrainingStep
 from pipelines.spec.training import TrainingRequest
 from studio import Studio
 from studio.database import job_table
@@ -55,6 +55,7 @@ class PatientTrainer:
         while on_step(TrainingStep(done, num_steps, 0.5 / (done + 1), 1.5, picture)) and done < num_steps:
             done += 1
             save_file({}, checkpoint, metadata={IDENTITY: json.dumps(lasting(request)), "step": str(done)})
+            (folder / LOSSES_NAME).write_text(f"step,loss,learning_rate,seconds\n{done},0.5,1e-4,1.5\n")
             self._on_step(done)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(f"{done} steps")
@@ -209,6 +210,23 @@ def test_the_preview_of_a_training_is_its_latest_picture(studio: Studio, storage
     run(storage, PatientTrainer(look))
 
     assert (previews[-1] or b"")[:3] == b"\xff\xd8\xff"
+
+
+def test_a_plan_says_how_long_if_the_model_was_trained_here_before(
+    studio: Studio, storage: Storage, data: Path
+) -> None:
+    def planned(**fields: object) -> str:
+        return studio.plan_training(studio.training_request(data, name="other", **fields)).sentence()
+
+    assert planned(steps=40).endswith(
+        "40 steps; memory is predicted when it starts; time is known after the first steps"
+    )
+    submit(studio, data)
+    run(storage, PatientTrainer())
+
+    assert planned(steps=40).endswith("; about 60 s")
+    assert planned(steps=40, batch_size=2, gradient_accumulation_steps=2).endswith("; about 4 min")
+    assert planned(steps=40, resolution=64).endswith("; about 15 s")
 
 
 def test_cancelling_stops_within_a_step_and_keeps(studio: Studio, storage: Storage, data: Path) -> None:

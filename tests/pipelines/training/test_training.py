@@ -261,6 +261,16 @@ def test_the_plan_counts_and_predicts(sd1: Model, data: Path) -> None:
     assert "5 pictures" in plan.sentence()
 
 
+def test_the_plan_counts_what_is_trained_in_the_text_encoders_too(train: Train, sd1: Model, data: Path) -> None:
+    fields = {"rank": 4, "train_text_encoder": True, "kind": "dora", "train_conv": True}
+    plan = LoraTrainer(device="cpu").plan(TrainingRequest.parse({"data": str(data), "name": "x", **fields}), sd1)
+    tensors = load_file(train(**fields).path)
+
+    assert plan.demand is not None
+    trained = sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith(".alpha"))
+    assert plan.demand.num_parameters == trained
+
+
 def test_a_training_that_cannot_fit_is_refused_with_a_way_out(sd1: Model, data: Path, monkeypatch: Any) -> None:
     trainer = LoraTrainer(device="cpu")
     request = TrainingRequest.parse(

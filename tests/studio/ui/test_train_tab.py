@@ -75,7 +75,7 @@ def test_every_field_has_a_widget_that_says_what_it_means(studio: Studio) -> Non
         ("steps", "1000, unless epochs are given"),
         ("resolution", "the model's own"),
         ("alpha", "as rank"),
-        ("validation_prompts", "the first captions"),
+        ("validation_prompts", "captions, with the trigger word"),
         ("trigger_word", ""),
     ],
 )
