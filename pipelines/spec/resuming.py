@@ -14,11 +14,14 @@ IDENTITY = "identity"
 """Key of a checkpoint's metadata: what it belongs to, as JSON."""
 FREE_FIELDS = frozenset(
     {
-        *("existing", "save_every", "validation_every", "validation_prompts", "validation_seed"),
+        *("data", "existing", "save_every", "validation_every", "validation_prompts", "validation_seed"),
         *("description", "author", "licence"),
     }
 )
-"""Fields that may differ when a training is taken up again: what is learnt does not depend on them."""
+"""Fields that may differ when a training is taken up again: what is learnt does not depend on them.
+
+`data` is only where the pictures are; what they are is compared by their hash.
+"""
 
 
 def lasting(request: TrainingRequest) -> dict[str, Any]:
@@ -53,7 +56,7 @@ def refuse_another(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Pa
     Raises:
         InvalidRequest: naming the first field that differs.
     """
-    for field in sorted(saved.keys() | wanted.keys()):
+    for field in sorted((saved.keys() | wanted.keys()) - FREE_FIELDS):  # an older studio kept `data` too
         if saved.get(field) != wanted.get(field):
             what = {"data_sha256": "data", "model_fingerprint": "model"}.get(field, field)
             told = f" {saved.get(field)!r}, and {wanted.get(field)!r} is asked" if what == field else ""

@@ -18,12 +18,14 @@ ATTENTION_LAYERS = r".*attentions\..*\b(to_q|to_k|to_v|to_out\.0|proj_in|proj_ou
 CONVOLUTION_LAYERS = r".*\b(conv1|conv2|conv_shortcut|time_emb_proj|downsamplers\.0\.conv|upsamplers\.0\.conv)"
 TEXT_LAYERS = r".*\b(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
 
+MAGNITUDE = "lora_magnitude_vector"
+"""In names of DoRA's own parameters."""
 _ADAPTER = "default"
 KOHYA_NAMES: Mapping[str, str] = MappingProxyType(
     {
         f"lora_A.{_ADAPTER}.weight": "lora_down.weight",
         f"lora_B.{_ADAPTER}.weight": "lora_up.weight",
-        f"lora_magnitude_vector.{_ADAPTER}.weight": "dora_scale",
+        f"{MAGNITUDE}.{_ADAPTER}.weight": "dora_scale",
         **{f"lokr_{part}.{_ADAPTER}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
     }
 )

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import diffusers
 import peft
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from pipelines.runtime.weights import find_weights
@@ -19,12 +20,15 @@ from pipelines.spec.dataset import DataSet
 from pipelines.spec.model import Model
 from pipelines.spec.training import TrainingRequest
 from pipelines.training.files import sha256, tensor_bytes
+from pipelines.training.randomness import random_at
 
 BASE_VERSIONS: Mapping[str, str] = MappingProxyType({"sd1": "sd_v1", "sdxl": "sdxl_base_v1-0"})
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
 )
 PREDICTION_TYPES: Mapping[str, str] = MappingProxyType({"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"})
+_SHORT = slice(0x100000, 0x110000)
+"""The bytes of a file that A1111's old short hash is made of, and kohya's of a file with the ss_* keys alone."""
 MOST_TAGS = 1000
 """More do not help anybody, and a header has to stay readable."""
 
@@ -49,12 +53,13 @@ class Story:
 
 def describe(story: Story, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return all metadata of a file with these tensors."""
-    digest = sha256(tensor_bytes(tensors))
+    digest, kohya = sha256(tensor_bytes(tensors)), _kohya(story)
     return {
-        **_kohya(story),
+        **kohya,
         **_modelspec(story),
         "modelspec.hash_sha256": f"0x{digest}",
         "sshs_model_hash": digest,
+        "sshs_legacy_hash": _short_hash(save(dict(tensors), metadata=kohya)),
         "studio.base_fingerprint": story.base_fingerprint,
     }
 
@@ -65,10 +70,12 @@ def _kohya(story: Story) -> dict[str, str]:
     folder, module, network = story.dataset.folder.resolve().name, *_network(request)
     tags = dict(list(story.dataset.tag_frequency().items())[:MOST_TAGS])
     facts: dict[str, object] = {
+        "session_id": random_at("session", request.seed, repr(story.started_at)).randrange(2**32),
         "output_name": request.name,
         "base_model_version": BASE_VERSIONS[story.model.family.name],
         "v2": False,
         "sd_model_name": story.model.name,
+        "sd_model_hash": _short_hash_of(find_weights(story.model.path / "unet").files[0]),
         "new_sd_model_hash": hash_of_unet(story.model.path),
         "network_module": module,
         "network_dim": request.rank,
@@ -98,6 +105,7 @@ def _kohya(story: Story) -> dict[str, str]:
         "max_grad_norm": request.max_grad_norm,
         "min_snr_gamma": request.min_snr_gamma,
         "noise_offset": request.noise_offset,
+        "ema_decay": request.ema_decay,
         "caption_dropout_rate": request.caption_dropout,
         "shuffle_caption": request.shuffle_captions,
         "keep_tokens": request.keep_tokens,
@@ -160,6 +168,16 @@ def hash_of_unet(folder: Path) -> str:
             while block := file.read(2**20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _short_hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(_SHORT.start)
+        return sha256(file.read(_SHORT.stop - _SHORT.start))[:8]
+
+
+def _short_hash(data: bytes) -> str:
+    return sha256(data[_SHORT])[:8]
 
 
 def _text(value: object) -> str:

@@ -12,21 +12,25 @@ from torch import Tensor, nn
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.training import TrainingRequest
-from pipelines.training.adapters import Adapter
+from pipelines.training.adapters import MAGNITUDE, Adapter
 
 
 def make_optimizer(request: TrainingRequest, adapter: Adapter) -> torch.optim.Optimizer:
-    """Return the optimizer, with one group for the U-Net and one for the text encoders."""
+    """Return the optimizer, with groups for the U-Net and for the text encoders.
+
+    DoRA's magnitudes do not decay: where nothing is learnt they are the norms of the model's weights, and not 0.
+    """
     rates = {"lora_unet": request.learning_rate, "lora_te": request.effective_text_encoder_learning_rate}
     groups = [
-        {"params": list(parameters.values()), "lr": rate, "initial_lr": rate}
+        {"params": parameters, "lr": rate, "initial_lr": rate, "weight_decay": decay}
         for prefix, rate in rates.items()
-        if (parameters := adapter.parameters(prefix))
+        for is_magnitude, decay in ((False, request.weight_decay), (True, 0.0))
+        if (parameters := [p for name, p in adapter.parameters(prefix).items() if (MAGNITUDE in name) is is_magnitude])
     ]
     kind: Any = torch.optim.AdamW
     if request.optimizer == "adamw8bit":
         kind = import_module("bitsandbytes").optim.AdamW8bit
-    optimizer: torch.optim.Optimizer = kind(groups, weight_decay=request.weight_decay)
+    optimizer: torch.optim.Optimizer = kind(groups)
     return optimizer
 
 

@@ -14,7 +14,14 @@ from studio import JobState, Settings, Studio
 from studio.jobs import Job
 from tests.faults.conftest import start_worker, wait_until
 
-TIMES = {"ss_training_started_at", "ss_training_finished_at", "modelspec.date", "ss_output_name", "modelspec.title"}
+TIMES = {
+    "ss_session_id",
+    "ss_training_started_at",
+    "ss_training_finished_at",
+    "modelspec.date",
+    "ss_output_name",
+    "modelspec.title",
+}
 PATIENCE_SECONDS = 900
 
 

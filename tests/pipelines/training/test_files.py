@@ -143,6 +143,7 @@ def test_the_metadata_tells_the_whole_story(train: Train, data: Path, sd1: Model
         learning_rate=2e-3,
         train_text_encoder=True,
         text_encoder_learning_rate=1e-3,
+        ema_decay=0.9,
     )
 
     with safe_open(trained.path, framework="pt") as file:
@@ -167,6 +168,8 @@ def test_the_metadata_tells_the_whole_story(train: Train, data: Path, sd1: Model
             "ss_steps": "3",
             "ss_num_epochs": "1",
             "ss_seed": "0",
+            "ss_ema_decay": "0.9",
+            "sshs_legacy_hash": hashlib.sha256(b"").hexdigest()[:8],  # of the second MiB
             "modelspec.sai_model_spec": "1.0.1",
             "modelspec.architecture": "stable-diffusion-v1/lora",
             "modelspec.title": "style",
@@ -179,6 +182,8 @@ def test_the_metadata_tells_the_whole_story(train: Train, data: Path, sd1: Model
     )
     unet = next((sd1.path / "unet").glob("*.safetensors")).read_bytes()
     assert metadata["ss_new_sd_model_hash"] == hashlib.sha256(unet).hexdigest()
+    assert metadata["ss_sd_model_hash"] == hashlib.sha256(unet[0x100000:0x110000]).hexdigest()[:8]
+    assert 0 <= int(metadata["ss_session_id"]) < 2**32
     assert json.loads(metadata["ss_tag_frequency"])[data.name]["a house"] == 5
     assert json.loads(metadata["ss_dataset_dirs"]) == {data.name: {"n_repeats": 1, "img_count": 5}}
     buckets = json.loads(metadata["ss_bucket_info"])["buckets"].values()

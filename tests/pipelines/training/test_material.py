@@ -21,7 +21,8 @@ def test_pictures_on_the_way_show_the_lora_triggered(data: Path, sd1: Model) -> 
     shown = [each.prompt for each in _material(data, sd1, trigger_word="hous").shown]
 
     assert shown == [f"hous, a house, number {index}, red" for index in range(4)]
-    assert [each.prompt for each in _material(data, sd1, validation_prompts=("as said",)).shown] == ["as said"]
+    given = _material(data, sd1, validation_prompts=("as", "said"), validation_seed=7).shown
+    assert [(each.prompt, each.seed) for each in given] == [("as", 7), ("said", 8)]
 
 
 def test_a_caption_that_no_text_encoder_reads_to_its_end_is_told(tmp_path: Path, sd1: Model) -> None:

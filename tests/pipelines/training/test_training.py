@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.spec.training import TrainingRequest
 from pipelines.training.trainer import LoraTrainer
 from tests.pipelines.training.conftest import Train
 
-TIMES = {"ss_training_started_at", "ss_training_finished_at", "modelspec.date"}
+TIMES = {"ss_session_id", "ss_training_started_at", "ss_training_finished_at", "modelspec.date"}
 
 
 class Killed(Exception):
@@ -213,6 +214,18 @@ def test_a_checkpoint_of_another_training_is_refused(train: Train) -> None:
 def test_resuming_without_a_checkpoint_is_refused(train: Train) -> None:
     with pytest.raises(InvalidRequest, match=r"there is no checkpoint .* start without --resume"):
         train(resume=True)
+
+
+def test_a_folder_that_has_moved_is_the_same_data_and_another_picture_is_not(
+    train: Train, data: Path, tmp_path: Path
+) -> None:
+    train(steps=4, stop_at=2)
+    moved = shutil.copytree(data, tmp_path / "moved")
+
+    assert train(steps=4, resume=True, data=str(moved)).is_complete
+    Image.new("RGB", (64, 64), "red").save(moved / "0.png")
+    with pytest.raises(InvalidRequest, match=r"data: the checkpoint .* was made with another data"):
+        train(steps=4, resume=True, data=str(moved))
 
 
 def test_a_damaged_checkpoint_is_refused(train: Train) -> None:
