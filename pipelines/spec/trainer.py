@@ -1,13 +1,17 @@
 """The seam between the application and whatever trains: what is told on the way, and what comes out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pipelines.spec.dataset import Finding
 from pipelines.spec.model import Model
 from pipelines.spec.training import TrainingRequest
+
+if TYPE_CHECKING:
+    from pipelines.spec.dataset import Finding  # brings Pillow, and a time can be told without
 
 LOSSES_NAME = "loss.csv"
 """The curve, in a training's folder."""
@@ -30,7 +34,7 @@ class TrainingPlan:
     buckets: Sequence[tuple[int, int, int]]
     """Width, height and number of pictures."""
     findings: Sequence[Finding]
-    demand: "Demand | None" = None
+    demand: Demand | None = None
     """What it demands of the device; None where nobody has looked at one."""
     seconds: float | None = None
     """How long its steps will take; None where nothing like it was measured yet."""
