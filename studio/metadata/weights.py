@@ -150,11 +150,17 @@ def _written(runs: Iterable[Run]) -> str:
 
 
 def _weighed(text: str, weight: float) -> str:
-    escaped = _OURS.sub(lambda sign: f"{sign[0]}\\" if sign[0] in {"<", ":"} else f"\\{sign[0]}", text)
+    escaped = _OURS.sub(_escaped, text)
     if weight == 1 or not text.strip():
         return escaped
     number = f"{weight:.6f}".rstrip("0").rstrip(".")
-    return f"({escaped})" if number == "1.1" else f"({escaped}:{number})"
+    return f"({escaped}:{number})"
+
+
+def _escaped(sign: re.Match[str]) -> str:
+    if sign[0] == "BREAK":
+        return "break"  # nothing makes it text, and CLIP's tokenizers know no capitals
+    return f"{sign[0]}\\" if sign[0] in {"<", ":"} else f"\\{sign[0]}"
 
 
 def _no_doubt(_: str, __: Collection[float]) -> str:

@@ -88,7 +88,7 @@ def test_failures_are_told_at_once_to_who_wants_to_know(studio: Studio) -> None:
 
 def test_a_job_that_fails_or_is_cancelled_in_the_middle_leaves_the_others(settings: Settings) -> None:
     told: dict[int, StudioError] = {}
-    with Studio(settings.model_copy(update={"fake_step_seconds": 0.01})) as studio:
+    with Studio(settings.model_copy(update={"fake_step_seconds": 0.05})) as studio:
         images = studio.generate(["a", "b", "c"], progress=False, on_error=told.__setitem__)
         assert next(images).request.prompt == "a"
         waiting = next(job for job in studio.jobs() if job.request.prompt == "c")

@@ -43,7 +43,7 @@ CASES: list[tuple[Format, str, list[tuple[str, float]]]] = [
     ("comfyui", "((a) b:1.3)", [("a", 1.43), (" b", 1.3)]),
     ("comfyui", "((a:1.2) b:1.3)", [("a", 1.2), (" b", 1.3)]),
     ("comfyui", r"[a|b] \(x\) {c} 16:9", [("[a|b] (x) {c} 16:9", 1)]),
-    ("comfyui", "(open and BREAK AND # <lora:a:1>", [("(open and BREAK AND # <lora:a:1>", 1)]),
+    ("comfyui", "(open and BREAK AND # <lora:a:1>", [("(open and break AND # <lora:a:1>", 1)]),
     ("comfyui", "(:1.2) (a:b)", [(":1.2", 1.1), (" ", 1), ("a:b", 1.1)]),
     ("comfyui", "a, (embedding:sub/bad-hands.pt:1.2)", [("a, ", 1), ("bad-hands", 1.2)]),
     ("swarmui", "(cat:0.5) [dog]", [("cat", 0.5), (" [dog]", 1)]),
