@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
 
 from studio import Settings, Studio
+
+PROJECT = Path(__file__).resolve().parent.parent
+POCKET, LORAS = PROJECT / "pipelines" / "pocket" / "weights", PROJECT / "loras"
 
 TILE, LABEL, GAP = 160, 18, 6
 PAPER, INK, HEADING = (250, 249, 246), (40, 38, 44), (176, 76, 40)
@@ -35,6 +40,18 @@ def text_rows() -> Iterator[Row]:
         "Prompts",
         [(label, {"prompt": prompt}) for label, prompt in prompts.items()]
         + [("negative: rainbow", {"prompt": HOUSE, "negative_prompt": "rainbow"})],
+    )
+    heavy = {"prompt": f"{HOUSE} (in the snow:1.8)"}
+    yield (
+        "Emphasis, embeddings, styles, templates",
+        [(f"(in the snow:1.8), {mode}", {**heavy, "emphasis": mode}) for mode in ("a1111", "no_norm", "comfy")]
+        + [
+            ("embedding: midnight", {"prompt": f"{HOUSE} midnight"}),
+            ("[midnight:0.5], from half way", {"prompt": f"{HOUSE} [midnight:0.5]"}),
+            ("style: Winter evening", {"prompt": HOUSE, "styles": ("Winter evening",)}),
+            ("a {blue|purple} house", {"prompt": "a {blue|purple} house on a green hill"}),
+            ("clip skip 2", {"prompt": HOUSE, "clip_skip": 2}),
+        ],
     )
     samplers = ("euler", "euler_a", "heun", "dpmpp_2m", "dpmpp_sde", "deis", "sa_solver", "tcd")
     yield "Samplers", [(name, {"prompt": HOUSE, "scheduler": name}) for name in samplers]
@@ -80,7 +97,7 @@ def image_rows(photo: Image.Image, wide: Image.Image, mask: Image.Image, fade: I
             )
             for mode in ("stretch", "crop", "fill")
         ]
-        + [("clip skip 2", {"prompt": HOUSE, "clip_skip": 2})],
+        + [("wide one: latent, 0.6", {"init_image": wide, "strength": 0.6, "resize_mode": "latent", **square})],
     )
     masked = {"prompt": "a purple mushroom on a green hill", "init_image": photo, "mask_image": mask, "strength": 1.0}
     contents = ("original", "fill", "latent_noise", "latent_nothing")
@@ -94,27 +111,52 @@ def image_rows(photo: Image.Image, wide: Image.Image, mask: Image.Image, fade: I
             ("differential mask", {**masked, "mask_image": fade, "mask_mode": "differential"}),
         ],
     )
-    grown = {"prompt": HOUSE, "init_image": photo}
+    blurred = {**masked, "masked_content": "latent_noise"}
+    few = {**tree, "strength": 0.5, "num_inference_steps": 6}
     yield (
-        "Outpaint, second pass, enlarging",
+        "Masks and steps",
+        [
+            (f"blur {across} x {down}", {**blurred, "mask_blur_x": across, "mask_blur_y": down})
+            for across, down in ((0, 0), (16, 16), (24, 0))
+        ]
+        + [
+            ("only masked, padding 0", {**masked, "inpaint_area": "only_masked", "mask_padding": 0}),
+            ("soft, preservation 2", {**masked, "mask_image": fade, "mask_mode": "soft", "soft_preservation": 2.0}),
+            ("soft, schedule bias 4", {**masked, "mask_image": fade, "mask_mode": "soft", "soft_schedule_bias": 4.0}),
+            ("6 steps of A1111's rule", {**few, "step_rule": "a1111"}),
+            ("6 steps exactly", {**few, "step_rule": "exact"}),
+        ],
+    )
+    grown = {"prompt": HOUSE, "init_image": photo}
+    large = {**grown, "width": 512, "height": 512}
+    yield (
+        "Outpaint, enlarging",
         [
             ("outpaint left", {**grown, "outpaint_left": 64, "width": 192}),
             ("outpaint all round", {**grown, **dict.fromkeys(_SIDES, 32), "width": 192, "height": 192}),
-            ("hires 1.5, latent", {"prompt": HOUSE, "hires_scale": 1.5}),
-            (
-                "hires 1.5, Lanczos",
-                {"prompt": HOUSE, "hires_scale": 1.5, "hires_upscaler": "lanczos", "hires_strength": 0.3},
-            ),
-            (
-                "hires prompt",
-                {"prompt": HOUSE, "hires_scale": 1.5, "hires_prompt": f"{HOUSE} at night", "hires_strength": 0.8},
-            ),
             ("upscale 4, Lanczos", {"init_image": photo, "strength": 0.0, "width": 512, "height": 512}),
             (
                 "upscale 4, nearest",
                 {"init_image": photo, "strength": 0.0, "width": 512, "height": 512, "upscaler": "nearest"},
             ),
-            ("128 x 192", {"prompt": HOUSE, "height": 192}),
+            ("4 times, tiles of 128, 0.3", {**large, "tile_size": 128, "strength": 0.3}),
+            ("… in one piece", {**large, "strength": 0.3}),
+            ("192 x 256 from scratch", {"prompt": HOUSE, "width": 192, "height": 256}),
+            ("… in tiles of 128", {"prompt": HOUSE, "width": 192, "height": 256, "tile_size": 128}),
+        ],
+    )
+    again = {"prompt": HOUSE, "hires_scale": 1.5}
+    yield (
+        "Second pass (hires fix)",
+        [
+            ("1.5, latent", again),
+            ("latent, nearest", {**again, "hires_upscaler": "latent_nearest"}),
+            ("Lanczos, strength 0.3", {**again, "hires_upscaler": "lanczos", "hires_strength": 0.3}),
+            ("its own prompt", {**again, "hires_prompt": f"{HOUSE} at night", "hires_strength": 0.8}),
+            ("its own sampler", {**again, "hires_scheduler": "euler_a", "hires_noise_schedule": "karras"}),
+            ("its own guidance, 9", {**again, "hires_guidance_scale": 9.0}),
+            ("30 steps", {**again, "hires_steps": 30}),
+            ("both sides, 256 x 160", {"prompt": HOUSE, "hires_width": 256, "hires_height": 160}),
         ],
     )
 
@@ -162,7 +204,7 @@ def main() -> None:
     parser.add_argument("sheet", choices=("features", "styles"))
     parser.add_argument("path", type=Path, help="where the sheet is put")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, Studio(Settings(outputs=Path(folder))) as studio:
+    with tempfile.TemporaryDirectory() as folder, Studio(furnished(Path(folder))) as studio:
 
         def paint(**fields: Any) -> Image.Image:
             (image,) = studio.generate(**{"seed": 3, **fields}, progress=False)
@@ -180,6 +222,19 @@ def main() -> None:
         painted = [(name, [(label, paint(**fields)) for label, fields in tiles]) for name, tiles in rows]
     sheet(painted).save(asked.path, quality=90, optimize=True)
     sys.stdout.write(f"{asked.path}\n")
+
+
+def furnished(home: Path) -> Settings:
+    """Put into a studio's folder what the sheet shows: an embedding, which is two words' own vectors, and a style."""
+    encoder = load_file(POCKET / "text_encoder" / "model.safetensors")
+    vectors = next(tensor for name, tensor in encoder.items() if name.endswith("token_embedding.weight"))
+    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer", local_files_only=True)
+    words = tokenizer("at night", add_special_tokens=False).input_ids
+    (home / "embeddings").mkdir()
+    save_file({"emb_params": vectors[words]}, home / "embeddings" / "midnight.safetensors")
+    styles = "name,prompt,negative_prompt\nWinter evening,{prompt} in the snow at sunset,rainbow\n"
+    (home / "styles.csv").write_text(styles, encoding="utf-8")
+    return Settings(home=home, lora_dirs=(LORAS,))
 
 
 def sheet(rows: list[tuple[str, list[tuple[str, Image.Image]]]]) -> Image.Image:
