@@ -40,7 +40,7 @@ def test_help_and_version(run: Run) -> None:
     assert run("--help").out == run().out
     assert re.findall(r"^  (\w+)  ", run("--help").out, re.MULTILINE) == [
         *("serve", "generate", "hires", "upscale", "batch", "train", "jobs", "cancel", "read", "verify", "strip"),
-        *("list", "embeddings", "doctor", "styles", "gallery", "loras"),
+        *("convert", "list", "embeddings", "doctor", "styles", "gallery", "loras"),
     ]
     assert run().code == 0
 
