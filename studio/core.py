@@ -316,6 +316,10 @@ class Studio(Trainings):
         """Return the installed models."""
         return installed_models(self.settings.models_dir)
 
+    def model_hashes(self) -> dict[str, str]:
+        """Return the hashes of those models that have painted here, by name. See `ModelHashes.of`."""
+        return self._storage.model_hashes.known()
+
     def loras(self) -> list[InstalledLora]:
         """Return every LoRA file that is found, by name; those that cannot be used say why."""
         return self._storage.loras.installed()

@@ -1,4 +1,7 @@
-"""Runs jobs: one process per device, under a supervisor. `load_engine` and `load_trainer` alone reach torch."""
+"""Runs jobs: one process per device, under a supervisor.
+
+Alone reach torch: `load_engine`, `load_trainer`, and `unpickle`, which no job asks for.
+"""
 
 import faulthandler
 import gc
@@ -11,10 +14,12 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import Self
 
 from pipelines.spec.engine import Engine
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
+from pipelines.spec.pickles import Unpickled
 from pipelines.spec.pictures import open_picture
 from pipelines.spec.trainer import Trainer, TrainingStep
 from studio.files import left_behind, sweep, sweep_orphans, temporary_suffix
@@ -43,6 +48,12 @@ def load_trainer(device: str) -> Trainer:
     """Import and make what trains."""
     trainer: Trainer = import_module("pipelines.training.trainer").LoraTrainer(device=device)
     return trainer
+
+
+def unpickle(path: Path) -> Unpickled:
+    """Import what reads the tensors of a pickle without running anything in it; see there what it raises."""
+    unpickled: Unpickled = import_module("pipelines.runtime.pickles").unpickle(path)
+    return unpickled
 
 
 def _diffusers_engine(settings: Settings, device: str) -> Engine:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.spec import pickles
 from pipelines.spec.errors import ModelError
 from pipelines.spec.safetensors_header import read_header
 
@@ -19,8 +20,6 @@ FINGERPRINT_BLOCKS = 256
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Per file: relative path, device, inode, size, mtime in nanoseconds."""
-
-_PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ def find_weights(folder: Path) -> Weights:
     elif half:
         found = Weights((half[0],), "fp16")
     else:
-        pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in _PICKLES]
-        if pickles:
+        refused = [path.name for path in sorted(folder.glob("*")) if path.suffix in pickles.SUFFIXES]
+        if refused:
             raise ModelError(
-                f"{folder / pickles[0]} is a pickle, which can run code when it is read; "
-                "only safetensors are loaded: get the model's safetensors files or convert it"
+                f"{folder / refused[0]} is a pickle, which can run code when it is read; "
+                f"only safetensors are loaded: get the model's safetensors files, or: {pickles.WAY_OUT}"
             )
         raise ModelError(f"{folder} holds no .safetensors file; download the model again")
     for path in found.files:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.spec.errors import ModelError
+from pipelines.spec.errors import InvalidRequest, ModelError, NotFound
+from pipelines.spec.pickles import WAY_OUT
 
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_TENSORS = 50_000
@@ -29,7 +30,8 @@ DTYPE_BITS: Mapping[str, int] = {
 }
 
 _METADATA = "__metadata__"
-_PICKLE = "a pickle (a .pt or .bin file)"
+_SAFETENSORS = "a safetensors file"
+_PICKLE = "a pickle (a .pt, .pth, .bin or .ckpt file)"
 _OTHER_KINDS: Mapping[bytes, str] = {
     rb"PK\x03\x04": _PICKLE,
     rb"\x80[\x02-\x05][\x8a\x95(KJMNX\]c}]": _PICKLE,  # its protocol, and an opcode that one begins with
@@ -38,10 +40,7 @@ _OTHER_KINDS: Mapping[bytes, str] = {
     rb"<": "a web page",
 }
 """How files begin that are often given a wrong name, as patterns."""
-_CONVERT = (
-    "; reading a pickle can run code, so only safetensors are read: load it where you trust it with "
-    "torch.load(path, weights_only=True) and save its tensors with safetensors.torch.save_file"
-)
+_CONVERT = f"; reading a pickle can run code, so only safetensors are read: {WAY_OUT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +97,43 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata, data_start=8 + length)
 
 
+def check_is_pickle(path: Path) -> None:
+    """Refuse what is no pickle by its content, whatever it is called.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidRequest: it is a folder, or a safetensors file already.
+        ModelError: it is another kind of file.
+    """
+    if path.is_dir():
+        raise InvalidRequest(f"{path} is a folder; name one file in it")
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {path}") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    kind = _kind(start)
+    if kind == _SAFETENSORS:
+        raise InvalidRequest(f"{path} is a safetensors file already; call it {path.with_suffix('.safetensors').name}")
+    if kind != _PICKLE:
+        known = f"it is {kind}" if kind else "it is something else, or damaged; download it again"
+        raise ModelError(f"{path} is no pickle: {known if start else 'it is empty; download it again'}")
+
+
 def _other_kind(start: bytes) -> str:
-    begins_like_ours = start[4:9] == b"\0\0\0\0{"  # whatever the length before it looks like
-    for signature, kind in _OTHER_KINDS.items():
-        if re.match(signature, start) and not begins_like_ours:
-            return f"it is {kind}" + (_CONVERT if "pickle" in kind else "")
-    return "its header is cut short or missing; download it again"
+    kind = _kind(start)
+    if kind in {None, _SAFETENSORS}:
+        return "its header is cut short or missing; download it again"
+    return f"it is {kind}" + (_CONVERT if kind == _PICKLE else "")
+
+
+def _kind(start: bytes) -> str | None:
+    """Return what a file is by its first bytes; None: unknown."""
+    if start[4:9] == b"\0\0\0\0{":  # whatever the length before it looks like
+        return _SAFETENSORS
+    return next((kind for signature, kind in _OTHER_KINDS.items() if re.match(signature, start)), None)
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def read_health(studio: StudioDep) -> Health:
 @_router.get("/api/v1/models", tags=["models"])
 def list_models(studio: StudioDep) -> list[ModelView]:
     """List the installed models and what an empty field means with each."""
-    return [ModelView.of(model) for model in studio.models()]
+    hashes = studio.model_hashes()
+    return [ModelView.of(model, sha256=hashes.get(model.name)) for model in studio.models()]
 
 
 @_router.get("/api/v1/embeddings", tags=["models"])

@@ -108,9 +108,10 @@ class ModelView(BaseModel):
     native_height: int
     tasks: list[str]
     defaults: dict[str, Any] = Field(description="What a request's empty fields mean with this model.")
+    sha256: str | None = Field(description="Of its weights, as in pictures' records, once it has been computed.")
 
     @classmethod
-    def of(cls, model: Model) -> Self:
+    def of(cls, model: Model, *, sha256: str | None) -> Self:
         return cls(
             name=model.name,
             family=model.family.label,
@@ -121,6 +122,7 @@ class ModelView(BaseModel):
             native_height=model.native_height,
             tasks=sorted(model.family.tasks),
             defaults={**model.family.defaults, **model.defaults},
+            sha256=sha256,
         )
 
 

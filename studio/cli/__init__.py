@@ -16,6 +16,7 @@ from pipelines.spec.values import OTHER_NAMES
 from studio import __version__
 from studio.cli import (
     batch,
+    convert,
     gallery,
     generate,
     hires,
@@ -47,7 +48,22 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,  # plain help, half as slow: rich draws tables and progress only
 )
-for module in (serve, generate, hires, upscale, batch, train, jobs, gallery, verify, strip, models, loras, styles):
+for module in (
+    serve,
+    generate,
+    hires,
+    upscale,
+    batch,
+    train,
+    jobs,
+    gallery,
+    verify,
+    strip,
+    convert,
+    models,
+    loras,
+    styles,
+):
     module.install(app)
 
 

@@ -25,17 +25,22 @@ def list_models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per model.")] = False,
     settings: Settings,
 ) -> None:
-    """List the installed models, with licence and openness."""
-    from studio.store import installed_models
+    """List the installed models, with licence and openness, and the hash of those that have painted here."""
+    from studio.core import Studio
 
-    models = [_described(model) for model in installed_models(settings.models_dir)]
+    with Studio(settings) as studio:
+        hashes = studio.model_hashes()
+        models = [_described(model, sha256=hashes.get(model.name)) for model in studio.models()]
     if as_json:
         for model in models:
             print_json(model)
         return
-    columns = ("name", "family", "size", "licence", "openness", "description")
-    sized = [{**model, "size": f"{model['native_width']}×{model['native_height']}"} for model in models]
-    print_table(columns, ([model[column] for column in columns] for model in sized))
+    columns = ("name", "family", "size", "hash", "licence", "openness", "description")
+    shown = [
+        {**model, "size": f"{model['native_width']}×{model['native_height']}", "hash": (model["sha256"] or "")[:10]}
+        for model in models
+    ]
+    print_table(columns, ([model[column] for column in columns] for model in shown))
     typer.echo(f"For more, copy diffusers folders into {settings.models_dir}", err=True)
 
 
@@ -85,7 +90,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _described(model: "Model") -> dict[str, Any]:
+def _described(model: "Model", *, sha256: str | None) -> dict[str, Any]:
     return {
         "name": model.name,
         "family": model.family.label,
@@ -94,4 +99,5 @@ def _described(model: "Model") -> dict[str, Any]:
         "licence": model.licence,
         "openness": model.openness,
         "description": model.description,
+        "sha256": sha256,
     }

@@ -5,7 +5,7 @@ from studio.store.embeddings import EmbeddingCatalogue, InstalledEmbedding, brou
 from studio.store.hashes import FileHashes, Hashes
 from studio.store.headers import FileHeaders
 from studio.store.installed import POCKET, find_model, installed_models, model_named
-from studio.store.lora_header import LoraHeader
+from studio.store.lora_header import LoraHeader, read_lora_header
 from studio.store.loras import InstalledLora, LoraCatalogue, described_lora
 from studio.store.model_hashes import ModelHashes
 from studio.store.upscalers import find_upscaler, installed_upscalers, upscaler_finder
@@ -28,6 +28,7 @@ __all__ = [
     "installed_models",
     "installed_upscalers",
     "model_named",
+    "read_lora_header",
     "small_picture",
     "upscaler_finder",
 ]

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipelines.spec import pickles
 from pipelines.spec.embeddings import EmbeddingFile, EmbeddingLayout, check_fits, layout_of
 from pipelines.spec.errors import InvalidRequest, ModelError
 from pipelines.spec.loras import ResolvedLora
@@ -96,9 +97,10 @@ class EmbeddingCatalogue:
         self._known: dict[Path, tuple[tuple[int, int, int], InstalledEmbedding]] = {}
 
     def all(self) -> list[InstalledEmbedding]:
-        """Return every file, by name; those that cannot be used say why."""
+        """Return every file, by name; those that cannot be used say why. A pickle that was converted is left out."""
         self._known = dict(self._look())
-        found = [embedding for _, embedding in self._known.values()]
+        usable = {embedding.path for _, embedding in self._known.values() if embedding.layout}
+        found = [embedding for _, embedding in self._known.values() if not _is_replaced(embedding, usable)]
         return sorted(found, key=lambda each: (each.name.lower(), each.path))
 
     def vectors(self) -> dict[str, int]:
@@ -152,6 +154,12 @@ class EmbeddingCatalogue:
             stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
             known = self._known.get(path)
             yield path, known if known is not None and known[0] == stamp else (stamp, _read(path))
+
+
+def _is_replaced(embedding: InstalledEmbedding, usable: Collection[Path]) -> bool:
+    """Whether it is called like a pickle, cannot be used, and a file beside it can, as `studio convert` makes it."""
+    is_refused = embedding.layout is None and embedding.path.suffix.lower() in pickles.SUFFIXES
+    return is_refused and embedding.path.with_suffix(".safetensors") in usable
 
 
 def brought_by(

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipelines.spec import pickles
 from pipelines.spec.errors import ModelError, NotFound
 from pipelines.spec.loras import LoraFile
 from pipelines.spec.model import Model
@@ -192,11 +193,23 @@ class LoraCatalogue:
                 raise NotFound(f"LoRA {name!r:.80} is one of {', '.join(lora.name for lora in meant)}; say which")
             if meant:
                 return meant[0]
+        if (other := self._not_read(name)) is not None:
+            raise NotFound(
+                f"LoRA {name!r:.80} is there as {other.name} only, and only {SUFFIX} files are read; "
+                f"if it is a pickle: {pickles.WAY_OUT}"
+            )
         names = {called.lower(): lora.name for lora in installed for called in (lora.path.stem, lora.name)}
         near = [names[each] for each in get_close_matches(wanted.lower(), names, n=3, cutoff=0.5)]
         others = dict.fromkeys(near or (lora.name for lora in installed[:10]))
         there = f"there are {', '.join(others)}" if others else "there are none"
         raise NotFound(f"LoRA {name!r:.80} is not installed; {there} (LoRAs live in {self._folders[0]})")
+
+    def _not_read(self, name: str) -> Path | None:
+        """Return a file of that name that is called as pickles are."""
+        files = (
+            path for folder in self._folders for path in sorted(folder.rglob("*")) if path.suffix in pickles.SUFFIXES
+        )
+        return next((each for each in files if name in {each.name, each.stem}), None)
 
     def _read(self, files: Iterable[LoraOnDisk], found: Mapping[str, LoraOnDisk]) -> dict[Stamp, LoraHeader | str]:
         """Return what the headers of files tell, or why they cannot be read: from memory, the database, the files.

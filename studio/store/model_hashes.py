@@ -1,7 +1,7 @@
 """Hashes of models: one for a whole folder, made of those of its weight files."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipelines.spec.model import Model
@@ -39,7 +39,17 @@ class ModelHashes:
             StorageError: the database refuses.
         """
         digests = [self._hashes.of(path).file for path in _weights(model)]
-        return hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+        return _of_files(digests) if digests else ""
+
+    def known(self) -> dict[str, str]:
+        """Return the hashes of the installed models by name; only those for which nothing must be read."""
+        known = self._hashes.known()
+        found = {}
+        for model in installed_models(self._models_dir):
+            states = [key(path) for path in _weights(model)]
+            if states and known.keys() >= set(states):
+                found[model.name] = _of_files(known[state].file for state in states)
+        return found
 
     def find(self, name: str, digest: str) -> str | None:
         """Return the name of the model of a hash, of which the first 8 digits are enough; without one, of a name.
@@ -71,6 +81,10 @@ class ModelHashes:
             left -= 0 if is_named else unknown[model.name]
             if is_named or left >= 0:
                 yield model
+
+
+def _of_files(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _weights(model: Model) -> list[Path]:

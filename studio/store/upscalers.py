@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.spec.errors import InvalidRequest, NotFound
+from pipelines.spec.pickles import WAY_OUT
 from pipelines.spec.upscalers import UPSCALERS
 
 SUFFIX = ".safetensors"
@@ -33,7 +34,7 @@ def find_upscaler(name: str, folder: Path, *, field: str) -> Path:
         if other is not None:
             raise InvalidRequest(
                 f"{field} {name!r}: {other.name} is no safetensors file, and others can run code when they are "
-                "read; get or convert it to safetensors",
+                f"read; get one of safetensors, or, if it is a pickle: {WAY_OUT}",
                 field=field,
             )
         known = ", ".join((*UPSCALERS, *installed_upscalers(folder)))

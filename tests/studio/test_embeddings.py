@@ -89,7 +89,7 @@ def test_what_is_no_embedding_says_so(tensors: dict[str, tuple[int, ...]], folde
 def test_pickles_are_refused_whatever_they_are_called(name: str, folder: Path, studio: Studio) -> None:
     (folder / name).write_bytes(pickle.dumps({"string_to_param": {}}))
 
-    with pytest.raises(InvalidRequest, match=r"names embedding 'emb': .*pickle.*save_file") as refusal:
+    with pytest.raises(InvalidRequest, match=r"names embedding 'emb': .*pickle.*studio convert") as refusal:
         studio.generate("x", negative_prompt="emb", progress=False)
     assert refusal.value.field == "negative_prompt"
 

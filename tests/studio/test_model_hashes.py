@@ -54,6 +54,16 @@ def test_pictures_and_their_names_say_the_hash_of_the_model(settings: Settings, 
     assert f", Hires checkpoint: other [{other[:10]}], " in text
 
 
+def test_a_hash_is_known_once_the_model_has_painted_and_until_a_file_changes(studio: Studio, toy: Path) -> None:
+    assert studio.model_hashes() == {}
+
+    studio.generate("a boat", progress=False)
+
+    assert studio.model_hashes() == {"toy": TOY}
+    (toy / "vae/diffusion_pytorch_model.safetensors").write_bytes(b"other weights")
+    assert studio.model_hashes() == {}
+
+
 def test_what_is_not_painted_names_no_weights(studio: Studio, toy: Path) -> None:
     (small,) = studio.generate("a boat", progress=False)
 

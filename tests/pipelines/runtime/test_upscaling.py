@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from pipelines.runtime.pickles import unpickle
 from pipelines.runtime.upscaling import UpscaleModel, Upscalers, in_tiles
 from pipelines.spec.errors import Cancelled, ModelError, NotANumber
 
@@ -108,6 +109,22 @@ def test_a_model_file_enlarges_to_any_size(tmp_path: Path) -> None:
     assert model.scale == 4
     for width, height in ((96, 64), (384, 256), (400, 264), (1600, 1040)):
         assert model.enlarge(picture(96, 64), width=width, height=height).size == (width, height)
+
+
+@pytest.mark.usefixtures("spandrel")
+@pytest.mark.parametrize("nest", ["params_ema", "params", "state_dict", None])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_was_a_pickle_enlarges_as_before(nest: str | None, prefix: str, tmp_path: Path) -> None:
+    file = esrgan(tmp_path / "4x.safetensors")
+    state = {f"{prefix}{name}": tensor for name, tensor in load_file(file).items()}
+    torch.save(state if nest is None else {nest: state, "iter": 400_000}, tmp_path / "4x.pth")
+    with (tmp_path / "converted.safetensors").open("wb") as converted:
+        unpickle(tmp_path / "4x.pth").write(converted)
+
+    models = [UpscaleModel(tmp_path / name, device=CPU) for name in ("4x.safetensors", "converted.safetensors")]
+
+    before, after = (model.enlarge(picture(40, 30), width=160, height=120).tobytes() for model in models)
+    assert before == after
 
 
 @pytest.mark.usefixtures("spandrel")

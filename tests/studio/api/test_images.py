@@ -178,6 +178,7 @@ def test_models_tell_what_empty_fields_mean(client: TestClient) -> None:
     assert models["toy"]["native_width"] == 128
     assert models["toy"]["defaults"]["num_inference_steps"] == 4
     assert models["toy"]["defaults"]["scheduler"] == "dpmpp_2m"
+    assert models["toy"]["sha256"] is None
 
 
 def test_embeddings_are_listed(client: TestClient, studio: Studio) -> None:

@@ -40,7 +40,7 @@ def test_help_and_version(run: Run) -> None:
     assert run("--help").out == run().out
     assert re.findall(r"^  (\w+)  ", run("--help").out, re.MULTILINE) == [
         *("serve", "generate", "hires", "upscale", "batch", "train", "jobs", "cancel", "read", "verify", "strip"),
-        *("list", "embeddings", "doctor", "styles", "gallery", "loras"),
+        *("convert", "list", "embeddings", "doctor", "styles", "gallery", "loras"),
     ]
     assert run().code == 0
 
@@ -139,7 +139,18 @@ def test_models_are_listed_with_their_licences(run: Run) -> None:
 
     assert models["toy"]["licence"] == "Apache-2.0"
     assert models["toy"]["native_width"] == 128
+    assert models["toy"]["sha256"] is None  # nothing is read for a list
     assert "128×128" in run("list").out
+
+
+def test_models_are_listed_with_the_hash_that_their_pictures_say(run: Run, settings: Settings) -> None:
+    (settings.models_dir / "toy/unet/model.safetensors").write_bytes(b"weights")
+    record = json.loads(run("generate", "a boat", "--json").out)
+
+    model = next(model for model in map(json.loads, run("list", "--json").out.splitlines()) if model["name"] == "toy")
+
+    assert model["sha256"] == record["provenance"]["model_hash"]
+    assert model["sha256"][:10] in run("list").out
 
 
 def test_a_damaged_database_is_a_sentence(run: Run, settings: Settings) -> None:
