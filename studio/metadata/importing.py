@@ -16,6 +16,8 @@ from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui, weights
+from studio.metadata.a1111_keys import ENLARGED, EXTRAS, KEY, OURS, name_in_hashes
+from studio.metadata.a1111_writing import write_extras
 from studio.metadata.finding import (
     FindLora,
     FindModel,
@@ -63,7 +65,7 @@ class Imported:
     @property
     def is_ours(self) -> bool:
         """Whether the picture was made here, so that its record is complete."""
-        return self.program == a1111.OURS
+        return self.program == OURS
 
 
 def read_foreign(texts: Mapping[str, str]) -> Foreign | None:
@@ -102,9 +104,9 @@ def import_request(
     if record is not None:
         asked = asked_here(record, find_model=find_model, find_lora=find_lora).model_dump(exclude_defaults=True)
         files = files_here(record, find_model=find_model, find_lora=find_lora, find_embedding=find_embedding)
-        return Imported(a1111.OURS, asked, (*files, *_own_enlarging(texts)))
+        return Imported(OURS, asked, (*files, *_own_enlarging(texts)))
     if (larger := _only_enlarged(texts)) is not None:
-        return Imported(a1111.OURS, larger.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
+        return Imported(OURS, larger.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
     foreign = read_foreign(_with_extras(texts))
     if foreign is None:
         raise NotFound(f"no settings of a picture can be read here; there is {', '.join(texts) or 'nothing'}")
@@ -126,7 +128,7 @@ def import_request(
     notes = _without_refused(fields, notes)
     notes += _styles(foreign)
     notes += _enlarged(foreign)
-    sizes = {f"{key}-{side}" for key in a1111.ENLARGED for side in (1, 2)}
+    sizes = {f"{key}-{side}" for key in ENLARGED for side in (1, 2)}
     known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING | sizes
     for key, value in foreign.pairs.items():
         if key not in known and value not in _NOTHING:
@@ -143,21 +145,21 @@ def _record(texts: Mapping[str, str], key: str) -> Record | None:
 
 def _own_enlarging(texts: Mapping[str, str]) -> Iterator[Note]:
     """Say what was done to a picture of ours when it was finished."""
-    extras = a1111.read(_with_extras({key: text for key, text in texts.items() if key != a1111.KEY}))
+    extras = a1111.read(_with_extras({key: text for key, text in texts.items() if key != KEY}))
     return iter(()) if extras is None else _enlarged(extras)
 
 
 def _only_enlarged(texts: Mapping[str, str]) -> GenerationRequest | None:
     """Return how a picture that no program painted was made larger here, if that is all that is said."""
     record = _record(texts, native.ENLARGED)
-    is_all = record is not None and read_foreign({key: texts[key] for key in texts.keys() - set(a1111.EXTRAS)}) is None
+    is_all = record is not None and read_foreign({key: texts[key] for key in texts.keys() - set(EXTRAS)}) is None
     return record.request.asked() if record is not None and is_all else None
 
 
 def _with_extras(texts: Mapping[str, str]) -> Mapping[str, str]:
     """Add what A1111's Extras tab would say of a picture that was made larger here: EXIF has no room for it."""
     try:
-        return {a1111.EXTRAS[0]: a1111.write_extras(native.read(texts[native.ENLARGED]).request), **texts}
+        return {EXTRAS[0]: write_extras(native.read(texts[native.ENLARGED]).request), **texts}
     except (KeyError, ValueError):
         return texts
 
@@ -175,7 +177,7 @@ def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
     for kind, arguments in TAG.findall(foreign.prompt):
         if kind in LORA_KINDS:
             lora = read_tag(arguments)
-            loras.append(replace(lora, hash=digests.pop(a1111.name_in_hashes(lora.name), "")))
+            loras.append(replace(lora, hash=digests.pop(name_in_hashes(lora.name), "")))
     loras += [Lora(name, 1.0, digest) for name, digest in digests.items()]
     return {"prompt": TAG.sub("", foreign.prompt).strip(), "negative_prompt": foreign.negative_prompt}, loras
 
@@ -318,7 +320,7 @@ def _styles(foreign: Foreign) -> Iterator[Note]:
 
 def _enlarged(foreign: Foreign) -> Iterator[Note]:
     """Say what was done to the finished picture in A1111's Extras tab, or here with strength 0."""
-    for key in a1111.ENLARGED:
+    for key in ENLARGED:
         size = "x".join(foreign.pairs.get(f"{key}-{side}", "") for side in (1, 2))
         value = foreign.pairs.get(key) or (size if size != "x" else "")
         if value:

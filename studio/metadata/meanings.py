@@ -16,6 +16,7 @@ from pipelines.spec.schedulers import AUTOMATIC, NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import UPSCALERS, canonical_upscaler
 from studio.metadata import a1111, vocabulary
+from studio.metadata.a1111_keys import ENLARGED, TEMPLATE_KEYS
 from studio.metadata.finding import FindModel, FindUpscaler, Lacking, Outcome, Reading, found_model, shortened
 from studio.metadata.foreign import Foreign, stem
 
@@ -183,7 +184,7 @@ def _strength(text: str, source: Source, *, hires: bool) -> Reading | None:
 
 def _has_input(foreign: Foreign) -> bool:
     """Whether a picture with a strength of 0 was made from another; A1111's API says 0 of text-to-image too."""
-    signs = {"Init image hash", "Resize mode", *a1111.ENLARGED, *(f"{key}-1" for key in a1111.ENLARGED)}
+    signs = {"Init image hash", "Resize mode", *ENLARGED, *(f"{key}-1" for key in ENLARGED)}
     return foreign.format != "a1111" or bool(signs & foreign.pairs.keys())
 
 
@@ -292,7 +293,7 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning("mask_blur_y", _number, a1111="Mask blur y"),
     Meaning("resize_mode", _text, a1111="Resize mode"),
     Meaning("step_rule", _text, a1111="Step rule", comfyui="step rule"),
-    *(Meaning(TEMPLATES[field], _text, a1111=key) for field, key in a1111.TEMPLATE_KEYS.items()),
+    *(Meaning(TEMPLATES[field], _text, a1111=key) for field, key in TEMPLATE_KEYS.items()),
     Meaning("invert_mask", partial(_chosen, choices={"inpaint masked": False, "inpaint not masked": True}),
             a1111="Mask mode"),
     Meaning("masked_content", partial(_chosen, choices=_CONTENTS), a1111="Masked content"),
@@ -332,7 +333,7 @@ MEANINGS: tuple[Meaning, ...] = (
 
 SAYS_NOTHING: frozenset[str] = frozenset(
     {
-        *a1111.ENLARGED,
+        *ENLARGED,
         *(
             "Styles",
             "Version",
