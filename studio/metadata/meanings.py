@@ -161,10 +161,19 @@ def _hires_noise_schedule(text: str, source: Source) -> Reading | None:
 
 
 def _upscaler(text: str, source: Source) -> Reading | None:
+    """Read an upscaler; nothing but its name says which model file was meant."""
     name = canonical_upscaler(vocabulary.UPSCALERS.get(text, text))
-    found = name if name in UPSCALERS else source.find_upscaler(name)
+    if name in UPSCALERS:
+        return Reading(name)
+    file = vocabulary.UPSCALER_FILES.get(name, name)
+    found = source.find_upscaler(name) or source.find_upscaler(file)
     if found is None:
-        raise Lacking(f"no upscaler {shortened(name)} is installed in upscalers/, or spandrel, which runs it, is not")
+        raise Lacking(
+            f"no upscaler {shortened(name)} is installed: put {stem(file)[:60]}.safetensors into upscalers/, which "
+            f"spandrel runs (pip install 'open-weights-studio[upscale]'), or choose one of {', '.join(UPSCALERS)}"
+        )
+    if found != stem(name):
+        return Reading(found, Outcome.APPROXIMATED, f"{found} is called almost so; it may be another model")
     return Reading(found)
 
 

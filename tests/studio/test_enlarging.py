@@ -10,6 +10,7 @@ from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.request import GenerationRequest
 from studio import Settings, Studio
 from studio.metadata import a1111_keys, import_request, read_texts
+from studio.store import upscaler_finder
 from tests.studio.conftest import write_model
 
 
@@ -84,6 +85,15 @@ def test_a_model_file_is_found_by_its_name_and_needs_spandrel(studio: Studio) ->
             studio.check(request)
     else:
         studio.check(request)
+
+
+def test_other_programs_names_find_a_model_file_that_is_called_almost_so(tmp_path: Path) -> None:
+    (tmp_path / "4x_UltraSharp.safetensors").write_bytes(b"")
+    find = upscaler_finder(tmp_path)
+
+    can_run = find_spec("spandrel") is not None
+    assert find("4x-ultrasharp.pth") == ("4x_UltraSharp" if can_run else None)
+    assert find("4x-AnimeSharp") is None
 
 
 def test_a_model_of_the_second_pass_must_be_there(studio: Studio, settings: Settings) -> None:

@@ -15,6 +15,7 @@ from studio.metadata import FoundLora, Note, Outcome, import_request, native
 from studio.metadata.foreign import Format
 from studio.metadata.importing import read_foreign
 from studio.metadata.meanings import MEANINGS
+from studio.store.upscalers import alike
 from tests.pipelines.spec.conftest import make_model
 from tests.studio.metadata.test_infotext import INPAINT, NEW, VARIATION
 from tests.studio.metadata.test_metadata import record
@@ -146,6 +147,32 @@ def test_each_thing_that_is_said_gets_its_note(pairs: str, field: str, outcome: 
     assert GenerationRequest.parse(imported.request_fields).prompt == "a boat"
     if field in GenerationRequest.model_fields:
         assert (field in imported.request_fields) is (outcome in {Outcome.USED, Outcome.APPROXIMATED})
+
+
+@pytest.mark.parametrize(
+    ("label", "file", "outcome"),
+    [
+        ("4x-UltraSharp", "4x-UltraSharp", Outcome.USED),
+        ("4x-UltraSharp.pth", "4x-UltraSharp", Outcome.USED),
+        ("4x-UltraSharp", "4x_ultrasharp", Outcome.APPROXIMATED),
+        ("SwinIR_4x", "SwinIR 4x", Outcome.APPROXIMATED),
+        ("DAT x4", "DAT_x4", Outcome.APPROXIMATED),
+        ("ESRGAN_4x", "ESRGAN_4x", Outcome.USED),
+        ("R-ESRGAN 4x+", "RealESRGAN_x4plus", Outcome.APPROXIMATED),
+        ("R-ESRGAN 4x+", "R-ESRGAN 4x+", Outcome.USED),
+        ("R-ESRGAN 4x+ Anime6B", "RealESRGAN_x4plus", Outcome.MISSING),
+        ("R-ESRGAN 4x+", "RealESRGAN_x4plus_anime_6B", Outcome.MISSING),
+        ("4x-UltraSharp", "4x-AnimeSharp", Outcome.MISSING),
+    ],
+)
+def test_a_model_that_enlarges_is_found_by_almost_its_name(label: str, file: str, outcome: Outcome) -> None:
+    text = with_pairs(f"Hires upscale: 2, Hires upscaler: {label}")
+
+    imported = import_request({"parameters": text}, find_upscaler=lambda name: alike(name, [file]))
+
+    (note,) = [note for note in imported.notes if note.field == "hires_upscaler"]
+    assert note.outcome is outcome
+    assert imported.request_fields.get("hires_upscaler") == (None if outcome is Outcome.MISSING else file)
 
 
 FRAGMENTS = (
