@@ -26,6 +26,7 @@ _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _DEFAULTS = {"Emphasis": "Original", "RNG": "GPU", "Schedule type": "Automatic"}
 _DEFAULTS_OF_COMFYUI = {"Emphasis": "Comfy", "RNG": "CPU", "Step rule": "exact"}
 """Where one of its nodes wrote this text."""
+_DEFAULTS_OF_SDNEXT = {"Parser": "native"}
 
 _OUR_DEFAULTS = {"Clip skip": "1"}
 """Others mean by it, too, what their model does by itself: that is not 1 for Stable Diffusion XL."""
@@ -66,6 +67,8 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     program = program_of(pairs)
     defaults = (_DEFAULTS | (_DEFAULTS_OF_COMFYUI if program == "ComfyUI" else {})) if pairs else {}
     modernise(pairs, program)
+    if program == "SD.Next":
+        defaults |= _DEFAULTS_OF_SDNEXT
     if program == OURS:
         defaults |= _OUR_DEFAULTS
     if is_hires(pairs):

@@ -39,7 +39,7 @@ FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
 
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
-"""The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
+"""The end of `[from:to:1.5]`: since A1111 1.6 a fraction, in the hires pass; before, and in SD.Next, a step."""
 
 _ENLARGING = ("init_image", "strength", "width", "height", "resize_mode", "upscaler", "output_format")
 """Fields that matter where nothing is painted."""
@@ -115,8 +115,9 @@ def import_request(
     prompts, loras = _prompts(foreign)
     for field, prompt in prompts.items():
         notes += _apply_prompt(field, prompt, foreign, fields)
-        if _BEYOND_THE_END.search(prompt) and _is_before_1_6(foreign):
-            notes.append(Note(field, prompt, Outcome.APPROXIMATED, "before A1111 1.6, [a:b:1.5] switched at a step"))
+        if _BEYOND_THE_END.search(prompt) and _has_old_fractions(foreign):
+            why = "in SD.Next, and before A1111 1.6, [a:b:1.5] switches at a step"
+            notes.append(Note(field, prompt, Outcome.APPROXIMATED, why))
     if foreign.format != "a1111" and any("#" in prompt for prompt in prompts.values()):
         fields["prompt_comments"] = False
     for meaning in MEANINGS:
@@ -196,9 +197,10 @@ def _other_tags(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
             fields[field] = TAG.sub("", text).strip()
 
 
-def _is_before_1_6(foreign: Foreign) -> bool:
+def _has_old_fractions(foreign: Foreign) -> bool:
     version = re.match(r"v?([0-9]{1,4})\.([0-9]{1,4})", foreign.pairs.get("Version", "v0.0"))
-    return foreign.program == "A1111" and version is not None and (int(version[1]), int(version[2])) < (1, 6)
+    is_old = version is not None and (int(version[1]), int(version[2])) < (1, 6)
+    return foreign.program == "SD.Next" or (foreign.program == "A1111" and is_old)
 
 
 def _apply_prompt(field: str, prompt: str, foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:

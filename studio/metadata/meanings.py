@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.spec.schedulers import AUTOMATIC, NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import UPSCALERS, canonical_upscaler
-from studio.metadata import a1111, vocabulary
+from studio.metadata import a1111, vocabulary, weights
 from studio.metadata.a1111_keys import ENLARGED, TEMPLATE_KEYS
 from studio.metadata.finding import FindModel, FindUpscaler, Lacking, Outcome, Reading, found_model, shortened
 from studio.metadata.foreign import Foreign, stem
@@ -225,6 +225,19 @@ def _model_by_hash(text: str, source: Source, *, name_key: str) -> Reading | Non
     return None if source.foreign.pairs.get(name_key) else _found("", text, source)
 
 
+def _parser(text: str, source: Source) -> Reading | None:
+    """Read which of SD.Next's parsers took the prompt apart; what it made of it is read with the prompt."""
+    foreign = source.foreign
+    if not weights.is_sdnext_on_diffusers(foreign):
+        return None
+    parser = weights.sdnext_parser(foreign)
+    if parser not in weights.SDNEXT_PARSERS:
+        why = f"there is no parser {shortened(text)} here: the prompt is read as by SD.Next's own"
+        return Reading("comfy", Outcome.APPROXIMATED, why)
+    value = weights.SDNEXT_PARSERS[parser]
+    return Reading(value, why=f"SD.Next weighs words in the way that emphasis {value} does here")
+
+
 def _hires_model(text: str, source: Source) -> Reading | None:
     if text in {"", "Use same checkpoint"}:
         return None
@@ -277,6 +290,7 @@ MEANINGS: tuple[Meaning, ...] = (
             swarmui="noise"),
     Meaning("emphasis", partial(_chosen, choices=_EMPHASIS), a1111="Emphasis", comfyui="emphasis", invokeai="emphasis",
             swarmui="emphasis"),
+    Meaning("emphasis", _parser, a1111="Parser"),
     Meaning("prompt_comments", partial(_chosen, choices={"true": True, "false": False}), a1111="Prompt comments"),
     Meaning("clip_skip", _whole, a1111="Clip skip", fooocus="clip_skip"),
     Meaning("clip_skip", partial(_whole, plus=1, none=0), invokeai="clip_skip"),

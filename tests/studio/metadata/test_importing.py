@@ -330,6 +330,7 @@ def test_a_lora_is_looked_for_by_name_and_hash() -> None:
         ("[a:b:0.5]", "Version: v1.5.2", False),
         ("[a:b:15]", "Version: v1.5.2", False),
         ("[a:b:1.5]", "Version: f2.0.1", False),
+        ("[a:b:1.5]", "App: SD.Next", True),
     ],
 )
 def test_the_old_rule_of_prompt_editing_is_told(prompt: str, version: str, told: bool) -> None:
