@@ -30,7 +30,7 @@ from studio.metadata.finding import (
     lora_verdict,
 )
 from studio.metadata.foreign import Foreign, Lora, stem
-from studio.metadata.meanings import MEANINGS, OTHER_NOISE, SAYS_NOTHING, Meaning, Source
+from studio.metadata.meanings import MEANINGS, NOT_HERE, OTHER_NOISE, OWN_VAE, SAYS_NOTHING, Meaning, Source
 from studio.metadata.ours import asked_here, files_here
 from studio.metadata.record import Record
 from studio.metadata.tags import LORA_KINDS, TAG, read_tag
@@ -131,10 +131,17 @@ def import_request(
     notes += _enlarged(foreign)
     sizes = {f"{key}-{side}" for key in ENLARGED for side in (1, 2)}
     known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING | sizes
-    for key, value in foreign.pairs.items():
-        if key not in known and value not in _NOTHING:
-            notes.append(Note(key, value, Outcome.IGNORED, "there is nothing like it here"))
+    notes += _unknown({key: value for key, value in foreign.pairs.items() if key not in known})
     return Imported(foreign.program, as_it_stands(fields), tuple(notes[:_MAX_NOTES]))
+
+
+def _unknown(pairs: Mapping[str, str]) -> Iterator[Note]:
+    """Say of what cannot be asked here that it is left out."""
+    for key, value in pairs.items():
+        if key in NOT_HERE and value in OWN_VAE:
+            yield Note(key, value, Outcome.USED, "the model's own VAE decodes pictures here too")
+        elif value not in _NOTHING and not (key == "VAE hash" and "VAE" in pairs):
+            yield Note(key, value, Outcome.IGNORED, NOT_HERE.get(key, "there is nothing like it here"))
 
 
 def _record(texts: Mapping[str, str], key: str) -> Record | None:

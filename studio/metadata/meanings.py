@@ -6,7 +6,7 @@ sentence where the text means nothing.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -354,6 +354,15 @@ MEANINGS: tuple[Meaning, ...] = (
 )
 # fmt: on
 
+NOT_HERE: Mapping[str, str] = dict.fromkeys(
+    ("VAE", "VAE hash", "vae", "vae_name"),
+    "the model's own VAE decodes pictures here: where that is another, colours and fine details differ",
+)
+"""Keys of what cannot be asked here -> what that means for the picture."""
+
+OWN_VAE = frozenset({"Automatic", "Default", "Default (model)"})
+"""What a program calls the VAE of the model itself."""
+
 SAYS_NOTHING: frozenset[str] = frozenset(
     {
         *ENLARGED,
@@ -372,7 +381,7 @@ SAYS_NOTHING: frozenset[str] = frozenset(
             "Refine",
             "Hires force",
         ),
-        *("Civitai resources", "Civitai metadata", "VAE hash", "First pass size-1", "First pass size-2"),
+        *("Civitai resources", "Civitai metadata", "First pass size-1", "First pass size-2"),
         *("version", "metadata_scheme", "app_version", "model_hash", "base_model_hash", "vae_hash", "created_by"),
         *("swarm_version", "aspectratio"),
         *("styles", "prompt_expansion", "generation_mode", "request_type", "image", "type"),

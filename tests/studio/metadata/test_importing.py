@@ -115,12 +115,19 @@ OUTCOMES: list[tuple[str, str, Outcome, str]] = [
     ("Mask blur: 4, Outpaint left: 64", "mask_image", Outcome.MISSING, "if it was made with a mask of its own"),
     ("Face restoration: CodeFormer", "Face restoration", Outcome.IGNORED, "there is nothing like it here"),
     ("Lora hashes: ocean: 0123456789ab", "loras", Outcome.MISSING, "no LoRA 'ocean' [0123456789ab] is installed"),
-    ("VAE: sdxl_vae", "VAE", Outcome.IGNORED, "there is nothing like it here"),
-    (
-        "Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+",
-        "hires_upscaler",
-        Outcome.MISSING,
-        "'R-ESRGAN 4x+' is installed",
+    ("VAE: sdxl_vae, VAE hash: 235745af8d", "VAE", Outcome.IGNORED, "the model's own VAE decodes pictures here: where"),
+    ("VAE hash: 235745af8d", "VAE hash", Outcome.IGNORED, "colours and fine details differ"),
+    ("VAE: Automatic", "VAE", Outcome.USED, "the model's own VAE decodes pictures here too"),
+    ("Parser: a1111, App: SD.Next", "emphasis", Outcome.USED, "that emphasis comfy does here"),
+    ("Parser: Full parser, App: SD.Next", "emphasis", Outcome.USED, "that emphasis comfy does here"),
+    ("Parser: xhinker, App: SD.Next", "emphasis", Outcome.USED, "that emphasis no_norm does here"),
+    ("Parser: odd, App: SD.Next", "emphasis", Outcome.APPROXIMATED, "no parser 'odd' here: the prompt is read"),
+    *(
+        (f"Hires upscale: 2, Hires upscaler: {label}", "hires_upscaler", Outcome.MISSING, why)
+        for label, why in (
+            ("R-ESRGAN 4x+", "'R-ESRGAN 4x+' is installed: put RealESRGAN_x4plus.safetensors into upscalers/"),
+            ("4x-UltraSharp", "put 4x-UltraSharp.safetensors into upscalers/, which spandrel runs"),
+        )
     ),
     ("Hires upscale: 2, Hires upscaler: None", "hires_upscaler", Outcome.USED, "as lanczos"),
     ("Hires upscale: 2, Hires upscaler: Latent", "hires_upscaler", Outcome.USED, "as latent_bilinear"),
