@@ -30,8 +30,9 @@ from studio.metadata.finding import (
     lora_verdict,
 )
 from studio.metadata.foreign import Foreign, Lora, stem
-from studio.metadata.meanings import MEANINGS, NOT_HERE, OTHER_NOISE, OWN_VAE, SAYS_NOTHING, Meaning, Source
+from studio.metadata.meanings import MEANINGS, NOT_HERE, OWN_VAE, SAYS_NOTHING, Meaning
 from studio.metadata.ours import asked_here, files_here
+from studio.metadata.readers import OTHER_NOISE, Source
 from studio.metadata.record import Record
 from studio.metadata.tags import LORA_KINDS, TAG, read_tag
 
