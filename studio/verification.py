@@ -123,7 +123,7 @@ def compare(path: Path, made: GalleryImage) -> Verification:
     """
     records = [metadata.read(each) for each in (path, made.path)]
     before, after = (_pixels(each) for each in (path, made.path))
-    differences, notes = _differences(*records), metadata.disagreements(path)
+    differences, notes = _differences(*records), metadata.disagreements(metadata.read_texts(path))
     if before.size != after.size:
         return Verification(path, None, 1.0, differences, notes)
     bands = ImageChops.difference(before, after).split()

@@ -5,7 +5,6 @@ A picture that was only made larger goes on saying what its source says, but for
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.values import OutputFormat
-from studio.metadata import a1111, native, provenance
+from studio.metadata import a1111_keys, a1111_writing, native, provenance
+from studio.metadata.agreement import disagreements
 from studio.metadata.finding import FindLora, FindModel, FoundLora, Note, Outcome
 from studio.metadata.importing import Imported, import_request
 from studio.metadata.ours import MODELS, asked_here
@@ -144,22 +144,6 @@ def record_in(texts: Mapping[str, str]) -> Record | None:
     return None if text is None else native.read(text)
 
 
-def disagreements(path: Path) -> tuple[str, ...]:
-    """Return sentences on what the texts beside a picture's record say otherwise than the record; see `read`.
-
-    Raises:
-        NotFound: as `read`.
-    """
-    enlarged, texts = read(path), read_texts(path)
-    found: list[tuple[str, str, str]] = []
-    with suppress(ValueError):
-        found += a1111.disagreements(native.read(texts.get(native.KEY, "")), texts)
-    if native.ENLARGED in texts and (said := texts.get(a1111.EXTRAS[0])) is not None:
-        meant = a1111.write_extras(enlarged.request)
-        found += [(a1111.EXTRAS[0], said, meant)] if said != meant else []
-    return tuple(f"its infotext says {key} {said:.60}, and its record {meant:.60}" for key, said, meant in found)
-
-
 def _said_by(source: Path) -> dict[str, str]:
     try:
         return read_texts(source)
@@ -175,9 +159,10 @@ def _texts(record: Record, said: Mapping[str, str]) -> dict[str, str]:
         said: the texts of its source.
     """
     if not record.request.paints_nothing:
-        return {native.KEY: native.write(record), a1111.KEY: a1111.write(record)}
-    kept = {key: text for key, text in said.items() if key.isascii() and key not in {XMP, *a1111.EXTRAS}}
-    return {**kept, native.ENLARGED: native.write(record), a1111.EXTRAS[0]: a1111.write_extras(record.request)}
+        return {native.KEY: native.write(record), a1111_keys.KEY: a1111_writing.write(record)}
+    kept = {key: text for key, text in said.items() if key.isascii() and key not in {XMP, *a1111_keys.EXTRAS}}
+    extras = a1111_writing.write_extras(record.request)
+    return {**kept, native.ENLARGED: native.write(record), a1111_keys.EXTRAS[0]: extras}
 
 
 def _to_exif(texts: Mapping[str, str]) -> bytes:
@@ -186,8 +171,8 @@ def _to_exif(texts: Mapping[str, str]) -> bytes:
         zeroth[piexif.ImageIFD.ImageDescription] = texts[native.KEY].encode()
     if native.ENLARGED in texts:
         zeroth[piexif.ImageIFD.Make] = f"{native.ENLARGED}: {texts[native.ENLARGED]}".encode()
-    if a1111.KEY in texts:
-        infotext = piexif.helper.UserComment.dump(texts[a1111.KEY], encoding="unicode")
+    if a1111_keys.KEY in texts:
+        infotext = piexif.helper.UserComment.dump(texts[a1111_keys.KEY], encoding="unicode")
         comment[piexif.ExifIFD.UserComment] = infotext
     exif: bytes = piexif.dump({"0th": zeroth, "Exif": comment})
     return exif

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from studio.metadata import a1111
+from studio.metadata.a1111_keys import name_in_hashes
 
 FindModel = Callable[[str, str], str | None]
 """(name, hash), either may be empty -> the name of the installed model of that hash; without one, of that name."""
@@ -110,4 +110,4 @@ def shortened(text: str) -> str:
 
 
 def _in_hashes(name: str) -> str:
-    return a1111.name_in_hashes(name).lower()
+    return name_in_hashes(name).lower()

@@ -16,6 +16,8 @@ from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.templates import as_it_stands
 from studio.metadata import a1111, comfyui, fooocus, invokeai, native, novelai, swarmui, weights
+from studio.metadata.a1111_keys import ENLARGED, EXTRAS, KEY, OURS, name_in_hashes
+from studio.metadata.a1111_writing import write_extras
 from studio.metadata.finding import (
     FindLora,
     FindModel,
@@ -28,8 +30,9 @@ from studio.metadata.finding import (
     lora_verdict,
 )
 from studio.metadata.foreign import Foreign, Lora, stem
-from studio.metadata.meanings import MEANINGS, OTHER_NOISE, SAYS_NOTHING, Meaning, Source
+from studio.metadata.meanings import MEANINGS, NOT_HERE, OWN_VAE, SAYS_NOTHING, Meaning
 from studio.metadata.ours import asked_here, files_here
+from studio.metadata.readers import OTHER_NOISE, Source
 from studio.metadata.record import Record
 from studio.metadata.tags import LORA_KINDS, TAG, read_tag
 
@@ -37,7 +40,7 @@ FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""
 
 _BEYOND_THE_END = re.compile(r":\s{0,9}[1-9][0-9]{0,9}\.[0-9]{0,9}\s{0,9}\]")
-"""The end of `[from:to:1.5]`: since A1111 1.6 a fraction, which means the hires pass; before that, a step."""
+"""The end of `[from:to:1.5]`: since A1111 1.6 a fraction, in the hires pass; before, and in SD.Next, a step."""
 
 _ENLARGING = ("init_image", "strength", "width", "height", "resize_mode", "upscaler", "output_format")
 """Fields that matter where nothing is painted."""
@@ -63,7 +66,7 @@ class Imported:
     @property
     def is_ours(self) -> bool:
         """Whether the picture was made here, so that its record is complete."""
-        return self.program == a1111.OURS
+        return self.program == OURS
 
 
 def read_foreign(texts: Mapping[str, str]) -> Foreign | None:
@@ -102,9 +105,9 @@ def import_request(
     if record is not None:
         asked = asked_here(record, find_model=find_model, find_lora=find_lora).model_dump(exclude_defaults=True)
         files = files_here(record, find_model=find_model, find_lora=find_lora, find_embedding=find_embedding)
-        return Imported(a1111.OURS, asked, (*files, *_own_enlarging(texts)))
+        return Imported(OURS, asked, (*files, *_own_enlarging(texts)))
     if (larger := _only_enlarged(texts)) is not None:
-        return Imported(a1111.OURS, larger.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
+        return Imported(OURS, larger.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
     foreign = read_foreign(_with_extras(texts))
     if foreign is None:
         raise NotFound(f"no settings of a picture can be read here; there is {', '.join(texts) or 'nothing'}")
@@ -113,8 +116,9 @@ def import_request(
     prompts, loras = _prompts(foreign)
     for field, prompt in prompts.items():
         notes += _apply_prompt(field, prompt, foreign, fields)
-        if _BEYOND_THE_END.search(prompt) and _is_before_1_6(foreign):
-            notes.append(Note(field, prompt, Outcome.APPROXIMATED, "before A1111 1.6, [a:b:1.5] switched at a step"))
+        if _BEYOND_THE_END.search(prompt) and _has_old_fractions(foreign):
+            why = "in SD.Next, and before A1111 1.6, [a:b:1.5] switches at a step"
+            notes.append(Note(field, prompt, Outcome.APPROXIMATED, why))
     if foreign.format != "a1111" and any("#" in prompt for prompt in prompts.values()):
         fields["prompt_comments"] = False
     for meaning in MEANINGS:
@@ -126,12 +130,19 @@ def import_request(
     notes = _without_refused(fields, notes)
     notes += _styles(foreign)
     notes += _enlarged(foreign)
-    sizes = {f"{key}-{side}" for key in a1111.ENLARGED for side in (1, 2)}
+    sizes = {f"{key}-{side}" for key in ENLARGED for side in (1, 2)}
     known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING | sizes
-    for key, value in foreign.pairs.items():
-        if key not in known and value not in _NOTHING:
-            notes.append(Note(key, value, Outcome.IGNORED, "there is nothing like it here"))
+    notes += _unknown({key: value for key, value in foreign.pairs.items() if key not in known})
     return Imported(foreign.program, as_it_stands(fields), tuple(notes[:_MAX_NOTES]))
+
+
+def _unknown(pairs: Mapping[str, str]) -> Iterator[Note]:
+    """Say of what cannot be asked here that it is left out."""
+    for key, value in pairs.items():
+        if key in NOT_HERE and value in OWN_VAE:
+            yield Note(key, value, Outcome.USED, "the model's own VAE decodes pictures here too")
+        elif value not in _NOTHING and not (key == "VAE hash" and "VAE" in pairs):
+            yield Note(key, value, Outcome.IGNORED, NOT_HERE.get(key, "there is nothing like it here"))
 
 
 def _record(texts: Mapping[str, str], key: str) -> Record | None:
@@ -143,21 +154,21 @@ def _record(texts: Mapping[str, str], key: str) -> Record | None:
 
 def _own_enlarging(texts: Mapping[str, str]) -> Iterator[Note]:
     """Say what was done to a picture of ours when it was finished."""
-    extras = a1111.read(_with_extras({key: text for key, text in texts.items() if key != a1111.KEY}))
+    extras = a1111.read(_with_extras({key: text for key, text in texts.items() if key != KEY}))
     return iter(()) if extras is None else _enlarged(extras)
 
 
 def _only_enlarged(texts: Mapping[str, str]) -> GenerationRequest | None:
     """Return how a picture that no program painted was made larger here, if that is all that is said."""
     record = _record(texts, native.ENLARGED)
-    is_all = record is not None and read_foreign({key: texts[key] for key in texts.keys() - set(a1111.EXTRAS)}) is None
+    is_all = record is not None and read_foreign({key: texts[key] for key in texts.keys() - set(EXTRAS)}) is None
     return record.request.asked() if record is not None and is_all else None
 
 
 def _with_extras(texts: Mapping[str, str]) -> Mapping[str, str]:
     """Add what A1111's Extras tab would say of a picture that was made larger here: EXIF has no room for it."""
     try:
-        return {a1111.EXTRAS[0]: a1111.write_extras(native.read(texts[native.ENLARGED]).request), **texts}
+        return {EXTRAS[0]: write_extras(native.read(texts[native.ENLARGED]).request), **texts}
     except (KeyError, ValueError):
         return texts
 
@@ -175,7 +186,7 @@ def _prompts(foreign: Foreign) -> tuple[dict[str, str], list[Lora]]:
     for kind, arguments in TAG.findall(foreign.prompt):
         if kind in LORA_KINDS:
             lora = read_tag(arguments)
-            loras.append(replace(lora, hash=digests.pop(a1111.name_in_hashes(lora.name), "")))
+            loras.append(replace(lora, hash=digests.pop(name_in_hashes(lora.name), "")))
     loras += [Lora(name, 1.0, digest) for name, digest in digests.items()]
     return {"prompt": TAG.sub("", foreign.prompt).strip(), "negative_prompt": foreign.negative_prompt}, loras
 
@@ -194,9 +205,10 @@ def _other_tags(foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
             fields[field] = TAG.sub("", text).strip()
 
 
-def _is_before_1_6(foreign: Foreign) -> bool:
+def _has_old_fractions(foreign: Foreign) -> bool:
     version = re.match(r"v?([0-9]{1,4})\.([0-9]{1,4})", foreign.pairs.get("Version", "v0.0"))
-    return foreign.program == "A1111" and version is not None and (int(version[1]), int(version[2])) < (1, 6)
+    is_old = version is not None and (int(version[1]), int(version[2])) < (1, 6)
+    return foreign.program == "SD.Next" or (foreign.program == "A1111" and is_old)
 
 
 def _apply_prompt(field: str, prompt: str, foreign: Foreign, fields: dict[str, Any]) -> Iterator[Note]:
@@ -318,7 +330,7 @@ def _styles(foreign: Foreign) -> Iterator[Note]:
 
 def _enlarged(foreign: Foreign) -> Iterator[Note]:
     """Say what was done to the finished picture in A1111's Extras tab, or here with strength 0."""
-    for key in a1111.ENLARGED:
+    for key in ENLARGED:
         size = "x".join(foreign.pairs.get(f"{key}-{side}", "") for side in (1, 2))
         value = foreign.pairs.get(key) or (size if size != "x" else "")
         if value:

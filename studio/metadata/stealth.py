@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from studio.metadata import a1111
+from studio.metadata import a1111_keys
 from studio.metadata.foreign import json_object, text_of
 
 _PACKED, _PLAIN = b"stealth_pngcomp", b"stealth_pnginfo"
@@ -37,7 +37,7 @@ def read(image: Image.Image) -> dict[str, str]:
     text = data.decode("utf-8")
     if (texts := json_object(text)) is not None:  # NovelAI's own texts, by their keys
         return {key: text_of(value) for key, value in texts.items() if text_of(value)}
-    return {a1111.KEY: text}
+    return {a1111_keys.KEY: text}
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipelines.spec.errors import NotFound
-from studio.metadata import a1111, native, stealth
+from studio.metadata import a1111_keys, native, stealth
 from studio.metadata.foreign import json_object
 
 XMP = "XML:com.adobe.xmp"
@@ -64,7 +64,7 @@ def texts_of(text: str | bytes) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise NotFound(f"the text is not UTF-8: {error}") from error
     is_record = "schema" in (json_object(text) or {})
-    return {native.KEY if is_record else a1111.KEY: text} if text else {}
+    return {native.KEY if is_record else a1111_keys.KEY: text} if text else {}
 
 
 def decode_comment(comment: bytes, *, little_endian: bool = False) -> str | None:
@@ -116,7 +116,7 @@ def _from_exif(image: Image.Image) -> Iterator[tuple[str, str]]:
         if isinstance(comment, bytes):
             comment = decode_comment(comment, little_endian=exif.endian == "<")
         if isinstance(comment, str) and comment:
-            yield a1111.KEY, comment
+            yield a1111_keys.KEY, comment
     except Exception as error:
         raise ValueError(f"its EXIF is damaged: {error}") from error
 
@@ -125,6 +125,6 @@ def _from_comment(comment: object) -> dict[str, str]:
     if not isinstance(comment, bytes) or not comment:
         return {}
     try:
-        return {a1111.KEY: comment.decode("utf-8")}
+        return {a1111_keys.KEY: comment.decode("utf-8")}
     except UnicodeDecodeError:
-        return {a1111.KEY: comment.decode("latin-1")}
+        return {a1111_keys.KEY: comment.decode("latin-1")}

@@ -1,4 +1,4 @@
-"""What other programs call samplers and schedules, in A1111's words, which our tables know as labels."""
+"""What other programs call samplers, schedules and upscalers, in A1111's words, which our tables know as labels."""
 
 from collections.abc import Mapping
 
@@ -67,6 +67,18 @@ UPSCALERS: Mapping[str, str] = {
     "Latent Nearest": "Latent (nearest)",
     "Latent Nearest exact": "Latent (nearest-exact)",
 }
+
+UPSCALER_FILES: Mapping[str, str] = {
+    "R-ESRGAN 4x+": "RealESRGAN_x4plus",
+    "R-ESRGAN 4x+ Anime6B": "RealESRGAN_x4plus_anime_6B",
+    "R-ESRGAN 2x+": "RealESRGAN_x2plus",
+    "R-ESRGAN General 4xV3": "realesr-general-x4v3",
+    "R-ESRGAN General WDN 4xV3": "realesr-general-wdn-x4v3",
+    "R-ESRGAN AnimeVideo": "realesr-animevideov3",
+    "ScuNET GAN": "scunet_color_real_gan",
+    "ScuNET PSNR": "scunet_color_real_psnr",
+}
+"""A1111's labels that are not the names of the files that it fetches -> those. Every other model goes by its file."""
 
 
 def scheduler_of(name: str) -> str:

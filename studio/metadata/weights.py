@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
+from pipelines.spec.prompt import Weighted, parse, schedule, weigh
+from pipelines.spec.values import MAX_PROMPT_CHARACTERS, Emphasis
 from studio.metadata.finding import Outcome, Reading
 from studio.metadata.foreign import Foreign, stem
 
@@ -22,6 +24,22 @@ _MAX_DEPTH = 60
 
 EMBEDDING = re.compile(r"\bembedding:([^\s,():]{1,200})")
 """How ComfyUI names an embedding; here its name alone is enough."""
+
+SDNEXT_PARSERS: Mapping[str, Emphasis] = {
+    "native": "comfy",
+    "a1111": "comfy",
+    "compel": "comfy",
+    "fixed": "comfy",
+    "xhinker": "no_norm",
+}
+"""SD.Next's parsers -> how it then acts on weights: all but the last encode with compel."""
+
+_SOME_STEPS = 20
+"""In which the alternatives of a prompt show up."""
+
+_CHUNK = 75
+_WORD = re.compile(r"[^\W\d_]+|\d|_+|[^\s\w]+")
+"""What is at least one token of CLIP."""
 
 _COMFYUI = re.compile(r"\\[()]|[()]|[^()\\]+|\\")
 _NOVELAI = re.compile(r"(-?(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9}))?::|[{}\[\]]|[^{}\[\]:0-9.-]+|.", re.DOTALL)
@@ -40,15 +58,29 @@ _OURS = re.compile(r"[()\[\]\\]|\bBREAK\b|(?<=\bA)(?=ND\b)|<(?=\w+:)|:(?=\s*[+-]
 
 def reading(prompt: str, foreign: Foreign) -> Reading:
     """Return a prompt in our syntax; the prompts of A1111 and its kin are."""
-    grammar = _GRAMMARS.get("comfyui" if foreign.program == "ComfyUI" else foreign.format)
+    grammar = _grammar_of(foreign)
     if grammar is None:
         return Reading(prompt)
+    if grammar.runs is None:
+        doubt = grammar.doubt(prompt, _weights_in(prompt))
+        return Reading(prompt, Outcome.APPROXIMATED if doubt else Outcome.USED, doubt)
     parts = prompt.split(BREAK) if foreign.format == "fooocus" else [prompt]
     runs = [list(grammar.runs(part)) for part in parts]
     ours = BREAK.join(map(_written, runs))
     if doubt := grammar.doubt(prompt, {weight for part in runs for _, weight in part} - {1.0}):
         return Reading(ours, Outcome.APPROXIMATED, doubt)
     return Reading(ours, why="" if ours == prompt else "weights and brackets are written as they are here")
+
+
+def is_sdnext_on_diffusers(foreign: Foreign) -> bool:
+    """Whether a prompt went through one of SD.Next's own parsers; its old backend is A1111's."""
+    return foreign.program == "SD.Next" and foreign.get("Backend").lower() != "original"
+
+
+def sdnext_parser(foreign: Foreign) -> str:
+    """Return which parser took a prompt apart, by its name today: it was "Full parser" before it was "native"."""
+    name = foreign.get("Parser").lower().partition(" ")[0]
+    return "native" if name == "full" else name
 
 
 def of_comfyui(text: str) -> Iterator[Run]:
@@ -136,6 +168,13 @@ def _compel_weight(behind: str | None) -> float:
     return float(behind or 1)
 
 
+def _weights_in(prompt: str) -> set[float]:
+    """Return the weights other than 1 of a prompt in our syntax, as far as requests take prompts."""
+    branches = parse(prompt[:MAX_PROMPT_CHARACTERS]).branches
+    texts = (step.text for branch in branches for step in schedule(branch.text, num_inference_steps=_SOME_STEPS))
+    return {run.weight for text in texts for run in weigh(text) if isinstance(run, Weighted)} - {1.0}
+
+
 def _float(text: str) -> float | None:
     try:
         value = float(text)
@@ -167,6 +206,12 @@ def _no_doubt(_: str, __: Collection[float]) -> str:
     return ""
 
 
+def _doubt_of_comfyui(prompt: str, _: Collection[float]) -> str:
+    words = _WORD.findall("".join(text for text, _ in of_comfyui(prompt)))
+    is_cut = len(words) > _CHUNK and "," in words
+    return f"ComfyUI cuts long prompts every {_CHUNK} tokens, which here is done behind a comma" if is_cut else ""
+
+
 def _doubt_of_fooocus(prompt: str, weights: Collection[float]) -> str:
     doubts = ["Fooocus weighs as ComfyUI does, and then keeps the mean as A1111 does"] if weights else []
     if BREAK in prompt:
@@ -181,22 +226,40 @@ def _doubt_of_novelai(prompt: str, weights: Collection[float]) -> str:
     return "; ".join(doubts)
 
 
-def _doubt_of_invokeai(prompt: str, weights: Collection[float]) -> str:
+def _doubt_of_compel(prompt: str, weights: Collection[float]) -> str:
     if _COMPEL_OPERATOR.search(prompt):
         return "there is no .and(), .blend(), .swap() or .attend() here: it is read as text"
-    return "InvokeAI acts on weights below 1 in another way" if any(weight < 1 for weight in weights) else ""
+    return _doubt_of_quiet(prompt, weights)
+
+
+def _doubt_of_quiet(_: str, weights: Collection[float]) -> str:
+    return "compel, which encodes there, acts on weights below 1 in another way" if min(weights, default=1) < 1 else ""
 
 
 class _Grammar(NamedTuple):
-    runs: Callable[[str], Iterable[Run]]
+    runs: Callable[[str], Iterable[Run]] | None
+    """None where a prompt is in our syntax."""
     doubt: Callable[[str, Collection[float]], str]
     """(prompt, its weights other than 1) -> why the picture will differ; empty if it need not."""
 
 
 _GRAMMARS: Mapping[str, _Grammar] = {
-    "comfyui": _Grammar(of_comfyui, _no_doubt),
-    "swarmui": _Grammar(of_comfyui, _no_doubt),
+    "comfyui": _Grammar(of_comfyui, _doubt_of_comfyui),
+    "swarmui": _Grammar(of_comfyui, _doubt_of_comfyui),
     "fooocus": _Grammar(of_comfyui, _doubt_of_fooocus),
     "novelai": _Grammar(of_novelai, _doubt_of_novelai),
-    "invokeai": _Grammar(of_invokeai, _doubt_of_invokeai),
+    "invokeai": _Grammar(of_invokeai, _doubt_of_compel),
 }
+_GRAMMARS_OF_SDNEXT: Mapping[str, _Grammar] = {
+    "native": _Grammar(None, _doubt_of_quiet),
+    "a1111": _Grammar(None, _doubt_of_quiet),
+    "compel": _Grammar(of_invokeai, _doubt_of_compel),
+    "fixed": _Grammar(lambda text: [(text, 1.0)], _no_doubt),
+}
+
+
+def _grammar_of(foreign: Foreign) -> _Grammar | None:
+    """Return how a prompt is read; None where that is as we do."""
+    if is_sdnext_on_diffusers(foreign):
+        return _GRAMMARS_OF_SDNEXT.get(sdnext_parser(foreign))
+    return _GRAMMARS.get("comfyui" if foreign.program == "ComfyUI" else foreign.format)

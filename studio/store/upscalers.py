@@ -1,6 +1,8 @@
 """Which upscale models lie in their folder: each is one safetensors file, whose name without the ending is its name."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from pipelines.spec.pickles import WAY_OUT
 from pipelines.spec.upscalers import UPSCALERS
 
 SUFFIX = ".safetensors"
+_ENDING = re.compile(r"\.(safetensors|pth|pt|ckpt|bin|onnx)\Z")
 
 
 def installed_upscalers(folder: Path) -> list[str]:
@@ -49,12 +52,21 @@ def find_upscaler(name: str, folder: Path, *, field: str) -> Path:
 
 
 def upscaler_finder(folder: Path) -> Callable[[str], str | None]:
-    """Return a function from a name to that of an upscale model that is installed and can run, or None."""
+    """Return a function from any program's name to that of an upscale model that is installed and can run, or None."""
 
     def find(name: str) -> str | None:
-        try:
-            return find_upscaler(name, folder, field="upscaler").stem
-        except (InvalidRequest, NotFound):
-            return None
+        for spelled in (name, alike(name, installed_upscalers(folder))):
+            with suppress(InvalidRequest, NotFound):
+                return find_upscaler(spelled or name, folder, field="upscaler").stem
+        return None
 
     return find
+
+
+def alike(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is another but for case, ending, and what is neither letter nor digit nor plus."""
+    return next((each for each in known if _bare(each) == _bare(name)), None)
+
+
+def _bare(name: str) -> str:
+    return "".join(char for char in _ENDING.sub("", name.casefold()) if char.isalnum() or char == "+")

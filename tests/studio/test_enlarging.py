@@ -9,7 +9,8 @@ import pytest
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.request import GenerationRequest
 from studio import Settings, Studio
-from studio.metadata import a1111, import_request, read_texts
+from studio.metadata import a1111_keys, import_request, read_texts
+from studio.store import upscaler_finder
 from tests.studio.conftest import write_model
 
 
@@ -86,6 +87,15 @@ def test_a_model_file_is_found_by_its_name_and_needs_spandrel(studio: Studio) ->
         studio.check(request)
 
 
+def test_other_programs_names_find_a_model_file_that_is_called_almost_so(tmp_path: Path) -> None:
+    (tmp_path / "4x_UltraSharp.safetensors").write_bytes(b"")
+    find = upscaler_finder(tmp_path)
+
+    can_run = find_spec("spandrel") is not None
+    assert find("4x-ultrasharp.pth") == ("4x_UltraSharp" if can_run else None)
+    assert find("4x-AnimeSharp") is None
+
+
 def test_a_model_of_the_second_pass_must_be_there(studio: Studio, settings: Settings) -> None:
     write_model(settings.home / "models" / "other")
 
@@ -129,9 +139,9 @@ def test_a1111_reads_what_differs_from_the_first_pass(
 ) -> None:
     write_model(settings.home / "models" / "other")
     (made,) = studio.generate("a boat", progress=False, **fields)
-    text = read_texts(made.path)[a1111.KEY]
+    text = read_texts(made.path)[a1111_keys.KEY]
 
-    imported = import_request({a1111.KEY: text}, find_model=lambda name, _: name)
+    imported = import_request({a1111_keys.KEY: text}, find_model=lambda name, _: name)
 
     pairs = text.rpartition("\n")[2]
     assert all(part in pairs for part in said.split(", Hires")[:1])
@@ -156,7 +166,7 @@ def test_the_same_schedule_means_what_it_means_in_a1111(pairs: str, noise_schedu
     rest = "Seed: 1, Size: 512x512, Hires upscale: 2, Hires upscaler: Latent, Version: v1.10.1"
     text = f"a boat\nSteps: 20, {pairs}, {rest}"
 
-    fields = import_request({a1111.KEY: text}).request_fields
+    fields = import_request({a1111_keys.KEY: text}).request_fields
 
     assert fields.get("hires_noise_schedule") == noise_schedule
     assert fields["hires_upscaler"] == "latent_bilinear"

@@ -14,7 +14,7 @@ from pipelines.spec.resolve import resolve
 from pipelines.spec.templates import TEMPLATES
 from studio import Studio
 from studio.expanding import write_out
-from studio.metadata import Outcome, a1111, import_request, read_texts
+from studio.metadata import Outcome, a1111_keys, import_request, read_texts
 from studio.prompts import Templates
 from studio.styles import Style, Styles
 from tests.pipelines.spec.conftest import make_model
@@ -176,9 +176,9 @@ def test_a_styled_picture_is_edited_as_it_was_typed_until_its_style_changes(styl
 
 def test_a1111_reads_prompts_that_hold_the_styles(styled: Studio) -> None:
     image = make(styled, styles=["Ink", "Dark"], **HIRES)
-    text = read_texts(image.path)[a1111.KEY]
+    text = read_texts(image.path)[a1111_keys.KEY]
 
-    imported = import_request({a1111.KEY: text}, find_model=lambda name, _: name)
+    imported = import_request({a1111_keys.KEY: text}, find_model=lambda name, _: name)
 
     assert text.startswith(image.request.prompt)
     assert 'Styles: "Ink, Dark", Template: a {red|blue} boat' in text
@@ -192,7 +192,7 @@ def test_a1111_reads_prompts_that_hold_the_styles(styled: Studio) -> None:
 def test_braces_of_another_programs_prompts_are_text() -> None:
     text = "a {red} boat\nNegative prompt: {{bad}}\nSteps: 20, Sampler: Euler, Seed: 1, Size: 512x512"
 
-    fields = import_request({a1111.KEY: text}).request_fields
+    fields = import_request({a1111_keys.KEY: text}).request_fields
 
     assert (fields["template"], fields["negative_template"]) == ("a {red} boat", "{{bad}}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from studio import Settings, Studio
-from studio.metadata import Note, Outcome, a1111, read_texts
+from studio.metadata import Note, Outcome, a1111_keys, read_texts
 from studio.store import model_hashes
 from studio.verification import Difference
 from tests.studio.conftest import write_model
@@ -36,7 +36,7 @@ def note_on_model(studio: Studio, path: Path, text: str) -> Note:
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
-    chunks.add_text(a1111.KEY, f"a boat\nSteps: 20, Sampler: Euler, Seed: 1, {text}")
+    chunks.add_text(a1111_keys.KEY, f"a boat\nSteps: 20, Sampler: Euler, Seed: 1, {text}")
     Image.new("RGB", (64, 64)).save(path, pnginfo=chunks)
     return next(note for note in studio.read(path).notes if note.field == "model")
 
@@ -49,7 +49,7 @@ def test_pictures_and_their_names_say_the_hash_of_the_model(settings: Settings, 
 
     assert (made.provenance["model_hash"], made.provenance["hires_model_hash"]) == (TOY, other)
     assert made.path.name == f"{TOY[:10]}-3.png"
-    text = read_texts(made.path)[a1111.KEY]
+    text = read_texts(made.path)[a1111_keys.KEY]
     assert f", Size: 128x128, Model hash: {TOY[:10]}, Model: toy, " in text
     assert f", Hires checkpoint: other [{other[:10]}], " in text
 

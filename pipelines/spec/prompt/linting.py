@@ -9,8 +9,8 @@ from lark import Token
 
 from pipelines.spec.prompt.chunking import ChunkRules, count_tokens
 from pipelines.spec.prompt.composition import Prompt, parse, without_comments
-from pipelines.spec.prompt.grammar import number_in, strays_as_text, tokens
-from pipelines.spec.prompt.scheduling import Clock, has_stray_bar, schedule, switches
+from pipelines.spec.prompt.grammar import number_in, tokens
+from pipelines.spec.prompt.scheduling import Clock, schedule, switches
 from pipelines.spec.prompt.weighting import BREAK, Mark, Weighted, partners_of, weigh
 from pipelines.spec.schedulers import SCHEDULERS, prompt_steps
 
@@ -105,7 +105,7 @@ def lint(
         passes.append(_Pass.of(hires_scheduler or scheduler, hires_steps, after=passes[0]))
     for branch in parsed.branches:
         notes += _on_brackets(branch.text)
-        for closer in () if has_stray_bar(strays_as_text(tokens(branch.text))) else switches(branch.text):
+        for closer in switches(branch.text):
             notes += _on_switch(closer, passes)
         texts = dict.fromkeys(
             step.text

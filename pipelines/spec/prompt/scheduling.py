@@ -69,8 +69,8 @@ def schedule(
 ) -> tuple[ScheduledText, ...]:
     """Return the texts of one pass in order; the last holds until its last step. Neighbours differ.
 
-    Weights and escapes stay in the texts, for `weigh`. Brackets that make no group are text, and all of it is if a "|"
-    stands outside of an alternation.
+    Weights and escapes stay in the texts, for `weigh`. Brackets that make no group are text; all of it is
+    if a "|" stands outside of an alternation, or a backslash at the end of a line.
 
     Args:
         text: of one branch.
@@ -80,7 +80,7 @@ def schedule(
     """
     clock = Clock(num_inference_steps, hires_steps, old_fractions)
     row = strays_as_text(tokens(text)) if "[" in text and _TIMED.search(text) else []
-    unrolled = text if not row or has_stray_bar(row) else _unroll(row, clock)
+    unrolled = text if not row or _is_plain(row) else _unroll(row, clock)
     if isinstance(unrolled, str):
         return (ScheduledText(clock.steps, unrolled),)
     alternates = any(token.type == "BAR" for token in row)
@@ -93,37 +93,22 @@ def schedule(
     return tuple(schedule)
 
 
-def has_stray_bar(row: Iterable[Token]) -> bool:
-    """Whether a "|" stands where it separates nothing: outside of square brackets, or beside a colon.
-
-    A1111 then takes the whole prompt for plain text.
-
-    Args:
-        row: of `strays_as_text`.
-    """
-    separators: list[set[str]] = [set()]  # of the groups that are open
-    for token in row:
-        if token.type in {"OPEN_ROUND", "OPEN_SQUARE"}:
-            separators.append(set())
-        elif token.type in {"BAR", "COLON"}:
-            separators[-1].add(token.type)
-        elif token.type in OPENER:
-            found = separators.pop()
-            if "BAR" in found and (token.type != "CLOSE_SQUARE" or "COLON" in found):
-                return True
-    return "BAR" in separators[0]
-
-
 def switches(text: str) -> Iterator[Token]:
-    """Return the closing tokens, such as ":0.5]", of the groups that switch from one text to another."""
-    colons = [0]
-    for token in strays_as_text(tokens(text)):
-        if token.type in {"OPEN_ROUND", "OPEN_SQUARE"}:
-            colons.append(0)
-        elif token.type == "COLON":
-            colons[-1] += 1
-        elif token.type in OPENER and colons.pop() < 2 and token.type == "CLOSE_SWITCH":
-            yield token
+    """Yield the closing tokens, such as ":0.5]", of the groups that switch from one text to another."""
+    row = strays_as_text(tokens(text))
+    if not _is_plain(row):
+        yield from (token for token in row if token.type == "CLOSE_SWITCH")
+
+
+def _is_plain(row: Iterable[Token]) -> bool:
+    """Whether A1111 takes the whole text as it is: a "|" separates nothing, or a backslash ends a line."""
+    depth = 0
+    for token in row:
+        depth += token.type.startswith("OPEN")
+        depth -= token.type in OPENER
+        if (token.type == "BAR" and depth == 0) or (token.type == "ESCAPE" and token in {"\\", "\\\n"}):
+            return True
+    return False
 
 
 def _unroll(row: Iterable[Token], clock: Clock) -> _Unrolled:
@@ -153,10 +138,7 @@ def _alternated(group: list[_Unrolled], steps: int) -> _Unrolled:
 
 
 def _switched(group: list[_Unrolled], clock: Clock, when: str) -> _Unrolled:
-    parts = [_join(part) for part in _split(group[1:-1], "COLON")]
-    if len(parts) > 2:
-        return _join(group)
-    before, after = ["", *parts][-2:]
+    before, after = ["", *(_join(part) for part in _split(group[1:-1], "COLON"))][-2:]
     last = clock.last_step_before(when)
     return [_at(before if step < last else after, step) for step in range(clock.steps)]
 

@@ -16,7 +16,8 @@ SQUARE_WEIGHT = 1 / 1.1
 """What `[x]` multiplies by."""
 
 _SPECIAL = re.compile(r"[()\[\]\\]|BREAK")
-_BACKSLASH = re.compile(r"(\\[()\[\]\\])|\\")
+_BACKSLASH = re.compile(r"(\\[()\[\]\\])|((?<=\bBREAK)\\|\\(?=BREAK\b))|\\")
+"""One that makes a bracket text; one that stands between a word and BREAK, which it parts; one that means nothing."""
 _BREAK = re.compile(r"\bBREAK\b")
 
 
@@ -48,7 +49,7 @@ def weigh(text: str) -> tuple[Weighted | Literal[Mark.BREAK], ...]:
     """
     if not _SPECIAL.search(text):
         return (Weighted(text, 1.0),) if text else ()
-    row = list(tokens(_BACKSLASH.sub(r"\1", text)))
+    row = list(tokens(_BACKSLASH.sub(lambda found: found[1] or (" " if found[2] else ""), text)))
     partners = partners_of(row)
     opened_by = {closer: opener for opener, closer in partners.items() if closer is not None}
     weights = {"OPEN_ROUND": [1.0], "OPEN_SQUARE": [1.0]}  # of the brackets open here, each times those around it

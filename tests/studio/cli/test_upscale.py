@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipelines.spec.errors import InvalidRequest
 from studio import Studio, metadata
-from studio.metadata import Outcome, a1111, import_request, provenance, read_texts
+from studio.metadata import Outcome, a1111_keys, import_request, provenance, read_texts
 from studio.metadata.texts import XMP
 from tests.studio.cli.conftest import Run
 from tests.studio.metadata.test_metadata import record
@@ -206,10 +206,10 @@ MADE = "a boat\nSteps: 20, Sampler: Euler, Seed: 1, Size: 512x512"
 @pytest.mark.parametrize(
     ("texts", "prompt"),
     [
-        ({a1111.KEY: MADE, "postprocessing": EXTRAS}, "a boat"),
-        ({a1111.KEY: f"{MADE}, {EXTRAS}"}, "a boat"),
+        ({a1111_keys.KEY: MADE, "postprocessing": EXTRAS}, "a boat"),
+        ({a1111_keys.KEY: f"{MADE}, {EXTRAS}"}, "a boat"),
         ({"postprocessing": EXTRAS, "extras": EXTRAS}, ""),
-        ({a1111.KEY: "Postprocess upscale by: 4, Postprocess upscaler: R-ESRGAN 4x+"}, ""),
+        ({a1111_keys.KEY: "Postprocess upscale by: 4, Postprocess upscaler: R-ESRGAN 4x+"}, ""),
     ],
 )
 def test_what_a1111s_extras_tab_did_is_told(texts: dict[str, str], prompt: str) -> None:

@@ -15,6 +15,7 @@ from studio.metadata import FoundLora, Note, Outcome, import_request, native
 from studio.metadata.foreign import Format
 from studio.metadata.importing import read_foreign
 from studio.metadata.meanings import MEANINGS
+from studio.store.upscalers import alike
 from tests.pipelines.spec.conftest import make_model
 from tests.studio.metadata.test_infotext import INPAINT, NEW, VARIATION
 from tests.studio.metadata.test_metadata import record
@@ -114,12 +115,19 @@ OUTCOMES: list[tuple[str, str, Outcome, str]] = [
     ("Mask blur: 4, Outpaint left: 64", "mask_image", Outcome.MISSING, "if it was made with a mask of its own"),
     ("Face restoration: CodeFormer", "Face restoration", Outcome.IGNORED, "there is nothing like it here"),
     ("Lora hashes: ocean: 0123456789ab", "loras", Outcome.MISSING, "no LoRA 'ocean' [0123456789ab] is installed"),
-    ("VAE: sdxl_vae", "VAE", Outcome.IGNORED, "there is nothing like it here"),
-    (
-        "Hires upscale: 2, Hires upscaler: R-ESRGAN 4x+",
-        "hires_upscaler",
-        Outcome.MISSING,
-        "'R-ESRGAN 4x+' is installed",
+    ("VAE: sdxl_vae, VAE hash: 235745af8d", "VAE", Outcome.IGNORED, "the model's own VAE decodes pictures here: where"),
+    ("VAE hash: 235745af8d", "VAE hash", Outcome.IGNORED, "colours and fine details differ"),
+    ("VAE: Automatic", "VAE", Outcome.USED, "the model's own VAE decodes pictures here too"),
+    ("Parser: a1111, App: SD.Next", "emphasis", Outcome.USED, "that emphasis comfy does here"),
+    ("Parser: Full parser, App: SD.Next", "emphasis", Outcome.USED, "that emphasis comfy does here"),
+    ("Parser: xhinker, App: SD.Next", "emphasis", Outcome.USED, "that emphasis no_norm does here"),
+    ("Parser: odd, App: SD.Next", "emphasis", Outcome.APPROXIMATED, "no parser 'odd' here: the prompt is read"),
+    *(
+        (f"Hires upscale: 2, Hires upscaler: {label}", "hires_upscaler", Outcome.MISSING, why)
+        for label, why in (
+            ("R-ESRGAN 4x+", "'R-ESRGAN 4x+' is installed: put RealESRGAN_x4plus.safetensors into upscalers/"),
+            ("4x-UltraSharp", "put 4x-UltraSharp.safetensors into upscalers/, which spandrel runs"),
+        )
     ),
     ("Hires upscale: 2, Hires upscaler: None", "hires_upscaler", Outcome.USED, "as lanczos"),
     ("Hires upscale: 2, Hires upscaler: Latent", "hires_upscaler", Outcome.USED, "as latent_bilinear"),
@@ -146,6 +154,32 @@ def test_each_thing_that_is_said_gets_its_note(pairs: str, field: str, outcome: 
     assert GenerationRequest.parse(imported.request_fields).prompt == "a boat"
     if field in GenerationRequest.model_fields:
         assert (field in imported.request_fields) is (outcome in {Outcome.USED, Outcome.APPROXIMATED})
+
+
+@pytest.mark.parametrize(
+    ("label", "file", "outcome"),
+    [
+        ("4x-UltraSharp", "4x-UltraSharp", Outcome.USED),
+        ("4x-UltraSharp.pth", "4x-UltraSharp", Outcome.USED),
+        ("4x-UltraSharp", "4x_ultrasharp", Outcome.APPROXIMATED),
+        ("SwinIR_4x", "SwinIR 4x", Outcome.APPROXIMATED),
+        ("DAT x4", "DAT_x4", Outcome.APPROXIMATED),
+        ("ESRGAN_4x", "ESRGAN_4x", Outcome.USED),
+        ("R-ESRGAN 4x+", "RealESRGAN_x4plus", Outcome.APPROXIMATED),
+        ("R-ESRGAN 4x+", "R-ESRGAN 4x+", Outcome.USED),
+        ("R-ESRGAN 4x+ Anime6B", "RealESRGAN_x4plus", Outcome.MISSING),
+        ("R-ESRGAN 4x+", "RealESRGAN_x4plus_anime_6B", Outcome.MISSING),
+        ("4x-UltraSharp", "4x-AnimeSharp", Outcome.MISSING),
+    ],
+)
+def test_a_model_that_enlarges_is_found_by_almost_its_name(label: str, file: str, outcome: Outcome) -> None:
+    text = with_pairs(f"Hires upscale: 2, Hires upscaler: {label}")
+
+    imported = import_request({"parameters": text}, find_upscaler=lambda name: alike(name, [file]))
+
+    (note,) = [note for note in imported.notes if note.field == "hires_upscaler"]
+    assert note.outcome is outcome
+    assert imported.request_fields.get("hires_upscaler") == (None if outcome is Outcome.MISSING else file)
 
 
 FRAGMENTS = (
@@ -303,6 +337,7 @@ def test_a_lora_is_looked_for_by_name_and_hash() -> None:
         ("[a:b:0.5]", "Version: v1.5.2", False),
         ("[a:b:15]", "Version: v1.5.2", False),
         ("[a:b:1.5]", "Version: f2.0.1", False),
+        ("[a:b:1.5]", "App: SD.Next", True),
     ],
 )
 def test_the_old_rule_of_prompt_editing_is_told(prompt: str, version: str, told: bool) -> None:

@@ -12,7 +12,7 @@ from pipelines.spec.resolve import resolve
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.templates import TEMPLATES, is_template
 from pipelines.spec.values import Task
-from studio.metadata import FoundLora, Outcome, Record, a1111, import_request
+from studio.metadata import FoundLora, Outcome, Record, a1111, a1111_writing, import_request
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
 
@@ -190,7 +190,7 @@ def test_what_we_write_reads_back_as_the_same_fields(
     except InvalidRequest:  # few: where a field that is not given inherits what is refused
         assume(False)
     made = resolved.model_copy(update={"loras": _resolved(asked.loras)})
-    text = a1111.write(Record("0123456789abcdef", 0, 1.0, made, {}))
+    text = a1111_writing.write(Record("0123456789abcdef", 0, 1.0, made, {}))
 
     imported = import_request(
         {"parameters": text},

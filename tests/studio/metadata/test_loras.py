@@ -8,7 +8,7 @@ import pytest
 from pipelines.spec.loras import ResolvedLora
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
-from studio.metadata import FoundLora, Imported, Outcome, Record, a1111, import_request, native
+from studio.metadata import FoundLora, Imported, Outcome, Record, a1111, a1111_writing, import_request, native
 from tests.pipelines.spec.conftest import make_model
 
 PAIRS = "Steps: 20, Seed: 1, Size: 512x512"
@@ -68,7 +68,7 @@ def test_a_record_keeps_what_was_applied_whole() -> None:
 def test_infotext_has_the_tags_and_their_hashes(
     loras: list[ResolvedLora], prompt: str, first_line: str, hashes: str | None
 ) -> None:
-    text = a1111.write(with_loras(*loras, prompt=prompt))
+    text = a1111_writing.write(with_loras(*loras, prompt=prompt))
     foreign = a1111.read({"parameters": text})
 
     assert foreign is not None
@@ -77,14 +77,14 @@ def test_infotext_has_the_tags_and_their_hashes(
 
 
 def test_a_tag_is_not_lost_in_a_comment() -> None:
-    text = a1111.write(with_loras(resolved("sea"), prompt="a boat # red"))
+    text = a1111_writing.write(with_loras(resolved("sea"), prompt="a boat # red"))
 
     assert text.startswith("a boat # red\n<lora:sea:0.8>\n")
 
 
 def test_infotext_reads_back_what_was_applied() -> None:
     loras = resolved("ink", start=0.25, block_weights={"mid_block": 0.5}), resolved("air", text_encoder_weight=-0.5)
-    text = a1111.write(with_loras(loras[0], loras[1].model_copy(update={"sha256": "f" * 64}), prompt="a boat"))
+    text = a1111_writing.write(with_loras(loras[0], loras[1].model_copy(update={"sha256": "f" * 64}), prompt="a boat"))
 
     read = imported({"parameters": text})
 

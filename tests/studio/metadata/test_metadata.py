@@ -21,7 +21,7 @@ from pipelines.spec.resolve import resolve
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.values import MAX_PROMPT_CHARACTERS
 from studio import Settings, __version__, metadata
-from studio.metadata import Record, a1111, import_request, native
+from studio.metadata import Record, a1111_keys, a1111_writing, import_request, native
 from studio.storage import Storage
 from tests.pipelines.spec.conftest import make_model
 from tests.pipelines.spec.test_request import REQUESTS
@@ -53,7 +53,7 @@ def test_a_record_survives_every_format(
         resolved = resolve(request, make_model(), input_size=(640, 480) if request.init_image else None)[0]
         made = Record("0123456789abcdef", 99, 1795422535.25, resolved, provenance)
         assert metadata.read(written(made, output_format, path)) == made
-        assert metadata.disagreements(path) == ()
+        assert metadata.disagreements(metadata.read_texts(path)) == ()
         start = resolved.prompt.strip().removeprefix("\ufeff")[:1]
         if not resolved.paints_nothing:
             assert metadata.read_texts(path)["parameters"].removeprefix("\ufeff").startswith(start)
@@ -175,7 +175,7 @@ INFOTEXTS = [
 
 @pytest.mark.parametrize(("fields", "text"), INFOTEXTS)
 def test_the_infotext_is_what_a1111_would_write(fields: dict[str, object], text: str) -> None:
-    assert a1111.write(record(**fields)) == text
+    assert a1111_writing.write(record(**fields)) == text
 
 
 def test_a_blank_mask_leaves_out_the_region_as_a1111_does_and_is_noted() -> None:
@@ -183,9 +183,9 @@ def test_a_blank_mask_leaves_out_the_region_as_a1111_does_and_is_noted() -> None
 
     blank = replace(made, provenance={"blank_mask": True})
 
-    assert "Inpaint area: Only masked, Masked area padding: 32" in a1111.write(made)
-    assert "Inpaint area" not in a1111.write(blank)
-    assert "Masked area padding" not in a1111.write(blank)
+    assert "Inpaint area: Only masked, Masked area padding: 32" in a1111_writing.write(made)
+    assert "Inpaint area" not in a1111_writing.write(blank)
+    assert "Masked area padding" not in a1111_writing.write(blank)
     assert (made.notes, "the mask is blank" in blank.notes[0]) == ((), True)
 
 
@@ -193,11 +193,11 @@ def test_a_blank_mask_leaves_out_the_region_as_a1111_does_and_is_noted() -> None
 def test_clip_skip_is_read_back_also_where_the_model_skips_by_itself(clip_skip: int) -> None:
     made = record(clip_skip=clip_skip)
 
-    imported = import_request({a1111.KEY: a1111.write(made)})
+    imported = import_request({a1111_keys.KEY: a1111_writing.write(made)})
 
-    assert ("Clip skip" in a1111.write(made)) is (clip_skip > 1)
+    assert ("Clip skip" in a1111_writing.write(made)) is (clip_skip > 1)
     assert imported.request_fields["clip_skip"] == clip_skip
-    assert "clip_skip" not in import_request({a1111.KEY: "x\nSteps: 20, Seed: 1, Size: 8x8"}).request_fields
+    assert "clip_skip" not in import_request({a1111_keys.KEY: "x\nSteps: 20, Seed: 1, Size: 8x8"}).request_fields
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_clip_skip_is_read_back_also_where_the_model_skips_by_itself(clip_skip: 
 def test_a_value_with_comma_colon_or_line_break_is_quoted(name: str, written_as: str) -> None:
     made = record()
     quoted = replace(made, request=made.request.model_copy(update={"model": name}))
-    assert f", Model: {written_as}, RNG: CPU" in a1111.write(quoted)
+    assert f", Model: {written_as}, RNG: CPU" in a1111_writing.write(quoted)
 
 
 @pytest.mark.parametrize("output_format", FORMATS)

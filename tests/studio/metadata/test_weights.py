@@ -77,6 +77,10 @@ def test_weights_of_other_programs_act_here(format_: Format, prompt: str, runs: 
         ("invokeai", "boat++", Outcome.USED, "as they are here"),
         ("invokeai", "boat--", Outcome.APPROXIMATED, "below 1 in another way"),
         ("invokeai", '("a boat", "a car").blend(1, 1)', Outcome.APPROXIMATED, "no .and()"),
+        ("comfyui", "a boat, " * 25, Outcome.USED, "as it is"),
+        ("comfyui", "a boat, " * 26, Outcome.APPROXIMATED, "ComfyUI cuts long prompts every 75 tokens"),
+        ("comfyui", "a boat " * 50, Outcome.USED, "as it is"),
+        ("swarmui", "(a boat:1.2), " * 26, Outcome.APPROXIMATED, "ComfyUI cuts long prompts every 75 tokens"),
         ("fooocus", "a boat", Outcome.USED, "as it is"),
         ("fooocus", "a (boat:1.2)", Outcome.APPROXIMATED, "keeps the mean"),
         ("fooocus", "a boat|a car", Outcome.APPROXIMATED, "joined by BREAK"),
@@ -87,6 +91,29 @@ def test_what_becomes_of_weights_is_told(format_: Format, prompt: str, outcome: 
 
     assert note.outcome is outcome
     assert why in note.why
+
+
+@pytest.mark.parametrize(
+    ("parser", "prompt", "ours", "outcome"),
+    [
+        ("", "a (boat:1.3)", "a (boat:1.3)", Outcome.USED),
+        ("", "a (boat:0.8)", "a (boat:0.8)", Outcome.APPROXIMATED),
+        ("", "a [boat:car:0.5]", "a [boat:car:0.5]", Outcome.USED),
+        ("", "a [boat]", "a [boat]", Outcome.APPROXIMATED),
+        (", Parser: Full parser", "a boat++", "a boat++", Outcome.USED),
+        (", Parser: A1111 parser", "a (boat:0.8)", "a (boat:0.8)", Outcome.APPROXIMATED),
+        (", Parser: xhinker", "a (boat:0.8)", "a (boat:0.8)", Outcome.USED),
+        (", Parser: compel", "a boat++", "a (boat:1.21)", Outcome.USED),
+        (", Parser: Compel parser", "a boat-", "a (boat:0.9)", Outcome.APPROXIMATED),
+        (", Parser: Fixed attention", "a (boat:1.3)", r"a \(boat:1.3\)", Outcome.USED),
+        (", Backend: Original, Parser: compel", "a (boat:0.8)", "a (boat:0.8)", Outcome.USED),
+    ],
+)
+def test_parsers_of_sdnext(parser: str, prompt: str, ours: str, outcome: Outcome) -> None:
+    imported = import_request({"parameters": f"{prompt}\nSteps: 9, Seed: 1, App: SD.Next{parser}"})
+
+    (note,) = [note for note in imported.notes if note.field == "prompt"]
+    assert (imported.request_fields["prompt"], note.outcome) == (ours, outcome)
 
 
 @pytest.mark.parametrize(("installed", "outcome"), [({"easyneg"}, Outcome.USED), (set(), Outcome.MISSING)])
@@ -111,3 +138,4 @@ def test_any_prompt_keeps_its_words(prompt: str, format_: Format) -> None:
 def test_a_hostile_prompt_is_read_quickly(piece: str) -> None:
     for format_ in ("comfyui", "novelai", "invokeai"):
         weights.reading(piece * 20_000, Foreign(format_, "", "", "", {}))  # type: ignore[arg-type]
+    weights.reading(piece * 20_000, Foreign("a1111", "SD.Next", "", "", {"Parser": "native"}))

@@ -23,6 +23,11 @@ from tests.pipelines.spec.prompt.texts import PLAIN_TEXTS, TEXTS
         (r"a \\ b", [("a \\ b", 1.0)]),
         (r"(a\:1.3)", [("a", 1.3)]),
         (r"a \BREAK b", [("a", 1.0), None, ("b", 1.0)]),
+        (r"a\BREAK\b", [("a", 1.0), None, ("b", 1.0)]),
+        (r"BREAK\BREAK", [None, None]),
+        (r"(a\BREAK:1.2)", [("a", 1.2), ("BREAK", -1.2)]),
+        (r"a\\BREAK", [("a\\", 1.0), None]),
+        (r"aBREAK\b \BREAKb", [("aBREAKb BREAKb", 1.0)]),
         ("back\\slash \\", [("backslash ", 1.0)]),
         ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
         (
