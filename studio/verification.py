@@ -19,6 +19,8 @@ from studio.metadata import FoundLora, Record
 
 _SAYS_NOTHING = frozenset({"images_at_once"})
 """What the engine reports and no pixel depends on."""
+_SHOWN = 0.001
+"""The smallest share of pixels that is told as a number."""
 
 
 class Making(Protocol):
@@ -78,7 +80,8 @@ class Verification:
         if self.max_difference is None:
             verdict = "another size"
         else:
-            verdict = f"{self.differing_pixels:.1%} of the pixels differ, by up to {self.max_difference} of 255"
+            share = f"{self.differing_pixels:.1%}" if self.differing_pixels >= _SHOWN else f"less than {_SHOWN:.1%}"
+            verdict = f"{share} of the pixels differ, by up to {self.max_difference} of 255"
         if not self.differences:
             return f"{verdict}; every recorded setting is the same: the file may have been edited"
         changed = "; ".join(f"{each.name} was {each.then}, is {each.now}" for each in self.differences)

@@ -9,7 +9,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from pipelines.spec.errors import InvalidRequest, ModelError, NotFound
-from pipelines.spec.lora_tags import lora_fields
+from pipelines.spec.lora_tags import LORA_KINDS, lora_fields
 from pipelines.spec.loras import LoraSpec, ResolvedLora
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
@@ -101,7 +101,7 @@ def _refuse_tags(field: str, text: str, *, comments: bool) -> None:
     for tag in parse(text, comments=comments, composable=False).extra_networks:
         shown = f"<{tag.kind}:{tag.name}>"
         way_out = "take the tag out"
-        if tag.kind == "lora":
+        if tag.kind in LORA_KINDS:
             way_out = "give a negative weight in the prompt instead" if field == "negative_prompt" else "put it there"
         raise InvalidRequest(
             f"{field} names {shown}, which acts on the whole picture and so stands in the prompt only; {way_out}",
@@ -122,7 +122,7 @@ def _tags(prompt: str, *, comments: bool) -> tuple[str, list[LoraSpec]]:
     for tag in tags:
         shown = ":".join([tag.name, *tag.positional, *(f"{key}={value}" for key, value in tag.named.items())])
         shown = f"<{tag.kind}:{shown:.100}>"
-        if tag.kind != "lora":
+        if tag.kind not in LORA_KINDS:
             raise InvalidRequest(
                 f"prompt names {shown}, and {tag.kind} is not supported; only <lora:…> is: take the tag out",
                 field="prompt",

@@ -9,6 +9,9 @@ from typing import Any
 
 from pipelines.spec.loras import LoraSpec, ResolvedLora
 
+LORA_KINDS = frozenset({"lora", "lyco"})
+"""Kinds of tags that name a LoRA: an extension of A1111 had another for LyCORIS; since A1111 1.5 they mean the same."""
+
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f:<>=]")
 _BLOCK = "block."
@@ -113,7 +116,7 @@ def lora_fields(name: str, weights: Sequence[str], named: Mapping[str, str]) -> 
         if key not in _NAMED and not key.startswith(_BLOCK):
             raise ValueError(f"{key[:40]}= is unknown; there are {', '.join(f'{one}=' for one in _NAMED)}")
     numbers = dict(zip(("te", "unet"), weights, strict=False)) | dict(named)
-    text_encoder = _number("te", numbers.get("te", "1"))
+    text_encoder = _number("te" if "te" in named else "weight", numbers.get("te", "1"))
     weight = _number("unet", numbers["unet"]) if "unet" in numbers else text_encoder
     blocks = {key.removeprefix(_BLOCK): _number(key, value) for key, value in named.items() if key.startswith(_BLOCK)}
     if "lbw" in named:
@@ -151,7 +154,7 @@ def _block_list(text: str) -> tuple[float, dict[str, float]]:
 
 def _number(key: str, text: str) -> float:
     if _NUMBER.fullmatch(text.strip()) is None:
-        raise ValueError(f"{key} must be a number, got {text[:40]!r}")
+        raise ValueError(f"{key} must be a number such as 0.8, got {text[:40]!r}")
     return float(text)
 
 

@@ -36,13 +36,19 @@ def open_picture(path: Path) -> Picture:
             with Image.open(path) as file:
                 frames = getattr(file, "n_frames", 1)
                 picture = eight_bits(ImageOps.exif_transpose(file))
-                if not picture.has_transparency_data:
-                    return Picture(picture.convert("RGB"), frames, is_transparent=False)
-                layer = picture.convert("RGBA")
+                seen = on_ground(picture, "white").convert("RGB")
+                is_transparent = _is_transparent(picture)
     except Exception as error:  # of damaged files, each of Pillow's decoders raises what it likes
         raise UnreadablePicture(str(error) or type(error).__name__) from error
-    seen = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return Picture(seen.convert("RGB"), frames, is_transparent=layer.getchannel("A").getextrema() != (255, 255))
+    return Picture(seen, frames, is_transparent=is_transparent)
+
+
+def on_ground(picture: Image.Image, colour: str) -> Image.Image:
+    """Return what is seen of a picture on a ground of one colour; one without transparency as it is."""
+    if not picture.has_transparency_data:
+        return picture
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, colour), layer)
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
@@ -58,3 +64,7 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode == "F" or not 0 <= darkest <= lightest <= _WHITE:  # type: ignore[operator]  # one band: two numbers
         raise UnreadablePicture("its pixels are numbers of which none is white; save it with 8 bits per channel")
     return grey.point(lambda value: value * (255 / _WHITE) + 0.5).convert("L")
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    return picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255)

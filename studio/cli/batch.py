@@ -126,7 +126,8 @@ def _lines(file: str, input_format: str | None) -> "list[Line]":
         raise InvalidRequest(f"--input-format must be one of {known}, got {input_format!r}") from error
     lines = batch.read(text, kind)
     if not lines:
-        raise InvalidRequest(f"{file} asks for nothing: no line of it is a request")
+        name = "standard input" if file == "-" else file
+        raise InvalidRequest(f"{name} asks for nothing: no line of it is a request")
     return lines
 
 

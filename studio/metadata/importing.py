@@ -11,6 +11,7 @@ from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.families.sd1 import SD1
+from pipelines.spec.lora_tags import LORA_KINDS
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
@@ -34,7 +35,7 @@ from studio.metadata.meanings import MEANINGS, NOT_HERE, OWN_VAE, SAYS_NOTHING, 
 from studio.metadata.ours import asked_here, files_here
 from studio.metadata.readers import OTHER_NOISE, Source
 from studio.metadata.record import Record
-from studio.metadata.tags import LORA_KINDS, TAG, read_tag
+from studio.metadata.tags import TAG, read_tag
 
 FORMATS = (invokeai, fooocus, novelai, swarmui, a1111, comfyui)
 """Tried in order. ComfyUI is last: where one of its nodes wrote A1111's text too, that tells more."""

@@ -7,9 +7,6 @@ from pipelines.spec.lora_tags import parse_lora
 from studio.metadata.foreign import Lora
 
 TAG = re.compile(r"<(\w{1,40}):([^<>]{0,400})>")
-LORA_KINDS = frozenset({"lora", "lyco"})
-"""An extension of A1111 had another kind of tag for LyCORIS; both mean the same since A1111 1.5."""
-
 _PRESETS: Mapping[str, str] = {
     "NONE": "0" * 17,
     "ALL": "1" * 17,

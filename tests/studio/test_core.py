@@ -97,6 +97,22 @@ def test_inpainting_takes_a_mask_too(studio: Studio) -> None:
     assert image.image.size == (128, 64)
 
 
+def test_transparent_parts_of_inputs_are_white_and_of_masks_are_kept(studio: Studio) -> None:
+    hidden = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    hidden.paste((255, 255, 255, 255), (0, 0, 32, 64))
+    black = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    request = GenerationRequest(init_image=studio.inputs.put(black), mask_image=studio.inputs.put(hidden), strength=0.5)
+    storage = Storage.open(studio.settings)
+
+    inputs = storage.open_inputs(request, studio.models()[0], [])
+    storage.database.close()
+
+    assert inputs.init_image is not None
+    assert inputs.init_image.getpixel((0, 0)) == (255, 255, 255)
+    assert inputs.mask_image is not None
+    assert [inputs.mask_image.getpixel((x, 9)) for x in (0, 63)] == [255, 0]
+
+
 MISSING = "f" * 64
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"width": 0}, InvalidRequest, "width must be at least 64 and at most 4096, got 0"),

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from lark import Token
 
+from pipelines.spec.lora_tags import LORA_KINDS
 from pipelines.spec.prompt.chunking import ChunkRules, count_tokens
 from pipelines.spec.prompt.composition import Prompt, parse, without_comments
 from pipelines.spec.prompt.grammar import number_in, tokens
@@ -16,7 +17,7 @@ from pipelines.spec.schedulers import SCHEDULERS, prompt_steps
 
 EXTREME_WEIGHT = 2.0
 """Beyond this a picture usually falls apart."""
-KNOWN_NETWORKS = frozenset({"lora", "hypernet"})
+KNOWN_NETWORKS = LORA_KINDS | {"hypernet"}
 
 _LIKE_A_TAG = re.compile(r"<\w+:[^\s>]*>?")
 _EXCERPT = 20

@@ -95,6 +95,7 @@ def test_asking_again_for_what_was_resolved_applies_each_once(model: Model) -> N
         ("a boat # with\n<lora:ink> sea", "a boat \n sea", ["ink"]),
         ("[<lora:ink:1>a:b:0.5] AND c :0.8<lora:pixel:1>", "[a:b:0.5] AND c :0.8", ["ink", "pixel"]),
         ("a <lora:ink:0> <lora:pixel:0:1>", "a", ["pixel"]),
+        ("a <lyco:ink:1>", "a", ["ink"]),
     ],
 )
 def test_what_a_prompt_names(prompt: str, left: str, names: list[str], model: Model) -> None:
@@ -110,7 +111,11 @@ def test_what_a_prompt_names(prompt: str, left: str, names: list[str], model: Mo
         ({"loras": ["gone"]}, "loras", "LoRA 'gone' is not installed"),
         ({"prompt": "<lora:gone:0>"}, "prompt", "LoRA 'gone' is not installed"),
         ({"loras": ["foreign"]}, "loras", "LoRA foreign is not for toy"),
-        ({"prompt": "<lora:ink:x>"}, "prompt", "prompt names <lora:ink:x>: te must be a number, got 'x'"),
+        (
+            {"prompt": "<lora:ink:x>"},
+            "prompt",
+            "prompt names <lora:ink:x>: weight must be a number such as 0.8, got 'x'",
+        ),
         ({"prompt": "<lora:ink:99>"}, "prompt", "prompt names <lora:ink:99>: weight: input should be less than"),
         ({"prompt": "<lora:te=1>"}, "prompt", "prompt names <lora::te=1>: there is no name"),
         ({"prompt": "<lora:ink> <lora:Tinte>"}, "prompt", "prompt names the LoRA ink again; say once how it is meant"),

@@ -73,7 +73,7 @@ def test_the_others_are_made_when_asked(run: Run) -> None:
     [
         (["gone.txt"], ["gone.txt cannot be read"]),
         (["-", "--input-format", "xml"], ["--input-format", "jsonl, csv, text", "xml"]),
-        (["-"], ["asks for nothing"]),
+        (["-"], ["standard input asks for nothing"]),
         (["-", "--output", "x.png"], ["--output must be a folder", "x.png"]),
         (["-", "--output", "studio.toml"], ["studio.toml is not a folder"]),
     ],

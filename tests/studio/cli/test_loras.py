@@ -75,7 +75,7 @@ def test_what_cannot_be_applied_is_told_before_anything_runs(run: Run) -> None:
         "error: LoRA 'see' is not installed; there are sea"
     )
     assert run("generate", "a boat", "--lora", "sea:x").err == (
-        "error: loras names 'sea:x': te must be a number, got 'x'\n"
+        "error: loras names 'sea:x': weight must be a number such as 0.8, got 'x'\n"
     )
     assert run("jobs").out.count("\n") <= 1
 

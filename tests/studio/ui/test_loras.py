@@ -77,7 +77,7 @@ def test_a_written_request_is_read_back_the_same(studio: Studio) -> None:
 def test_what_cannot_be_read_is_refused_by_the_fields_name(studio: Studio) -> None:
     form = make_form(studio)
 
-    with pytest.raises(InvalidRequest, match="loras names 'sea:much': te must be a number") as refused:
+    with pytest.raises(InvalidRequest, match="loras names 'sea:much': weight must be a number") as refused:
         form.read(values(form, loras=["sea:much"]))
     assert refused.value.field == "loras"
 

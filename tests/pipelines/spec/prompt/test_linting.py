@@ -18,7 +18,7 @@ RULES = ChunkRules(lambda text: [2] * len(re.findall(r"\w+", text)))
         ("a [boat", ['"[boat": this "[" is never closed, so it lasts until the end.']),
         ("a boat)", ['"a boat)": this ")" closes nothing and is read as text.']),
         ("a boat:1.3)", ['"a boat:1.3)": this ")" closes nothing and is read as text.']),
-        ("<foo:x:1> a", ["<foo:x> is ignored: this model takes <hypernet:…>, <lora:…>."]),
+        ("<foo:x:1> a", ["<foo:x> is ignored: this model takes <hypernet:…>, <lora:…>, <lyco:…>."]),
         ("<lora:x:much> a", ['<lora:x>: "much" is no number, so the default weight is used.']),
         ("<lora:te=1> a", ["<lora:> names no file."]),
         ("a <lora:x:1 b", ['"<lora:x:1" is read as text: it is no complete tag.']),
