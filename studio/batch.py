@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pipelines.spec.errors import InvalidRequest
 from pipelines.spec.request import bounds, field_names
+from pipelines.spec.schedulers import parted_scheduler
 from pipelines.spec.values import OTHER_NAMES
 
 
@@ -142,9 +143,17 @@ def _with_options(number: int, line: str) -> Line:
     ends = [*(option.start() for option in options), len(line)]
     prompt = line[: ends[0]].strip()
     fields = {"prompt": prompt} if prompt else {}
+    is_of_a1111 = any(_written(option[1]) == "sampler_name" for option in options)
     try:
         for option, end in zip(options, ends[1:], strict=True):
-            _add(fields, option[1], _unquoted(line[option.end() : end].strip()))
+            name, value = option[1], _unquoted(line[option.end() : end].strip())
+            match _written(name):
+                case "sampler_name":
+                    _add_sampler(fields, value)
+                case "scheduler" if is_of_a1111:  # there it is the noise schedule
+                    _add(fields, "noise_schedule", value)
+                case _:
+                    _add(fields, name, value)
     except InvalidRequest as error:
         return Line(number, error=error)
     counts = [fields.pop(count) for count in _COUNTS if count in fields]
@@ -158,7 +167,7 @@ def _with_options(number: int, line: str) -> Line:
 
 def _add(fields: dict[str, str], option: str, value: str) -> None:
     """Put an option among the fields, unless it asks for nothing; A1111's two counts under their own names."""
-    written = option.replace("-", "_")
+    written = _written(option)
     name = written if written in _COUNTS else OTHER_NAMES.get(written, written)
     if (other := _NOT_HERE.get(written)) is not None:
         if value.lower() != other.asks_nothing:
@@ -172,6 +181,23 @@ def _add(fields: dict[str, str], option: str, value: str) -> None:
         raise InvalidRequest(f"{name} has no value; write --{option} VALUE", field=name)
     if written not in _SEED_SIZES or value not in {"0", "-1"}:
         fields[name] = value
+
+
+def _add_sampler(fields: dict[str, str], value: str) -> None:
+    """Put A1111's sampler among the fields; before 1.9 a noise schedule stood at the end of its name."""
+    try:
+        scheduler, noise_schedule = parted_scheduler(value)
+    except ValueError:  # told with the request's other fields
+        noise_schedule = None
+    if noise_schedule is None:
+        _add(fields, "sampler_name", value)
+    else:
+        _add(fields, "scheduler", scheduler)
+        _add(fields, "noise_schedule", noise_schedule)
+
+
+def _written(option: str) -> str:
+    return option.replace("-", "_")
 
 
 def _twice(name: str) -> InvalidRequest:

@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, NotFound
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
-from pipelines.spec.templates import is_template
+from pipelines.spec.templates import TEMPLATES, is_template
 from pipelines.spec.upscalers import UPSCALERS
 from studio.bars import job_bar, requests_bar
 from studio.enlarging import enlarged, upscaled
@@ -300,6 +300,22 @@ class Studio(Trainings):
     def as_typed(self, request: GenerationRequest) -> GenerationRequest:
         """Return the request of a picture for editing; see `studio.expanding.as_typed`."""
         return as_typed(request, lambda typed: self._storage.expand(typed)[1])
+
+    def like(self, image: Path | GalleryImage | Imported, **fields: Any) -> GenerationRequest:
+        """Return the request of a picture, ours or another program's, with other values in some fields.
+
+        Args:
+            image: a file, a picture of the gallery, or what was read of one.
+            fields: of GenerationRequest. A text that is replaced is no longer what a template became.
+
+        Raises:
+            NotFound: as `read`.
+            InvalidRequest: naming the field.
+        """
+        imported = image if isinstance(image, Imported) else self.read(image)
+        request = self.as_typed(GenerationRequest.parse(imported.request_fields))
+        drawn = {note: None for field, note in TEMPLATES.items() if field in fields}
+        return self.request(request, **{**drawn, **fields})
 
     def submit(self, request: GenerationRequest, *, idempotency_key: str | None = None) -> Job:
         """Check a request against its model and put it in the queue; returns at once. The job names its model.

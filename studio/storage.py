@@ -16,7 +16,7 @@ from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
 from pipelines.spec.loras import LoraSpec
 from pipelines.spec.model import Model
-from pipelines.spec.pictures import on_ground
+from pipelines.spec.pictures import on_white, to_mask
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.resolved import ResolvedRequest
@@ -266,8 +266,8 @@ class Storage:
         )
         return Inputs(
             model,
-            init_image=None if init_image is None else on_ground(init_image, "white").convert("RGB"),
-            mask_image=None if mask_image is None else on_ground(mask_image, "black").convert("L"),
+            init_image=None if init_image is None else on_white(init_image),
+            mask_image=None if mask_image is None else to_mask(mask_image),
             loras={digest: self.loras.find(name).file() for digest, name in names.items()},
             embeddings=self._embedding_files(resolved),
             hires_model=self._hires_model(request),

@@ -36,19 +36,27 @@ def open_picture(path: Path) -> Picture:
             with Image.open(path) as file:
                 frames = getattr(file, "n_frames", 1)
                 picture = eight_bits(ImageOps.exif_transpose(file))
-                seen = on_ground(picture, "white").convert("RGB")
+                seen = on_white(picture)
                 is_transparent = _is_transparent(picture)
     except Exception as error:  # of damaged files, each of Pillow's decoders raises what it likes
         raise UnreadablePicture(str(error) or type(error).__name__) from error
     return Picture(seen, frames, is_transparent=is_transparent)
 
 
-def on_ground(picture: Image.Image, colour: str) -> Image.Image:
-    """Return what is seen of a picture on a ground of one colour; one without transparency as it is."""
+def on_white(picture: Image.Image) -> Image.Image:
+    """Return a picture as RGB, what is transparent in white."""
     if not picture.has_transparency_data:
-        return picture
+        return picture.convert("RGB")
     layer = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, colour), layer)
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def to_mask(picture: Image.Image) -> Image.Image:
+    """Return a picture as L, to be used as a mask: how light it is, or, if any of it is transparent, how opaque.
+
+    So A1111 reads masks: a stroke on a transparent layer marks what is repainted, whatever its colour.
+    """
+    return picture.convert("RGBA").getchannel("A") if _is_transparent(picture) else picture.convert("L")
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

@@ -207,14 +207,27 @@ def canonical_scheduler(name: str) -> str:
         ValueError: for a name that is in neither; one with a noise schedule at its end, as A1111 wrote them before 1.9,
             is told apart.
     """
+    scheduler, noise_schedule = parted_scheduler(name)
+    if noise_schedule is not None:
+        sampler, schedule = SCHEDULERS[scheduler].label, NOISE_SCHEDULES[noise_schedule]
+        raise ValueError(f"{name!r} names two things; give {sampler}, and {schedule} as the noise schedule")
+    return scheduler
+
+
+def parted_scheduler(name: str) -> tuple[str, str | None]:
+    """Return the table's names for a sampler's name or A1111 label, and for a noise schedule at its end.
+
+    Raises:
+        ValueError: for a name that is in no table.
+    """
     labels = {key: row.label for key, row in SCHEDULERS.items()}
     bare = name.strip().lower().removeprefix("k_")
     if (found := _find(bare, labels)) is not None:
-        return found
-    for label in NOISE_SCHEDULES.values():
+        return found, None
+    for key, label in NOISE_SCHEDULES.items():
         scheduler = _find(bare.removesuffix(f" {label.lower()}"), labels)
         if scheduler is not None:
-            raise ValueError(f"{name!r} names two things; give {labels[scheduler]}, and {label} as the noise schedule")
+            return scheduler, key
     raise ValueError(f"{name!r} is not known; choose one of {', '.join(labels)}")
 
 

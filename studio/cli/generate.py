@@ -43,8 +43,17 @@ def install(app: typer.Typer) -> None:
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the picture shows; - reads it from standard input.")],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What the picture shows; - reads it from standard input. With --from, it may be left out."),
+    ] = None,
     *,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="IMAGE", help="Take the settings of a picture; those given here replace its own."
+        ),
+    ] = None,
     output: Output = None,
     overwrite: Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per picture instead.")] = False,
@@ -59,12 +68,28 @@ def generate(
     """
     from studio.core import Studio
 
+    if prompt is None and like is None:
+        raise InvalidRequest('prompt is missing; write studio generate "a red house", or --from IMAGE', field="prompt")
     copies = None if output is None else Copies(output, overwrite=overwrite)
     if copies is not None:
         fields = copies.with_format(fields)
+    if prompt is not None:
+        fields = {"prompt": _read(prompt), **fields}
     with Studio(settings) as studio:
         keep_log(settings)
-        make(studio, studio.request(_read(prompt), **fields), copies=copies, as_json=as_json)
+        request = studio.request(**fields) if like is None else _like(like, fields, studio)
+        make(studio, request, copies=copies, as_json=as_json)
+
+
+def _like(image: Path, fields: dict[str, Any], studio: "Studio") -> GenerationRequest:
+    """Return the request of a picture with other fields, and tell what of it is not as it was."""
+    from studio.metadata import Outcome
+
+    imported = studio.read(image)
+    for note in imported.notes:
+        if note.outcome is not Outcome.USED:
+            typer.echo(printable(f"{note.outcome}: {note.field} {note.value:.60}: {note.why}"), err=True)
+    return studio.like(imported, **fields)
 
 
 def make(studio: "Studio", request: GenerationRequest, *, copies: Copies | None, as_json: bool) -> None:

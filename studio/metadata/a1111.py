@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from studio.metadata.a1111_dialects import modernise, program_of
-from studio.metadata.a1111_keys import EXTRAS, KEY, NEGATIVE, OURS
+from studio.metadata.a1111_keys import EXTRAS, KEY, NEGATIVE, OURS, TEMPLATE_KEYS
 from studio.metadata.foreign import Foreign, json_object
 
 _MIN_PAIRS = 3
@@ -21,6 +21,7 @@ _EXTRAS_ONLY = "Postprocess "
 _MAX_PAIRS_CHARACTERS = 200_000
 
 _PAIR = re.compile(r'(\w[\w \-/]{1,200}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_BELOW = re.compile(r"\n(?:Negative )?Template: ")
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 
 _DEFAULTS = {"Emphasis": "Original", "RNG": "GPU", "Schedule type": "Automatic"}
@@ -53,7 +54,7 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     Sizes come as two pairs, "Size-1" and "Size-2"; a schedule type in the sampler's name as a pair of its own; the
     sizes of the old hires fix ("First pass size") as those of today.
     """
-    text = texts.get(KEY, "").strip()
+    text, templates = _part_templates(texts.get(KEY, "").strip())
     extras = next((texts[key].strip() for key in EXTRAS if texts.get(key)), "")
     if not (text or extras) or (text.startswith("{") and json_object(text) is not None):
         return None
@@ -61,6 +62,7 @@ def read(texts: Mapping[str, str]) -> Foreign | None:
     pairs = _pairs(last) if len(last) <= _MAX_PAIRS_CHARACTERS else {}
     if len(pairs) < _MIN_PAIRS and not last.startswith(_EXTRAS_ONLY):
         lines, pairs = [*lines, last], {}
+    pairs |= templates
     if extras.startswith(_EXTRAS_ONLY) and len(extras) <= _MAX_PAIRS_CHARACTERS:
         pairs |= _pairs(extras)
     prompt, negative_prompt = _prompts(lines)
@@ -90,6 +92,21 @@ def hashes(pairs: Mapping[str, str], key: str) -> dict[str, str]:
         return {name: value for name, value in data.items() if isinstance(value, str)}
     parts = (part.rpartition(":") for part in text.split(","))
     return {name.strip(): value.strip() for name, colon, value in parts if colon and name.strip()}
+
+
+def _part_templates(text: str) -> tuple[str, dict[str, str]]:
+    """Part off what the extension Dynamic Prompts writes below the settings: what the prompts were made from."""
+    for match in _BELOW.finditer(text):
+        above = text[: match.start()]
+        last = above.rpartition("\n")[2]
+        if len(last) <= _MAX_PAIRS_CHARACTERS and len(_pairs(last)) >= _MIN_PAIRS:
+            template, _, negative = text[match.start() :].partition("\nNegative Template: ")
+            found = {
+                TEMPLATE_KEYS["prompt"]: template.removeprefix("\nTemplate: "),
+                TEMPLATE_KEYS["negative_prompt"]: negative,
+            }
+            return above, {key: value for key, value in found.items() if value}
+    return text, {}
 
 
 def _pairs(line: str) -> dict[str, str]:

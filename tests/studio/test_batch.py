@@ -45,6 +45,15 @@ def test_csv_cells_are_read_as_their_field_holds_them() -> None:
                 **{"variation_seed": 5, "num_images": 2},
             },
         ),
+        (
+            'a --sampler_name "DPM++ 2M Karras"',
+            {"prompt": "a", "scheduler": "dpmpp_2m", "noise_schedule": "karras"},
+        ),
+        (
+            'a --scheduler "Karras" --sampler_name "DPM++ 2M"',
+            {"prompt": "a", "scheduler": "DPM++ 2M", "noise_schedule": "Karras"},
+        ),
+        ("a --scheduler heun", {"prompt": "a", "scheduler": "heun"}),
         ("a --n_iter 3 --batch_size 2", {"prompt": "a", "num_images": 6}),
         ("a --n_iter 3", {"prompt": "a", "num_images": 3}),
         (
@@ -91,6 +100,7 @@ def test_a_line_of_text_is_a_prompt_and_options(line: str, fields: dict[str, Any
         (Format.TEXT, "a --n_iter few --batch_size 2", 1, ["num_images", "a whole number", "few × 2"]),
         (Format.TEXT, "a --seed", 1, ["seed has no value", "--seed VALUE"]),
         (Format.TEXT, "a --seed 1 --seed 2", 1, ["seed is given twice"]),
+        (Format.TEXT, 'a --sampler_name "Euler Karras" --scheduler Beta', 1, ["noise_schedule is given twice"]),
         (Format.TEXT, "a --guidance-scale high", 1, ["guidance_scale", "a number", "'high'"]),
     ],
 )

@@ -97,9 +97,10 @@ def test_inpainting_takes_a_mask_too(studio: Studio) -> None:
     assert image.image.size == (128, 64)
 
 
-def test_transparent_parts_of_inputs_are_white_and_of_masks_are_kept(studio: Studio) -> None:
+@pytest.mark.parametrize("colour", ["white", "black"])
+def test_transparent_parts_of_inputs_are_white_and_of_masks_are_kept(studio: Studio, colour: str) -> None:
     hidden = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
-    hidden.paste((255, 255, 255, 255), (0, 0, 32, 64))
+    hidden.paste(Image.new("RGBA", (32, 64), colour))
     black = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     request = GenerationRequest(init_image=studio.inputs.put(black), mask_image=studio.inputs.put(hidden), strength=0.5)
     storage = Storage.open(studio.settings)

@@ -351,3 +351,33 @@ def test_what_is_likely_not_meant_in_a_prompt_is_told_and_done_all_the_same(run:
     assert done.out.endswith(".png\n")
     assert done.err.count("note: prompt: ") == 2
     assert "note" not in run("generate", "a (red:1.2) boat").err
+
+
+def test_from_takes_the_settings_of_a_picture_and_what_is_given_replaces_them(run: Run, tmp_path: Path) -> None:
+    first = run("generate", "a {red|red} boat", "--seed", "7", "--width", "64", "--scheduler", "heun").out.strip()
+
+    again = json.loads(run("generate", "--from", first, "--json").out)
+    other = json.loads(run("generate", "a {green|green} boat", "--from", first, "--seed", "8", "--json").out)
+
+    assert [again["request"][name] for name in ("prompt", "seed", "width")] == ["a red boat", 7, 64]
+    assert [other["request"][name] for name in ("prompt", "seed", "width")] == ["a green boat", 8, 64]
+    assert other["request"]["template"] == "a {green|green} boat"
+    assert other["request"]["scheduler"] == "heun"
+
+
+def test_from_tells_what_of_another_program_is_not_as_it_was(run: Run, tmp_path: Path) -> None:
+    text = "a boat\nSteps: 4, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, Face restoration: GFPGAN"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+
+    result = run("generate", "--from", str(tmp_path / "a.txt"), "--json")
+
+    assert json.loads(result.out)["request"]["prompt"] == "a boat"
+    assert "ignored: Face restoration GFPGAN" in result.err
+
+
+def test_generate_wants_a_prompt_or_a_picture(run: Run) -> None:
+    result = run("generate")
+
+    assert result.code == 2
+    assert "prompt is missing" in result.err
+    assert "--from IMAGE" in result.err

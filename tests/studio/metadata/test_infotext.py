@@ -111,6 +111,41 @@ def test_infotexts(text: str, program: str, prompt: str, negative_prompt: str, p
     assert bool(foreign.pairs) == bool(pairs)
 
 
+@pytest.mark.parametrize(
+    ("below", "template", "negative"),
+    [
+        ("\nTemplate: a __colour__ fox", "a __colour__ fox", None),
+        (
+            "\nTemplate: a {red|blue} fox,\nin the snow\nNegative Template: {fog|rain}",
+            "a {red|blue} fox,\nin the snow",
+            "{fog|rain}",
+        ),
+        ("\nNegative Template: {fog|rain}", None, "{fog|rain}"),
+    ],
+)
+def test_templates_below_the_settings_as_dynamic_prompts_writes_them(
+    below: str, template: str | None, negative: str | None
+) -> None:
+    found = a1111.read({"parameters": VARIATION + below})
+
+    assert found is not None
+    assert (found.prompt, found.pairs["Steps"]) == ("fox", "12")
+    assert (found.pairs.get("Template"), found.pairs.get("Negative template")) == (template, negative)
+    fields = import_request({"parameters": VARIATION + below}).request_fields
+    assert (fields.get("prompt"), fields.get("template"), fields.get("negative_template")) == (
+        "fox",
+        template,
+        negative,
+    )
+
+
+def test_a_prompt_may_have_a_line_that_begins_with_template() -> None:
+    found = a1111.read({"parameters": f"a poster\nTemplate: of a {VARIATION}"})
+
+    assert found is not None
+    assert found.prompt == "a poster\nTemplate: of a fox"
+
+
 def test_pairs_keep_their_order() -> None:
     foreign = a1111.read({"parameters": FORGE})
 
