@@ -1,7 +1,9 @@
 """Jobs whose pictures can be made at once are: one call of the engine, and still each has an end of its own."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -118,6 +120,31 @@ def test_a_job_that_is_cancelled_stops_no_other_and_shows_nothing_more(storage: 
     assert states(storage, jobs) == [JobState.DONE, JobState.CANCELLED, JobState.DONE]
     assert storage.gallery.of_job(jobs[1].id) == []
     assert len(engine.calls) == 1
+
+
+def test_a_job_that_is_cancelled_while_its_picture_is_written_stops_no_other(storage: Storage) -> None:
+    class Written(Watched):
+        def generate(
+            self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
+        ) -> Iterator[GeneratedImage]:
+            for made in super().generate(requests, inputs, on_step):
+                if made.request.prompt == "b":
+                    made.image.save = partial(cancel_and_save, made.image.save)  # type: ignore[method-assign]
+                yield made
+
+    def cancel_and_save(save: Callable[..., None], *arguments: object, **options: object) -> None:
+        storage.jobs.cancel(jobs[1].id)
+        while not storage.jobs.get(jobs[1].id).is_finished:
+            time.sleep(0.01)
+        save(*arguments, **options)
+
+    jobs = submit(storage, "a", "b", "c")
+
+    work_off(storage, engine := Written())
+
+    assert states(storage, jobs) == [JobState.DONE, JobState.CANCELLED, JobState.DONE]
+    assert storage.gallery.of_job(jobs[1].id) == []
+    assert len(engine.calls) == 1, "nothing is made twice"
 
 
 def test_a_job_that_cannot_be_read_hurts_none_beside_it(storage: Storage) -> None:
