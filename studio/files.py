@@ -21,10 +21,10 @@ from typing import BinaryIO
 
 import psutil
 from filelock import FileLock, Timeout
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
-from pipelines.spec.pictures import eight_bits
+from pipelines.spec.pictures import eight_bits, upright
 from pipelines.spec.resolved import ResolvedRequest
 
 fcntl = import_module("fcntl") if os.name != "nt" else None
@@ -90,29 +90,34 @@ class InputStore:
         Raises:
             NotFound: no such input, or its file is damaged.
         """
-        path = self.path(input_id)
-        try:
-            with Image.open(path, formats=INPUT_FORMATS) as image:
-                return eight_bits(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow raises for what it cannot read
-            raise NotFound(f"the file of input {input_id[:12]} is damaged ({error}); give the picture again") from error
+        with self._opened(input_id) as image:
+            return eight_bits(upright(image))
 
     def kind(self, input_id: str) -> str:
         """Return png, jpeg, webp or avif.
 
         Raises:
-            NotFound: no such input.
+            NotFound: no such input, or its file is damaged.
         """
-        with Image.open(self.path(input_id), formats=INPUT_FORMATS) as image:
+        with self._opened(input_id) as image:
             return str(image.format).lower()
 
     def size(self, input_id: str) -> tuple[int, int]:
         """Return width and height in pixels, upright.
 
         Raises:
-            NotFound: no such input.
+            NotFound: no such input, or its file is damaged.
         """
         return self.open(input_id).size
+
+    @contextmanager
+    def _opened(self, input_id: str) -> Iterator[Image.Image]:
+        path = self.path(input_id)
+        try:
+            with Image.open(path, formats=INPUT_FORMATS) as image:
+                yield image
+        except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow raises for what it cannot read
+            raise NotFound(f"the file of input {input_id[:12]} is damaged ({error}); give the picture again") from error
 
 
 def is_input_id(text: str) -> bool:

@@ -35,7 +35,7 @@ def open_picture(path: Path) -> Picture:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 frames = getattr(file, "n_frames", 1)
-                picture = eight_bits(ImageOps.exif_transpose(file))
+                picture = eight_bits(upright(file))
                 if not picture.has_transparency_data:
                     return Picture(picture.convert("RGB"), frames, is_transparent=False)
                 layer = picture.convert("RGBA")
@@ -43,6 +43,15 @@ def open_picture(path: Path) -> Picture:
         raise UnreadablePicture(str(error) or type(error).__name__) from error
     seen = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return Picture(seen.convert("RGB"), frames, is_transparent=layer.getchannel("A").getextrema() != (255, 255))
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Return a picture as its EXIF says that it stands; as it is, where its EXIF is damaged and its pixels are good."""
+    picture.load()
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # noqa: BLE001 - of damaged EXIF, Pillow raises what it likes
+        return picture.copy()
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

@@ -86,6 +86,29 @@ def test_a_photo_is_opened_upright(orientation: int, inputs: InputStore) -> None
     assert inputs.size(name) == ((32, 24) if orientation == 3 else (24, 32))
 
 
+DAMAGED_EXIF = {
+    "no TIFF": b"Exif\0\0M\x7f\0*\0\0\0\x08",
+    # orientation 6, and a tag whose number is a text: Pillow turns the picture, and cannot write the EXIF again
+    "a text for a number": b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+    b"\x01\x03\0\x02\0\0\0\x04abc\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("exif", DAMAGED_EXIF.values(), ids=DAMAGED_EXIF)
+def test_damaged_exif_says_nothing_and_the_pixels_are_good(exif: bytes, file_format: str, inputs: InputStore) -> None:
+    name = inputs.put(encoded(picture((32, 24)), file_format, exif=exif))
+    assert sorted(inputs.size(name)) == [24, 32]
+
+
+def test_an_input_whose_file_was_damaged_says_so_whatever_is_asked(inputs: InputStore) -> None:
+    name = inputs.put(picture())
+    inputs.path(name).write_bytes(b"junk")
+    for ask in (inputs.open, inputs.size, inputs.kind):
+        with pytest.raises(NotFound, match="is damaged .*give the picture again"):
+            ask(name)
+
+
 def test_a_sixteen_bit_picture_keeps_its_greys(inputs: InputStore) -> None:
     ramp = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (24, 1))
     upright = inputs.open(inputs.put(encoded(Image.fromarray(ramp), "PNG"))).convert("RGB")
