@@ -120,7 +120,7 @@ def import_request(
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model, find_upscaler), fields)
     notes += _other_tags(foreign, fields)
-    notes += _loras(loras, find_lora, fields)
+    notes += _loras(loras[:_MAX_NOTES], find_lora, fields)
     notes += embedding_notes(_embedding_hashes(foreign), find_embedding)
     notes += _input(foreign, fields)
     notes = _without_refused(fields, notes)
@@ -131,7 +131,13 @@ def import_request(
     for key, value in foreign.pairs.items():
         if key not in known and value not in _NOTHING:
             notes.append(Note(key, value, Outcome.IGNORED, "there is nothing like it here"))
-    return Imported(foreign.program, as_it_stands(fields), tuple(notes[:_MAX_NOTES]))
+    told = (Note(_whole(note.field), _whole(note.value), note.outcome, _whole(note.why)) for note in notes[:_MAX_NOTES])
+    return Imported(_whole(foreign.program), as_it_stands(fields), tuple(told))
+
+
+def _whole(text: str) -> str:
+    """Return a text without halves of surrogate pairs: JSON can spell them, and no page or file can hold them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _record(texts: Mapping[str, str], key: str) -> Record | None:

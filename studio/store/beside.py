@@ -110,4 +110,5 @@ def _words(said: dict[str, Any]) -> Iterator[str]:
 
 
 def _text(value: object) -> str:
-    return " ".join(value.split())[:_MAX_TEXT] if isinstance(value, str) else ""
+    """Return a text on one line, without halves of surrogate pairs: JSON can spell them, and no page can hold them."""
+    return " ".join(value.split())[:_MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
