@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +35,8 @@ MAX_INPUT_SIDE = 16384
 MIN_INPUT_SIDE = 8
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 ORPHAN_SECONDS = 3600
+UNUSED_SECONDS = 24 * 3600
+"""An input that nobody has asked for so long is forgotten, if nothing names it."""
 _WAIT_SECONDS = 0.01
 
 
@@ -61,20 +63,42 @@ class InputStore:
         data = _read(source, field)
         _check(data, field)
         name = hashlib.sha256(data).hexdigest()
-        path = self.folder / name
-        if not path.exists():
-            publish(path, lambda file: file.write(data), size=len(data))
+        try:
+            self.path(name)
+        except NotFound:
+            publish(self.folder / name, lambda file: file.write(data), size=len(data))
         return name
 
     def path(self, input_id: str) -> Path:
-        """Return the file of an input.
+        """Return the file of an input, and note by its time of change that somebody asked for it.
 
         Raises:
             NotFound: no such input.
         """
         if not is_input_id(input_id) or not (path := self.folder / input_id).is_file():
             raise NotFound(f"there is no stored input {input_id[:80]!r}; store the image first")
+        with suppress(OSError):  # of somebody else, or of a disk that is only read
+            os.utime(path)
         return path
+
+    def sweep(self, needed: Iterable[str]) -> int:
+        """Delete the inputs that are not needed and that nobody has asked for lately; return how many.
+
+        What one that is needed names in its own texts is needed too: it may be a picture of ours, made larger.
+        """
+        there = {path.name: path for path in self.folder.glob("*") if is_input_id(path.name)}
+        kept: set[str] = set()
+        left = there.keys() & set(needed)
+        while left:
+            kept |= left
+            left = (there.keys() & {found for name in left for found in ids_in(there[name].read_bytes())}) - kept
+        swept = 0
+        for name in there.keys() - kept:
+            with suppress(OSError):  # it goes the next time
+                if time.time() - there[name].stat().st_mtime > UNUSED_SECONDS:
+                    there[name].unlink()
+                    swept += 1
+        return swept
 
     def source_of(self, request: ResolvedRequest) -> Path | None:
         """Return the input that a picture is, only larger; None for one that is painted.
@@ -123,6 +147,11 @@ class InputStore:
 def is_input_id(text: str) -> bool:
     """Whether a text has the form of an input's id."""
     return re.fullmatch("[0-9a-f]{64}", text) is not None
+
+
+def ids_in(text: bytes) -> set[str]:
+    """Return all that may be an input's id in a request, a record or a picture that holds one."""
+    return {found.decode() for found in re.findall(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text)}
 
 
 def _read(source: bytes | Path | Image.Image, field: str) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.spec.characters import whole
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.model import Model
@@ -131,13 +132,8 @@ def import_request(
     for key, value in foreign.pairs.items():
         if key not in known and value not in _NOTHING:
             notes.append(Note(key, value, Outcome.IGNORED, "there is nothing like it here"))
-    told = (Note(_whole(note.field), _whole(note.value), note.outcome, _whole(note.why)) for note in notes[:_MAX_NOTES])
-    return Imported(_whole(foreign.program), as_it_stands(fields), tuple(told))
-
-
-def _whole(text: str) -> str:
-    """Return a text without halves of surrogate pairs: JSON can spell them, and no page or file can hold them."""
-    return text.encode("utf-8", "replace").decode()
+    told = (Note(whole(note.field), whole(note.value), note.outcome, whole(note.why)) for note in notes[:_MAX_NOTES])
+    return Imported(whole(foreign.program), as_it_stands(fields), tuple(told))
 
 
 def _record(texts: Mapping[str, str], key: str) -> Record | None:

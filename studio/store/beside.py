@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from pipelines.spec.characters import whole
 from pipelines.spec.errors import NotFound
 from pipelines.spec.pictures import upright
 
@@ -110,5 +111,4 @@ def _words(said: dict[str, Any]) -> Iterator[str]:
 
 
 def _text(value: object) -> str:
-    """Return a text on one line, without halves of surrogate pairs: JSON can spell them, and no page can hold them."""
-    return " ".join(value.split())[:_MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    return whole(" ".join(value.split())[:_MAX_TEXT]) if isinstance(value, str) else ""

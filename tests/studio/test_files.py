@@ -105,7 +105,7 @@ def test_an_input_whose_file_was_damaged_says_so_whatever_is_asked(inputs: Input
     name = inputs.put(picture())
     inputs.path(name).write_bytes(b"junk")
     for ask in (inputs.open, inputs.size, inputs.kind):
-        with pytest.raises(NotFound, match="is damaged .*give the picture again"):
+        with pytest.raises(NotFound, match=r"is damaged .*give the picture again"):
             ask(name)
 
 

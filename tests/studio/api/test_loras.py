@@ -38,7 +38,7 @@ def test_a_tag_that_no_page_can_hold_hides_no_lora(client: TestClient, settings:
 
     listed = {lora["name"]: lora for lora in client.get("/api/v1/loras").json()}
 
-    assert listed["odd"]["trigger_words"] == ["sea ?"]
+    assert listed["odd"]["trigger_words"] == ["sea �"]
 
 
 def test_notes_that_no_page_can_hold_hide_no_lora(client: TestClient, settings: Settings, studio: Studio) -> None:
@@ -47,8 +47,8 @@ def test_notes_that_no_page_can_hold_hide_no_lora(client: TestClient, settings: 
 
     listed = {lora["name"]: lora for lora in client.get("/api/v1/loras").json()}
 
-    assert listed["sea"]["trigger_words"] == ["sea ? side"]
-    assert "sea ? side" in markup.lora_cards([studio.lora("sea")])
+    assert listed["sea"]["trigger_words"] == ["sea � side"]
+    assert "sea � side" in markup.lora_cards([studio.lora("sea")])
 
 
 def data_uri(kind: str, data: bytes) -> str:

@@ -329,7 +329,7 @@ def test_what_is_told_of_half_of_a_surrogate_pair_can_be_shown() -> None:
 
     imported = import_request({"parameters": text})
 
-    assert {"a?", "b? 1"} < {note.value for note in imported.notes}
+    assert {"a�", "b� 1"} < {note.value for note in imported.notes}
     for note in imported.notes:
         f"{note.field} {note.value} {note.why}".encode()
 
