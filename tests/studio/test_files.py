@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+from studio.datasets import DataSets
 from studio.files import InputStore, ProcessLock, left_behind, publish, sweep, sweep_orphans
 
 
@@ -193,6 +195,22 @@ def test_many_uploads_of_one_picture_at_once_all_succeed(inputs: InputStore, tmp
             assert inputs.path(name).read_bytes() == data
             inputs.path(name).unlink()
     assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def test_a_data_set_that_many_make_at_once_is_whole_for_all(inputs: InputStore, tmp_path: Path) -> None:
+    sets = DataSets(tmp_path / "datasets", inputs)
+    captions = {inputs.put(Image.new("RGB", (16, 16), (red, 0, 0))): "red" for red in range(6)}
+    start = threading.Barrier(4)
+
+    def make(_: int) -> int:
+        start.wait()
+        return len(list(sets.put_inputs(captions).iterdir()))
+
+    for _ in range(20):
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(make, range(4))) == {12}
+        assert len(list((tmp_path / "datasets").iterdir())) == 1
+        shutil.rmtree(tmp_path / "datasets")
 
 
 def test_publish_replaces_a_whole_file_by_a_whole_file(tmp_path: Path) -> None:
