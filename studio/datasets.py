@@ -82,7 +82,7 @@ class DataSets:
             raise InvalidRequest(f"{error} ({file.name[:80]})", field="data") from error
 
     def _fill(self, folder: Path, pictures: Mapping[str, Path], captions: Mapping[str, str]) -> None:
-        """Make the folder beside its place first: it appears whole or not at all, whoever makes the same set meanwhile."""
+        """Make the folder beside its place first: it appears whole or not at all, whoever makes it too."""
         unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
         unfinished.mkdir(parents=True)
         try:
