@@ -367,6 +367,16 @@ def sweep_orphans(folder: Path) -> None:
                 path.unlink()
 
 
+def sweep_old(folder: Path, *, seconds: float) -> None:
+    """Delete the files of a folder's tree that have not changed for so long, and the folders that are empty then."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
+        with suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            elif time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+
+
 def sweep(folder: Path, suffix: str) -> None:
     """Delete the temporary files that a dead process left: hidden files in the folder's tree with this suffix."""
     for path in folder.glob(f"**/.*{suffix}"):
