@@ -85,6 +85,9 @@ class InputStore:
         """Delete the inputs that are not needed and that nobody has asked for lately; return how many.
 
         What one that is needed names in its own texts is needed too: it may be a picture of ours, made larger.
+
+        Raises:
+            OSError: one of those cannot be read; none is deleted.
         """
         there = {path.name: path for path in self.folder.glob("*") if is_input_id(path.name)}
         kept: set[str] = set()

@@ -149,14 +149,23 @@ class Storage:
 
         Returns:
             How many are gone.
+
+        Raises:
+            StorageError: a picture or an input cannot be read, so that nobody knows what it names; all inputs stay.
         """
         requests = sa.select(sa.cast(job_table.c.request, sa.Text)).where(job_table.c.state != JobState.DONE)
-        needed = {found for path in unlisted for found in ids_in(path.read_bytes())}
+        needed: set[str] = set()
         with self.database.read() as connection:
             for query in (requests, sa.select(sa.cast(image_table.c.record, sa.Text))):
                 for text in connection.execute(query).scalars():
                     needed |= ids_in(text.encode())
-        return self.inputs.sweep(needed)
+        try:
+            for path in filter(Path.is_file, unlisted):
+                needed |= ids_in(path.read_bytes())
+            return self.inputs.sweep(needed)
+        except OSError as error:
+            sentence = f"cannot read {error.filename}: {error.strerror}"
+            raise StorageError(f"{sentence}; no stored input was deleted, for it may be needed") from error
 
     def training(self, request: TrainingRequest) -> Training:
         """Return a training's model and files; the request names its model and a folder that any process finds.

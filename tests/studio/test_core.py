@@ -365,9 +365,25 @@ def test_a_rebuild_deletes_only_the_inputs_that_nothing_needs(studio: Studio) ->
         os.utime(studio.inputs.folder / ids[name], (1, 1))
     studio.inputs.put(studio.inputs.open(ids["just given"]))
 
+    folder = studio.gallery.images_dir / "folder.png"
+    folder.mkdir()
+
     rebuilt, forgotten = studio.rebuild_gallery()
 
-    assert rebuilt.unreadable == (path,)
+    assert set(rebuilt.unreadable) == {path, folder}
     there = {name for name in ids if (studio.inputs.folder / ids[name]).exists()}
     assert there == {"painted", "enlarged", "its source", "waits", "failed", "unread", "just given"}
     assert forgotten == 2
+
+
+def test_no_input_is_deleted_where_one_that_is_needed_cannot_be_read(studio: Studio) -> None:
+    needed, other = (studio.inputs.put(Image.effect_noise((64, 64), each)) for each in (9, 10))
+    studio.submit(studio.request("a", init_image=needed))
+    (studio.inputs.folder / needed).unlink()
+    (studio.inputs.folder / needed).mkdir()
+    os.utime(studio.inputs.folder / other, (1, 1))
+
+    with pytest.raises(StorageError, match=f"cannot read .*{needed}: .*; no stored input was deleted"):
+        studio.rebuild_gallery()
+
+    assert studio.inputs.path(other)
