@@ -163,6 +163,8 @@ def _run_together(together: Sequence[Unmade], *, storage: Storage, machines: Mac
 
 def _finish_or_give_back(job: Job, storage: Storage) -> None:
     """Close a job that was painted with others, unless it is over; given back, one that is to end is cancelled."""
+    if storage.jobs.get(job.id).is_finished:
+        return
     if len(storage.gallery.made(job)) == job.num_images:
         storage.jobs.finish(job, JobState.DONE)
     else:

@@ -159,6 +159,15 @@ def test_a_job_that_cannot_be_read_hurts_none_beside_it(storage: Storage) -> Non
     assert "is damaged" in str(storage.jobs.get(jobs[1].id).error)
 
 
+def test_jobs_that_end_well_are_not_said_to_be_lost(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    submit(storage, "a", "b")
+
+    with caplog.at_level("INFO"):
+        work_off(storage, Watched())
+
+    assert "no longer ours" not in caplog.text
+
+
 def test_a_job_is_done_with_its_last_picture(storage: Storage) -> None:
     seen: list[list[JobState]] = []
     jobs = submit(storage, "a", "b", "c")
