@@ -1,6 +1,7 @@
 """Picture files as people have them, read as 8-bit RGB: upright, without transparency, of any number of bits."""
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +49,20 @@ def open_picture(path: Path) -> Picture:
 def upright(picture: Image.Image) -> Image.Image:
     """Return a picture as its EXIF says that it stands; as it is, where its EXIF is damaged and its pixels are good."""
     picture.load()
+    with suppress(_DamagedExif):
+        return _turned(picture)
+    return picture.copy()
+
+
+class _DamagedExif(ValueError):
+    """EXIF that cannot be read, or not be written again."""
+
+
+def _turned(picture: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(picture)
-    except Exception:  # noqa: BLE001 - of damaged EXIF, Pillow raises what it likes
-        return picture.copy()
+    except Exception as error:  # Pillow raises what it likes
+        raise _DamagedExif(str(error)) from error
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
