@@ -16,7 +16,7 @@ from studio.bars import job_bar, requests_bar
 from studio.enlarging import enlarged, upscaled
 from studio.expanding import as_typed
 from studio.files import InputStore, is_input_id
-from studio.gallery import Gallery, GalleryImage
+from studio.gallery import Gallery, GalleryImage, Rebuilt
 from studio.jobs import Job, JobState
 from studio.metadata import FoundLora, Imported, Record, import_request, read_texts, texts_of
 from studio.settings import Settings
@@ -369,6 +369,15 @@ class Studio(Trainings):
         """Return the LoRA that a picture of another program, or of another machine, was made with."""
         found = self._storage.loras.find_by_hash(name, digest)
         return None if found is None else FoundLora(*found)
+
+    def rebuild_gallery(self) -> tuple[Rebuilt, int]:
+        """Make the gallery's list anew from the picture files, then delete the inputs that nothing needs any more.
+
+        Returns:
+            What was found, and how many inputs are gone; see `Storage.forget_inputs`.
+        """
+        rebuilt = self.gallery.rebuild()
+        return rebuilt, self._storage.forget_inputs(rebuilt.unreadable)
 
     def upscalers(self) -> list[str]:
         """Return what can enlarge a picture: the names of the table, and those of the model files."""

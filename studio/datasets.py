@@ -1,8 +1,8 @@
 """Pictures and captions that were uploaded to be trained on: a folder per set, named by what is in it."""
 
 import hashlib
-import os
 import re
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,18 +82,24 @@ class DataSets:
             raise InvalidRequest(f"{error} ({file.name[:80]})", field="data") from error
 
     def _fill(self, folder: Path, pictures: Mapping[str, Path], captions: Mapping[str, str]) -> None:
-        """Make the folder beside its place first: it appears whole or not at all."""
-        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        """Make the folder beside its place first: it appears whole or not at all, whoever makes it too."""
+        unfinished = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
         unfinished.mkdir(parents=True)
-        for name, path in pictures.items():
+        try:
+            for name, path in pictures.items():
+                try:
+                    (unfinished / name).hardlink_to(path)
+                except OSError:  # a file system without links
+                    shutil.copyfile(path, unfinished / name)
+            for name, caption in captions.items():
+                (unfinished / name).write_text(caption, encoding="utf-8")
             try:
-                (unfinished / name).hardlink_to(path)
-            except OSError:  # a file system without links
-                shutil.copyfile(path, unfinished / name)
-        for name, caption in captions.items():
-            (unfinished / name).write_text(caption, encoding="utf-8")
-        unfinished.replace(folder)
+                unfinished.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else somebody was quicker
+                    raise
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _name(file: Path) -> str:

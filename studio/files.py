@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -21,10 +21,10 @@ from typing import BinaryIO
 
 import psutil
 from filelock import FileLock, Timeout
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
-from pipelines.spec.pictures import eight_bits
+from pipelines.spec.pictures import eight_bits, upright
 from pipelines.spec.resolved import ResolvedRequest
 
 fcntl = import_module("fcntl") if os.name != "nt" else None
@@ -35,6 +35,8 @@ MAX_INPUT_SIDE = 16384
 MIN_INPUT_SIDE = 8
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
 ORPHAN_SECONDS = 3600
+UNUSED_SECONDS = 24 * 3600
+"""An input that nobody has asked for so long is forgotten, if nothing names it."""
 _WAIT_SECONDS = 0.01
 
 
@@ -61,20 +63,45 @@ class InputStore:
         data = _read(source, field)
         _check(data, field)
         name = hashlib.sha256(data).hexdigest()
-        path = self.folder / name
-        if not path.exists():
-            publish(path, lambda file: file.write(data), size=len(data))
+        try:
+            self.path(name)
+        except NotFound:
+            publish(self.folder / name, lambda file: file.write(data), size=len(data))
         return name
 
     def path(self, input_id: str) -> Path:
-        """Return the file of an input.
+        """Return the file of an input, and note by its time of change that somebody asked for it.
 
         Raises:
             NotFound: no such input.
         """
         if not is_input_id(input_id) or not (path := self.folder / input_id).is_file():
             raise NotFound(f"there is no stored input {input_id[:80]!r}; store the image first")
+        with suppress(OSError):  # of somebody else, or of a disk that is only read
+            os.utime(path)
         return path
+
+    def sweep(self, needed: Iterable[str]) -> int:
+        """Delete the inputs that are not needed and that nobody has asked for lately; return how many.
+
+        What one that is needed names in its own texts is needed too: it may be a picture of ours, made larger.
+
+        Raises:
+            OSError: one of those cannot be read; none is deleted.
+        """
+        there = {path.name: path for path in self.folder.glob("*") if is_input_id(path.name)}
+        kept: set[str] = set()
+        left = there.keys() & set(needed)
+        while left:
+            kept |= left
+            left = (there.keys() & {found for name in left for found in ids_in(there[name].read_bytes())}) - kept
+        swept = 0
+        for name in there.keys() - kept:
+            with suppress(OSError):  # it goes the next time
+                if time.time() - there[name].stat().st_mtime > UNUSED_SECONDS:
+                    there[name].unlink()
+                    swept += 1
+        return swept
 
     def source_of(self, request: ResolvedRequest) -> Path | None:
         """Return the input that a picture is, only larger; None for one that is painted.
@@ -90,34 +117,44 @@ class InputStore:
         Raises:
             NotFound: no such input, or its file is damaged.
         """
-        path = self.path(input_id)
-        try:
-            with Image.open(path, formats=INPUT_FORMATS) as image:
-                return eight_bits(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow raises for what it cannot read
-            raise NotFound(f"the file of input {input_id[:12]} is damaged ({error}); give the picture again") from error
+        with self._opened(input_id) as image:
+            return eight_bits(upright(image))
 
     def kind(self, input_id: str) -> str:
         """Return png, jpeg, webp or avif.
 
         Raises:
-            NotFound: no such input.
+            NotFound: no such input, or its file is damaged.
         """
-        with Image.open(self.path(input_id), formats=INPUT_FORMATS) as image:
+        with self._opened(input_id) as image:
             return str(image.format).lower()
 
     def size(self, input_id: str) -> tuple[int, int]:
         """Return width and height in pixels, upright.
 
         Raises:
-            NotFound: no such input.
+            NotFound: no such input, or its file is damaged.
         """
         return self.open(input_id).size
+
+    @contextmanager
+    def _opened(self, input_id: str) -> Iterator[Image.Image]:
+        path = self.path(input_id)
+        try:
+            with Image.open(path, formats=INPUT_FORMATS) as image:
+                yield image
+        except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # what Pillow raises for what it cannot read
+            raise NotFound(f"the file of input {input_id[:12]} is damaged ({error}); give the picture again") from error
 
 
 def is_input_id(text: str) -> bool:
     """Whether a text has the form of an input's id."""
     return re.fullmatch("[0-9a-f]{64}", text) is not None
+
+
+def ids_in(text: bytes) -> set[str]:
+    """Return all that may be an input's id in a request, a record or a picture that holds one."""
+    return {found.decode() for found in re.findall(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text)}
 
 
 def _read(source: bytes | Path | Image.Image, field: str) -> bytes:
@@ -330,6 +367,16 @@ def sweep_orphans(folder: Path) -> None:
         owner = re.search(r"\.(\d+)-\d+\.tmp$", path.name)
         with suppress(OSError):
             if owner and not psutil.pid_exists(int(owner[1])) and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
+                path.unlink()
+
+
+def sweep_old(folder: Path, *, seconds: float) -> None:
+    """Delete the files of a folder's tree that have not changed for so long, and the folders that are empty then."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
+        with suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            elif time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
 
 

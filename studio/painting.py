@@ -14,7 +14,7 @@ from pipelines.spec.errors import StudioError
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
-from studio.jobs import GenerationJob, Job
+from studio.jobs import ClaimLost, GenerationJob, Job
 from studio.reporting import Note, Reporter
 from studio.storage import Storage
 
@@ -141,7 +141,12 @@ def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], En
         if reporter.is_over(each.job):
             return
         provenance = {**generated.provenance, **(hashes.result() if hashes else {})}
-        storage.gallery.add(each.job, replace(generated, index=index, provenance=provenance))
+        try:
+            storage.gallery.add(each.job, replace(generated, index=index, provenance=provenance))
+        except ClaimLost:
+            if reporter.is_over(each.job):  # it was cancelled while the picture was written
+                return
+            raise
         left[each.job.id] -= 1
         if not left[each.job.id]:
             reporter.is_made(each.job)

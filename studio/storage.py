@@ -24,12 +24,12 @@ from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.training import TrainingRequest
 from pipelines.spec.upscalers import UPSCALERS
 from studio import metadata
-from studio.database import Database, outputs_table
+from studio.database import Database, image_table, job_table, outputs_table
 from studio.datasets import DataSets
 from studio.expanding import write_out
-from studio.files import InputStore, ProcessLock, publish
+from studio.files import InputStore, ProcessLock, ids_in, publish
 from studio.gallery import Gallery
-from studio.jobs import JobStore
+from studio.jobs import JobState, JobStore
 from studio.settings import Settings
 from studio.store import (
     EmbeddingCatalogue,
@@ -139,6 +139,34 @@ class Storage:
         for distinct in {_texts(one): one for one in resolved}.values():
             metadata.check_room(distinct, source=self.inputs.source_of(distinct))
         return model, resolved
+
+    def forget_inputs(self, unlisted: Iterable[Path] = ()) -> int:
+        """Delete the inputs that no picture names, nor a job that is not done, and nobody has asked for within a day.
+
+        The list of pictures must be whole: this is for after `Gallery.rebuild`.
+
+        Args:
+            unlisted: pictures that are in no list; what they name is kept.
+
+        Returns:
+            How many are gone.
+
+        Raises:
+            StorageError: a picture or an input cannot be read, so that nobody knows what it names; all inputs stay.
+        """
+        requests = sa.select(sa.cast(job_table.c.request, sa.Text)).where(job_table.c.state != JobState.DONE)
+        needed: set[str] = set()
+        with self.database.read() as connection:
+            for query in (requests, sa.select(sa.cast(image_table.c.record, sa.Text))):
+                for text in connection.execute(query).scalars():
+                    needed |= ids_in(text.encode())
+        try:
+            for path in filter(Path.is_file, unlisted):
+                needed |= ids_in(path.read_bytes())
+            return self.inputs.sweep(needed)
+        except OSError as error:
+            sentence = f"cannot read {error.filename}: {error.strerror}"
+            raise StorageError(f"{sentence}; no stored input was deleted, for it may be needed") from error
 
     def training(self, request: TrainingRequest) -> Training:
         """Return a training's model and files; the request names its model and a folder that any process finds.

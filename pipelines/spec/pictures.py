@@ -1,6 +1,7 @@
 """Picture files as people have them, read as 8-bit RGB: upright, without transparency, of any number of bits."""
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def open_picture(path: Path) -> Picture:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 frames = getattr(file, "n_frames", 1)
-                picture = eight_bits(ImageOps.exif_transpose(file))
+                picture = eight_bits(upright(file))
                 seen = on_white(picture)
                 is_transparent = _is_transparent(picture)
     except Exception as error:  # of damaged files, each of Pillow's decoders raises what it likes
@@ -57,6 +58,25 @@ def to_mask(picture: Image.Image) -> Image.Image:
     So A1111 reads masks: a stroke on a transparent layer marks what is repainted, whatever its colour.
     """
     return picture.convert("RGBA").getchannel("A") if _is_transparent(picture) else picture.convert("L")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Return a picture as its EXIF says that it stands; as it is, where its EXIF is damaged and its pixels are good."""
+    picture.load()
+    with suppress(_DamagedExif):
+        return _turned(picture)
+    return picture.copy()
+
+
+class _DamagedExif(ValueError):
+    """EXIF that cannot be read, or not be written again."""
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:  # Pillow raises what it likes
+        raise _DamagedExif(str(error)) from error
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

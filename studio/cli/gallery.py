@@ -67,12 +67,17 @@ def list_images(
 
 
 def rebuild(settings: Settings) -> None:
-    """Make the gallery's list anew from the picture files; each carries its own record."""
+    """Make the gallery's list anew from the picture files; each carries its own record.
+
+    Then delete the stored inputs that no picture and no unfinished job names, if nobody asked for them within a day.
+    """
     from studio.core import Studio
 
     with Studio(settings) as studio:
-        result = studio.gallery.rebuild()
+        result, forgotten = studio.rebuild_gallery()
     typer.echo(f"{result.found} pictures found: {result.added} added to the list, {result.removed} no longer there")
+    if forgotten:
+        typer.echo(f"{forgotten} stored inputs deleted, which nothing needed")
     for path in result.unreadable:
         typer.echo(printable(f"left alone, no record of ours in it: {path}"), err=True)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.spec.characters import whole
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.lora_tags import LORA_KINDS
@@ -125,7 +126,7 @@ def import_request(
     for meaning in MEANINGS:
         notes += _apply(meaning, Source(foreign, find_model, find_upscaler), fields)
     notes += _other_tags(foreign, fields)
-    notes += _loras(loras, find_lora, fields)
+    notes += _loras(loras[:_MAX_NOTES], find_lora, fields)
     notes += embedding_notes(_embedding_hashes(foreign), find_embedding)
     notes += _input(foreign, fields)
     notes = _without_refused(fields, notes)
@@ -134,7 +135,8 @@ def import_request(
     sizes = {f"{key}-{side}" for key in ENLARGED for side in (1, 2)}
     known = {meaning.key(foreign) for meaning in MEANINGS} | SAYS_NOTHING | sizes
     notes += _unknown({key: value for key, value in foreign.pairs.items() if key not in known})
-    return Imported(foreign.program, as_it_stands(fields), tuple(notes[:_MAX_NOTES]))
+    told = (Note(whole(note.field), whole(note.value), note.outcome, whole(note.why)) for note in notes[:_MAX_NOTES])
+    return Imported(whole(foreign.program), as_it_stands(fields), tuple(told))
 
 
 def _unknown(pairs: Mapping[str, str]) -> Iterator[Note]:

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from pipelines.spec.characters import whole
 from pipelines.spec.errors import NotFound
+from pipelines.spec.pictures import upright
 
 NOTES = (".json", ".civitai.info")
 """How notes are called, behind the file's name: A1111's, and those of its extension for Civitai."""
@@ -64,7 +66,7 @@ def small_picture(source: Path | str) -> bytes:
             if image.width * image.height > MAX_PREVIEW_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} pixels are too many")
             image.thumbnail((2 * PREVIEW_SIDE, 2 * PREVIEW_SIDE))
-            small = ImageOps.exif_transpose(image).convert("RGBA")
+            small = upright(image).convert("RGBA")
         small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
         small.info.clear()
         buffer = io.BytesIO()
@@ -109,4 +111,4 @@ def _words(said: dict[str, Any]) -> Iterator[str]:
 
 
 def _text(value: object) -> str:
-    return " ".join(value.split())[:_MAX_TEXT] if isinstance(value, str) else ""
+    return whole(" ".join(value.split())[:_MAX_TEXT]) if isinstance(value, str) else ""

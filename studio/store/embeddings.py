@@ -17,6 +17,7 @@ from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.safetensors_header import read_header
 from pipelines.spec.schedulers import prompt_steps
+from pipelines.spec.templates import TEMPLATES
 from studio.store.loras import InstalledLora
 
 SUFFIXES = frozenset({".safetensors", ".sft", ".pt", ".bin"})
@@ -116,7 +117,7 @@ class EmbeddingCatalogue:
         name first, as in A1111.
 
         Args:
-            requests: pictures that differ in the prompt and in LoRAs only.
+            requests: pictures that differ in prompts and in LoRAs only.
             model: whose tokenizer reads the prompts.
             find_lora: finds a LoRA by its name.
 
@@ -125,9 +126,9 @@ class EmbeddingCatalogue:
             ModelError: the tokenizer cannot be read.
         """
         own = self.all()
-        known: dict[tuple[str, ...], dict[str, InstalledEmbedding]] = {}
+        known: dict[tuple[object, ...], dict[str, InstalledEmbedding]] = {}
         for request in requests:
-            key = (request.prompt, *(lora.name for lora in request.loras))
+            key = (*_prompts(request).items(), *(lora.name for lora in request.loras))
             if key not in known:
                 installed: dict[str, list[InstalledEmbedding]] = defaultdict(list)
                 for embedding in (*own, *brought_by(request.loras, find_lora)):
@@ -172,12 +173,16 @@ def brought_by(
             yield InstalledEmbedding(name, file.path, layout, lora_sha256=lora.sha256)
 
 
+def _prompts(request: ResolvedRequest) -> dict[str, str]:
+    """Return the prompts of both passes by their fields; one that is not there is empty."""
+    return {field: getattr(request, field) or "" for field in TEMPLATES}
+
+
 def _named(
     request: ResolvedRequest, model: Model, installed: Mapping[str, list[InstalledEmbedding]]
 ) -> dict[str, InstalledEmbedding]:
     named: dict[str, InstalledEmbedding] = {}
-    for field in ("prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt"):
-        text: str = getattr(request, field) or ""
+    for field, text in _prompts(request).items():
         if not _may_name(text, installed):
             continue
         from pipelines.spec.prompt import named_embeddings  # a sixth of a second, and most prompts name none
@@ -235,6 +240,6 @@ def _read(path: Path) -> InstalledEmbedding:
         header = read_header(path)
         layout = layout_of(header, path)
     except ModelError as error:
-        return InstalledEmbedding(name, path, None, problem=str(error))
+        return InstalledEmbedding(name, path, None, problem=str(error).replace(str(path), path.name))
     note = next((text for key in _NOTES if (text := " ".join(header.metadata.get(key, "").split()))), "")
     return InstalledEmbedding(name, path, layout, note=note if len(note) <= _MAX_NOTE else f"{note[: _MAX_NOTE - 1]}…")

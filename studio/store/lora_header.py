@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.spec.characters import whole
 from pipelines.spec.embeddings import BUNDLED, EmbeddingLayout, bundled_layouts
 from pipelines.spec.errors import ModelError
 from pipelines.spec.lora_notes import Notes, UnreadableNotes
@@ -279,7 +280,7 @@ def _trigger_words(metadata: Mapping[str, str]) -> Iterator[str]:
     for tags in _folders(metadata, "ss_tag_frequency"):
         for tag, count in tags.items():
             if isinstance(count, int) and abs(count) < 2**53:
-                counts[tag.strip()[:_MAX_TEXT]] += count
+                counts[whole(tag.strip()[:_MAX_TEXT])] += count
     pictures = [each.get("img_count") for each in _folders(metadata, "ss_dataset_dirs")]
     num_pictures = sum(count for count in pictures if isinstance(count, int))
     frequent = (tag for tag, count in counts.most_common(MAX_TRIGGER_WORDS) if TRIGGER_SHARE * count >= num_pictures)

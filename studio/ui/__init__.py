@@ -10,17 +10,24 @@ from typing import Any
 from fastapi import FastAPI
 
 from studio.core import Studio
+from studio.files import sweep_old
 
-__all__ = ["mount"]
+__all__ = ["UPLOAD_SECONDS", "mount"]
+
+UPLOAD_SECONDS = 24 * 3600
+"""An upload is kept so long: inputs of requests have their own store."""
 
 
 def mount(app: FastAPI, studio: Studio) -> None:
     """Serve the page at `/`. Uploads wait in a private folder of the outputs, which Gradio must know before its import.
 
+    Gradio deletes what it remembers; what a killed server left, and copies of inputs for the form, go here.
+
     The app must already have a CORSMiddleware of its own: Gradio then leaves CORS alone.
     """
     folder = studio.settings.outputs_dir / "tmp"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sweep_old(folder, seconds=UPLOAD_SECONDS)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     with _no_stub_files():
         import_module("gradio")

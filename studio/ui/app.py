@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from studio.core import Studio
 from studio.files import MAX_INPUT_BYTES
-from studio.ui import theme
+from studio.ui import UPLOAD_SECONDS, theme
 from studio.ui.foreign_tags import NoForeignTags
 from studio.ui.sending import Sender
 from studio.ui.tabs import gallery, generate, read, train
@@ -17,8 +17,8 @@ from studio.ui.tabs.read import ReadTab
 from studio.ui.widgets import QUIET, Updates, clicked_image
 
 TITLE = "Open Weights Studio"
-_CACHE_SECONDS = (3600, 24 * 3600)
-"""Every hour, uploads older than a day are deleted: inputs of requests have their own store."""
+_CACHE_SECONDS = (3600, UPLOAD_SECONDS)
+"""How often Gradio looks for old uploads, and how old they are."""
 
 
 def mount(app: FastAPI, studio: Studio) -> None:

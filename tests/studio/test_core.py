@@ -1,6 +1,7 @@
 """Studio: one facade; a job is done by a living worker, else by this process, and lands in the same gallery."""
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -358,3 +359,48 @@ def test_a_pasted_text_says_what_its_picture_says(studio: Studio) -> None:
     for nothing in ("", "{}", '{"schema": 99}'):
         with pytest.raises(NotFound, match="no settings of a picture can be read here"):
             studio.read_text(nothing)
+
+
+def test_a_rebuild_deletes_only_the_inputs_that_nothing_needs(studio: Studio) -> None:
+    names = ("painted", "enlarged", "deleted", "waits", "failed", "unread", "just given", "never used")
+    ids = {name: studio.inputs.put(Image.effect_noise((128, 128), 20 + each)) for each, name in enumerate(names)}
+    painted = {
+        name: studio.generate(name, init_image=ids[name], progress=False)[0]
+        for name in ("enlarged", "deleted", "unread")
+    }
+    studio.generate("painted", init_image=ids["painted"], progress=False)
+    studio.upscale(painted["enlarged"], progress=False)
+    ids["its source"] = studio.inputs.put(painted["enlarged"].path)
+    for name in ("enlarged", "deleted"):
+        studio.gallery.delete(painted[name].id)
+    path = painted["unread"].path
+    path.write_bytes(path.read_bytes().replace(b'"schema": ', b'"schema": 9'))
+    studio.submit(studio.request("waits", init_image=ids["waits"]))
+    failed = studio.submit(studio.request("failed", init_image=ids["failed"]))
+    studio.cancel(failed.id)
+    for name in ids:
+        os.utime(studio.inputs.folder / ids[name], (1, 1))
+    studio.inputs.put(studio.inputs.open(ids["just given"]))
+
+    folder = studio.gallery.images_dir / "folder.png"
+    folder.mkdir()
+
+    rebuilt, forgotten = studio.rebuild_gallery()
+
+    assert set(rebuilt.unreadable) == {path, folder}
+    there = {name for name in ids if (studio.inputs.folder / ids[name]).exists()}
+    assert there == {"painted", "enlarged", "its source", "waits", "failed", "unread", "just given"}
+    assert forgotten == 2
+
+
+def test_no_input_is_deleted_where_one_that_is_needed_cannot_be_read(studio: Studio) -> None:
+    needed, other = (studio.inputs.put(Image.effect_noise((64, 64), each)) for each in (9, 10))
+    studio.submit(studio.request("a", init_image=needed))
+    (studio.inputs.folder / needed).unlink()
+    (studio.inputs.folder / needed).mkdir()
+    os.utime(studio.inputs.folder / other, (1, 1))
+
+    with pytest.raises(StorageError, match=f"cannot read .*{needed}: .*; no stored input was deleted"):
+        studio.rebuild_gallery()
+
+    assert studio.inputs.path(other)

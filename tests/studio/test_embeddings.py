@@ -256,3 +256,15 @@ def write_xl(folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
     shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
     shutil.copytree(POCKET / "tokenizer", folder / "tokenizer")
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "hires_prompt", "hires_negative_prompt"])
+def test_each_picture_of_a_template_names_its_own_embeddings(field: str, folder: Path, studio: Studio) -> None:
+    for name in ("sea", "sky"):
+        write(folder / f"{name}.safetensors")
+    fields = {"prompt": "a house", "hires_scale": 2.0, field: "{sea|sky}", "num_inference_steps": 2, "seed": 1}
+
+    images = studio.generate({**fields, "num_images": 8}, progress=False)
+
+    assert [set(image.request.embeddings) for image in images] == [{getattr(image.request, field)} for image in images]
+    assert len({getattr(image.request, field) for image in images}) == 2

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+from studio.datasets import DataSets
 from studio.files import InputStore, ProcessLock, left_behind, publish, sweep, sweep_orphans
 
 
@@ -84,6 +86,29 @@ def test_a_photo_is_opened_upright(orientation: int, inputs: InputStore) -> None
     exif[0x0112] = orientation
     name = inputs.put(encoded(picture((32, 24)), "JPEG", exif=exif))
     assert inputs.size(name) == ((32, 24) if orientation == 3 else (24, 32))
+
+
+DAMAGED_EXIF = {
+    "no TIFF": b"Exif\0\0M\x7f\0*\0\0\0\x08",
+    # orientation 6, and a tag whose number is a text: Pillow turns the picture, and cannot write the EXIF again
+    "a text for a number": b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+    b"\x01\x03\0\x02\0\0\0\x04abc\0\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("exif", DAMAGED_EXIF.values(), ids=DAMAGED_EXIF)
+def test_damaged_exif_says_nothing_and_the_pixels_are_good(exif: bytes, file_format: str, inputs: InputStore) -> None:
+    name = inputs.put(encoded(picture((32, 24)), file_format, exif=exif))
+    assert sorted(inputs.size(name)) == [24, 32]
+
+
+def test_an_input_whose_file_was_damaged_says_so_whatever_is_asked(inputs: InputStore) -> None:
+    name = inputs.put(picture())
+    inputs.path(name).write_bytes(b"junk")
+    for ask in (inputs.open, inputs.size, inputs.kind):
+        with pytest.raises(NotFound, match=r"is damaged .*give the picture again"):
+            ask(name)
 
 
 def test_a_sixteen_bit_picture_keeps_its_greys(inputs: InputStore) -> None:
@@ -170,6 +195,22 @@ def test_many_uploads_of_one_picture_at_once_all_succeed(inputs: InputStore, tmp
             assert inputs.path(name).read_bytes() == data
             inputs.path(name).unlink()
     assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def test_a_data_set_that_many_make_at_once_is_whole_for_all(inputs: InputStore, tmp_path: Path) -> None:
+    sets = DataSets(tmp_path / "datasets", inputs)
+    captions = {inputs.put(Image.new("RGB", (16, 16), (red, 0, 0))): "red" for red in range(6)}
+    start = threading.Barrier(4)
+
+    def make(_: int) -> int:
+        start.wait()
+        return len(list(sets.put_inputs(captions).iterdir()))
+
+    for _ in range(20):
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(make, range(4))) == {12}
+        assert len(list((tmp_path / "datasets").iterdir())) == 1
+        shutil.rmtree(tmp_path / "datasets")
 
 
 def test_publish_replaces_a_whole_file_by_a_whole_file(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Jobs whose pictures can be made at once are: one call of the engine, and still each has an end of its own."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -120,6 +122,31 @@ def test_a_job_that_is_cancelled_stops_no_other_and_shows_nothing_more(storage: 
     assert len(engine.calls) == 1
 
 
+def test_a_job_that_is_cancelled_while_its_picture_is_written_stops_no_other(storage: Storage) -> None:
+    class Written(Watched):
+        def generate(
+            self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
+        ) -> Iterator[GeneratedImage]:
+            for made in super().generate(requests, inputs, on_step):
+                if made.request.prompt == "b":
+                    made.image.save = partial(cancel_and_save, made.image.save)  # type: ignore[method-assign]
+                yield made
+
+    def cancel_and_save(save: Callable[..., None], *arguments: object, **options: object) -> None:
+        storage.jobs.cancel(jobs[1].id)
+        while not storage.jobs.get(jobs[1].id).is_finished:
+            time.sleep(0.01)
+        save(*arguments, **options)
+
+    jobs = submit(storage, "a", "b", "c")
+
+    work_off(storage, engine := Written())
+
+    assert states(storage, jobs) == [JobState.DONE, JobState.CANCELLED, JobState.DONE]
+    assert storage.gallery.of_job(jobs[1].id) == []
+    assert len(engine.calls) == 1, "nothing is made twice"
+
+
 def test_a_job_that_cannot_be_read_hurts_none_beside_it(storage: Storage) -> None:
     picture = storage.inputs.put(Image.effect_noise((64, 64), 9))
     jobs = [*submit(storage, "a"), *submit(storage, "b", init_image=picture), *submit(storage, "c", init_image=picture)]
@@ -130,6 +157,15 @@ def test_a_job_that_cannot_be_read_hurts_none_beside_it(storage: Storage) -> Non
 
     assert states(storage, jobs) == [JobState.DONE, JobState.FAILED, JobState.FAILED]
     assert "is damaged" in str(storage.jobs.get(jobs[1].id).error)
+
+
+def test_jobs_that_end_well_are_not_said_to_be_lost(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    submit(storage, "a", "b")
+
+    with caplog.at_level("INFO"):
+        work_off(storage, Watched())
+
+    assert "no longer ours" not in caplog.text
 
 
 def test_a_job_is_done_with_its_last_picture(storage: Storage) -> None:

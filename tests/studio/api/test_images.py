@@ -185,7 +185,10 @@ def test_embeddings_are_listed(client: TestClient, studio: Studio) -> None:
     studio.settings.embeddings_dir.mkdir()
     (studio.settings.embeddings_dir / "old.pt").write_bytes(pickle.dumps({}))
 
-    (embedding,) = client.get("/api/v1/embeddings").json()
+    answer = client.get("/api/v1/embeddings")
+
+    (embedding,) = answer.json()
+    assert str(studio.settings.home) not in answer.text
 
     assert (embedding["name"], embedding["vectors"]) == ("old", 0)
     assert "is a pickle" in embedding["problem"]

@@ -11,6 +11,7 @@ from httpx import Response
 from PIL import ExifTags, Image
 
 from studio import Settings, Studio
+from studio.ui import markup
 from tests.studio.lora_files import write_lora_file
 
 
@@ -29,6 +30,25 @@ def test_loras_are_listed_without_paths_and_pictures(client: TestClient, setting
     assert listed["sea"]["metadata"] == {"ss_output_name": "sea side"}
     assert listed["broken"]["problem"].startswith("broken.safetensors is no safetensors file")
     assert str(settings.home) not in answer.text
+
+
+def test_a_tag_that_no_page_can_hold_hides_no_lora(client: TestClient, settings: Settings) -> None:
+    tags = {"ss_tag_frequency": r'{"a": {"sea \ud800": 3}}'}
+    write_lora_file(settings.home / "loras" / "odd.safetensors", metadata=tags)
+
+    listed = {lora["name"]: lora for lora in client.get("/api/v1/loras").json()}
+
+    assert listed["odd"]["trigger_words"] == ["sea �"]
+
+
+def test_notes_that_no_page_can_hold_hide_no_lora(client: TestClient, settings: Settings, studio: Studio) -> None:
+    notes = r'{"activation text": "sea \ud800 side", "description": "\udfff"}'
+    (settings.home / "loras" / "sea.json").write_text(notes)
+
+    listed = {lora["name"]: lora for lora in client.get("/api/v1/loras").json()}
+
+    assert listed["sea"]["trigger_words"] == ["sea � side"]
+    assert "sea � side" in markup.lora_cards([studio.lora("sea")])
 
 
 def data_uri(kind: str, data: bytes) -> str:

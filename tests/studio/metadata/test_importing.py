@@ -359,6 +359,28 @@ def test_half_of_a_surrogate_pair_is_not_taken() -> None:
     assert imported.notes[0].outcome is Outcome.IGNORED
 
 
+def test_what_is_told_of_half_of_a_surrogate_pair_can_be_shown() -> None:
+    text = with_pairs(r'Model: "a\ud800", Lora hashes: "b\ud801: 0123456789", Odd\ud802: "\ud803"')
+
+    imported = import_request({"parameters": text})
+
+    assert {"a�", "b� 1"} < {note.value for note in imported.notes}
+    for note in imported.notes:
+        f"{note.field} {note.value} {note.why}".encode()
+
+
+def test_a_text_of_thousands_of_loras_is_read_in_a_moment() -> None:
+    looked_for: list[str] = []
+
+    imported = import_request(
+        {"parameters": f"{'<lora:a:1>' * 6000}\nSteps: 20, Seed: 1"},
+        find_lora=lambda name, _: looked_for.append(name),
+    )
+
+    assert len(looked_for) <= 200
+    assert {note.outcome for note in imported.notes if note.field == "loras"} == {Outcome.MISSING}
+
+
 def test_our_own_record_comes_before_any_text() -> None:
     made = record(prompt="a boat", strength=None)
     texts = {"studio": native.write(made), "parameters": "other\nSteps: 1, Seed: 1, Size: 64x64"}

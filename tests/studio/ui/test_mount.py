@@ -1,5 +1,6 @@
 """Mounting the page: what it leaves behind in the process and on the disk."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,16 @@ print("fine")
 
 def test_page_is_mounted_without_torch_and_leaves_gradios_files_alone(tmp_path: Path) -> None:
     packages = next(Path(entry) for entry in sys.path if (Path(entry) / "gradio").is_dir())
+    old, new = (tmp_path / "outputs" / "tmp" / name / "upload.png" for name in ("old", "new"))
+    for path in (old, new):
+        path.parent.mkdir(parents=True, mode=0o700)
+        path.touch()
+    old.parents[1].chmod(0o700)
+    os.utime(old, (0, 0))
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", SCRIPT, str(tmp_path), str(packages)]
 
     told = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
 
     assert (told.stdout, told.returncode) == ("fine\n", 0), told.stderr
+    assert new.exists(), "a page may still show it"
+    assert not old.parent.exists(), "no running server knows of it"
