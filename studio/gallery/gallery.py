@@ -193,7 +193,7 @@ class Gallery:
                     size = image.size
                     if not self._thumbnail(name).exists():
                         self._write_thumbnail(image, name)
-            except (NotFound, OSError, RuntimeError):  # Pillow's AVIF decoder raises the last
+            except (NotFound, OSError, RuntimeError, SyntaxError, ValueError):  # what Pillow raises for damaged files
                 unreadable.append(path)
                 continue
             if owners.setdefault((record.job_id, record.index), name) != name:

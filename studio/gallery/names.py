@@ -54,9 +54,15 @@ class Names:
 
         Names that differ only in case are the same to some file systems, and so they are here.
         """
-        query = sa.select(image_table.c.path, image_table.c.job_id, image_table.c.index)
+        path = image_table.c.path
+        query = sa.select(path, image_table.c.job_id, image_table.c.index).where(
+            path.istartswith(stem, autoescape=True)
+        )
+        if "/" in stem:  # the index of paths finds the folder; what it misses is found on the disk
+            parent = stem.rpartition("/")[0]
+            query = query.where(path > f"{parent}/", path < f"{parent}0")  # 0 follows /
         with self._database.read() as connection:
-            rows = connection.execute(query.where(image_table.c.path.istartswith(stem, autoescape=True))).all()
+            rows = connection.execute(query).all()
         owners: dict[str, tuple[str, int] | None] = {row.path: (row.job_id, row[2]) for row in rows}
         folder = (self._images_dir / stem).parent
         for path in folder.iterdir() if folder.is_dir() else ():

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import gradio as gr
@@ -15,6 +17,7 @@ from studio import verification
 from studio.core import Studio
 from studio.ui import markup
 from studio.ui.widgets import QUIET, Updates, complaint, waiting
+from studio.verification import Verification
 
 LOOK_SECONDS = 0.5
 SHOWN_SECONDS = 5.0
@@ -27,9 +30,7 @@ class _Check:
 
     path: Path
     job_id: str
-    made_id: str | None = None
-    """The second picture, once it has been compared."""
-    compared_at: float = 0.0
+    outcome: Future[Verification] = field(default_factory=Future)
 
 
 class Checking:
@@ -70,33 +71,38 @@ class Checking:
             job = self._studio.submit(verification.again(self._studio, path))
         except StudioError as error:
             return {self._verdict: complaint(str(error))}
+        check = _Check(path, job.id)
+        Thread(target=self._compare, args=[check], name=f"check-{job.id}", daemon=True).start()
         return {
             self.button: gr.update(interactive=False),
             self._verdict: waiting(job.status),
-            self._check: _Check(path, job.id),
+            self._check: check,
             self._timer: gr.Timer(active=True),
         }
 
     def _look(self, check: _Check | None) -> Updates:
-        """Tell how far the second making is, then what came out; then leave no picture behind."""
+        """Tell how far the second making is, or what came out."""
         if check is None:
             return {self._timer: gr.Timer(active=False)}
-        if check.made_id is not None:
-            return self._clear_away(check.made_id, since=check.compared_at)
         try:
-            job = self._studio.job(check.job_id)
-            if not job.is_finished:
-                return {self._verdict: waiting(job.status)}
-            (made,) = self._studio.result(job)
-            verdict = markup.verdict(verification.compare(check.path, made))
+            if not check.outcome.done():
+                return {self._verdict: waiting(self._studio.job(check.job_id).status)}
+            verdict = markup.verdict(check.outcome.result())
         except StudioError as error:
-            return {**self.reset(interactive=True), self._verdict: complaint(str(error))}
-        compared = replace(check, made_id=made.id, compared_at=time.monotonic())
-        return {self._verdict: verdict, self._check: compared, self.button: gr.update(interactive=True)}
+            verdict = complaint(str(error))
+        return {**self.reset(interactive=True), self._verdict: verdict}
 
-    def _clear_away(self, made_id: str, *, since: float) -> Updates:
-        if time.monotonic() - since < SHOWN_SECONDS:
-            return {self._timer: gr.update()}
-        with suppress(NotFound):  # somebody was quicker
-            self._studio.gallery.delete(made_id)
-        return {self._check: None, self._timer: gr.Timer(active=False)}
+    def _compare(self, check: _Check) -> None:
+        """Wait for the second picture and compare; then leave none behind, whether a page still looks on or not."""
+        try:
+            while not (job := self._studio.job(check.job_id)).is_finished:
+                time.sleep(LOOK_SECONDS)
+            (made,) = self._studio.result(job)
+            check.outcome.set_result(verification.compare(check.path, made))
+            time.sleep(SHOWN_SECONDS)
+        except StudioError as error:
+            check.outcome.set_exception(error)
+        finally:
+            for image in self._studio.gallery.of_job(check.job_id):
+                with suppress(NotFound):  # somebody was quicker
+                    self._studio.gallery.delete(image.id)

@@ -1,5 +1,6 @@
 """The reader in a real browser: a picture tells its settings, goes into the form, and is checked."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,19 @@ def test_the_gallery_checks_a_picture_too(page: Page, server: Any) -> None:
     page.click("#detail-check")
 
     expect(page.locator("#detail-check-verdict .exact")).to_be_visible()
+
+
+def test_who_leaves_the_page_leaves_no_second_picture(page: Page, server: Any) -> None:
+    (made,) = server.studio.generate("a tree", progress=False)
+    before = server.studio.gallery.count()
+    page.click("button[role=tab]:has-text('Gallery')")
+    page.click(f"#gallery-grid [data-image='{made.id}']")
+
+    page.click("#detail-check")
+    expect(page.locator("#detail-check")).to_be_disabled()
+    page.reload()  # a new session: nobody looks on any more
+
+    deadline = time.monotonic() + 60
+    while server.studio.current_job() is not None or server.studio.gallery.count() != before:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -203,6 +203,19 @@ def test_rebuilding_finds_what_came_and_forgets_what_went(storage: Storage) -> N
     assert listing(storage) == made[:0:-1]
 
 
+def test_rebuilding_leaves_a_cut_avif_alone(settings: Settings) -> None:
+    storage = Storage.open(settings)
+    made = fill(storage, output_format="avif")
+    data = made[0].path.read_bytes()
+    shutil.rmtree(storage.gallery.thumbnails_dir)
+    found = []
+    for cut in range(1, len(data), len(data) // 40):
+        made[0].path.write_bytes(data[:-cut])
+        found.append(storage.gallery.rebuild().found)
+    storage.database.close()
+    assert set(found) == {6}
+
+
 def test_a_copied_file_does_not_take_the_originals_place(storage: Storage) -> None:
     made = fill(storage)
     shutil.copy(made[0].path, storage.gallery.images_dir / "a copy.png")
