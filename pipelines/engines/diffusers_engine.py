@@ -199,6 +199,8 @@ class DiffusersEngine:
         more_steps = _steps(larger[0]) if larger else 0
         first_report = _first_reporter(job.on_step, index=index, more_steps=more_steps)
         passes = (requests[0], *larger[:1])
+        if job.last is not job.first:
+            job.last.rest()  # what it painted the batch before with may have to make room
         first = self._denoise(requests, _Pass(job.inputs, job.first, canvas, first_report, passes))
         if size is None:
             yield _Painted(first.latents, first.changes, _of_passes(first))
