@@ -171,9 +171,9 @@ class ModelCache:
         """Drop a model: what uses it next loads it again."""
         self._forget(model.path)
 
-    def keep_only(self, model: Model) -> None:
-        """Drop every other model."""
-        for path in [path for path in self._loaded if path != model.path]:
+    def keep_only(self, model: Model | None) -> None:
+        """Drop every other model; None keeps none."""
+        for path in [path for path in self._loaded if model is None or path != model.path]:
             self._forget(path)
 
     def _forget(self, path: Path) -> None:

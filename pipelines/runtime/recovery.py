@@ -118,6 +118,37 @@ class Attempts:
         self.reduced_memory = True
 
 
+def run_alone(work: Callable[[], Result], *, models: ModelCache, device: str, forget: Callable[[], None]) -> Result:
+    """Return what work returns that needs no model of the cache: where memory is short, again without any in it.
+
+    Args:
+        work: what to do.
+        models: make room; nobody else may hold on to one.
+        device: name of the device, for messages.
+        forget: drops what else is kept in memory and can be read again.
+
+    Raises:
+        OutOfMemory: even then.
+    """
+    reason = ""
+    for _ in range(2):
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            reason = str(error).partition("\n")[0] or type(error).__name__
+        models.keep_only(None)
+        forget()
+        release_memory(describe_device(device).device)
+    full = describe_device(device)
+    raise OutOfMemory(
+        f"{full.name} has {full.free_bytes / GIB:.1f} of {full.total_bytes / GIB:.1f} GiB free and could not hold the "
+        f"upscaler with this picture; choose lanczos or a smaller model file, or close other programs (torch: {reason})"
+    )
+
+
 def _shown(lora: ResolvedLora) -> str:
     weights = f"{lora.weight:g}"
     if lora.text_encoder_weight != lora.weight:
