@@ -18,7 +18,7 @@ from pipelines.runtime.denoiser import Guidance
 from pipelines.runtime.device import DeviceInfo, describe_device
 from pipelines.runtime.hires import stretch_latents, stretch_pictures
 from pipelines.runtime.loading import Components, ModelCache
-from pipelines.runtime.recovery import Attempts
+from pipelines.runtime.recovery import Attempts, run_alone
 from pipelines.runtime.sampling import Denoised, count_steps, denoise, latent_tiles
 from pipelines.runtime.upscaling import Upscalers
 from pipelines.spec.canvas import Canvas, prepare_canvas
@@ -133,7 +133,7 @@ class DiffusersEngine:
             alike = tuple(group)
             for each in (first, last):
                 each.wear(alike[0].loras)
-            canvas, of_upscaler = self._prepare(alike[0], inputs, on_step=on_step, index=done)
+            canvas, of_upscaler = self._prepare(alike[0], job, index=done)
             end = done + len(alike)
             if alike[0].paints_nothing:
                 yield from self._as_prepared(alike, canvas, of_upscaler, on_step=on_step, index=done)
@@ -153,16 +153,20 @@ class DiffusersEngine:
                         yield GeneratedImage(done, alike[done - end], canvas.finish(picture, change=change), provenance)
                         done += 1
 
-    def _prepare(
-        self, request: ResolvedRequest, inputs: Inputs, *, on_step: Callable[[Step], None], index: int
-    ) -> tuple[Canvas, Provenance]:
+    def _prepare(self, request: ResolvedRequest, job: _Job, *, index: int) -> tuple[Canvas, Provenance]:
         """Return what a picture starts from, and what that depends on beside the request."""
         if request.upscaler in {None, "lanczos"}:
-            return prepare_canvas(request, inputs), {}
-        upscaler = self._upscalers.of(str(request.upscaler), inputs.upscaler)
+            return prepare_canvas(request, job.inputs), {}
         waiting = Step(index, 0, max(1, _steps(request)))
-        enlarge = partial(upscaler.enlarge, on_tile=partial(on_step, waiting))
-        return prepare_canvas(request, inputs, enlarge=enlarge), upscaler.provenance
+
+        def prepare() -> tuple[Canvas, Provenance]:
+            upscaler = self._upscalers.of(str(request.upscaler), job.inputs.upscaler)
+            enlarge = partial(upscaler.enlarge, on_tile=partial(job.on_step, waiting))
+            return prepare_canvas(request, job.inputs, enlarge=enlarge), upscaler.provenance
+
+        for each in (job.first, job.last):
+            each.rest()
+        return run_alone(prepare, models=self._models, device=str(self._device.device), forget=self._forget)
 
     def _as_prepared(
         self,
@@ -181,7 +185,12 @@ class DiffusersEngine:
             yield GeneratedImage(position, request, canvas.init_image, made_by)
 
     def _attempts(self, model: Model) -> Attempts:
-        return Attempts(self._models, model, device=str(self._device.device), forget=self._wardrobe.forget)
+        return Attempts(self._models, model, device=str(self._device.device), forget=self._forget)
+
+    def _forget(self) -> None:
+        """Drop what is kept beside the models and can be read again."""
+        self._wardrobe.forget()
+        self._upscalers.forget()
 
     def _paint(
         self, requests: Sequence[ResolvedRequest], canvas: Canvas, job: _Job, *, index: int
@@ -199,6 +208,8 @@ class DiffusersEngine:
         more_steps = _steps(larger[0]) if larger else 0
         first_report = _first_reporter(job.on_step, index=index, more_steps=more_steps)
         passes = (requests[0], *larger[:1])
+        if job.last is not job.first:
+            job.last.rest()  # what it painted the batch before with may have to make room
         first = self._denoise(requests, _Pass(job.inputs, job.first, canvas, first_report, passes))
         if size is None:
             yield _Painted(first.latents, first.changes, _of_passes(first))

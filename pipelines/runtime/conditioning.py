@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from pipelines.runtime.embeddings import BundledEmbedding, Vectors, inserted, load_vectors
-from pipelines.runtime.guards import NotFinite, Stage
+from pipelines.runtime.guards import Stage, check_finite
 from pipelines.runtime.loading import Components
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.errors import NotANumber
@@ -203,10 +203,8 @@ def _joined(
     embeds = torch.cat([embeds for embeds, _ in parts], dim=-1).to(components.device, components.precision.dtype)
     pooled = parts[-1][1] if len(parts) > 1 else None
     if pooled is not None:
-        pooled = pooled.to(components.device, components.precision.dtype)
-    if not all(bool(torch.isfinite(each).all()) for each in (embeds, pooled) if each is not None):
-        if key.loras:
-            raise NotFinite(Stage.TEXT_ENCODERS)
+        pooled = check_finite(pooled, Stage.TEXT_ENCODERS).to(components.device, components.precision.dtype)
+    if not bool(torch.isfinite(embeds).all()):  # what the encoders say is finite, so the weights are to blame
         raise NotANumber(
             f"the weights in {text[:60]!r} are too large for {components.precision.dtype}: the encoded prompt "
             "overflows; take weights nearer to 1"
@@ -221,8 +219,9 @@ def _encode_with(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return for each text (1, 77 · chunks, width) of one encoder, and what it says of the first chunk as a whole.
 
-    As in A1111, the texts of a schedule are one batch: the shorter ones are filled up with empty chunks, and emphasis
-    restores one mean over all. They are encoded one by one, so that no text's bits depend on its company.
+    Float32 whatever it runs in: in half precision, weights and the mean would be off by up to 1/256. As in A1111, the
+    texts of a schedule are one batch: the shorter ones are filled up with empty chunks, and emphasis restores one mean
+    over all. They are encoded one by one, so that no text's bits depend on its company.
 
     Args:
         tokenizer: of the encoder.
@@ -239,7 +238,10 @@ def _encode_with(
 
     def read(part: Chunk) -> tuple[torch.Tensor, torch.Tensor]:
         with inserted(encoder, vectors, part.placements):
-            return _read_layer(encoder, _token_ids(part.token_ids, tokenizer), key.clip_skip, is_normed=is_normed)
+            hidden, whole = read_layer(
+                encoder, _token_ids(part.token_ids, tokenizer), key.clip_skip, is_normed=is_normed
+            )
+        return check_finite(hidden, Stage.TEXT_ENCODERS).float(), whole
 
     chunks = [chunk(weigh(text), rules=rules) for text, _ in key.texts]
     times = [times for _, times in key.texts]
@@ -276,10 +278,17 @@ def _mean(texts: Sequence[torch.Tensor], times: Sequence[int]) -> torch.Tensor:
     return torch.cat([text for text, number in zip(texts, times, strict=True) for _ in range(number)]).mean()
 
 
-def _read_layer(
+def read_layer(
     encoder: Any, token_ids: torch.Tensor, clip_skip: int, *, is_normed: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (1, 77, width) of the layer `clip_skip` from the end, and the encoder's first output."""
+    """Return (1, 77, width) of the layer `clip_skip` from the end, and the encoder's first output.
+
+    Args:
+        encoder: a CLIP text model.
+        token_ids: (1, 77).
+        clip_skip: 1 is the last layer, or the last but one of SDXL.
+        is_normed: whether the final layer norm follows, as in Stable Diffusion 1.x.
+    """
     output = encoder(token_ids.to(encoder.device), output_hidden_states=True)
     if is_normed:
         return encoder.final_layer_norm(output.hidden_states[-clip_skip]), output[0]

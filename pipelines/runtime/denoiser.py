@@ -95,7 +95,8 @@ class Denoiser:
     def __call__(self, latents: torch.Tensor, sigma: float) -> torch.Tensor:
         """Return the predicted original of (batch, channels, height, width) latents, float32."""
         scaled = latents / (sigma**2 + 1) ** 0.5
-        timestep = torch.tensor(float(self._sigmas.sigma_to_t(sigma)), device=latents.device)
+        # Filled and sliced, not copied or indexed: a copy from the processor waits until an accelerator has caught up.
+        timestep = torch.full((), float(self._sigmas.sigma_to_t(sigma)), device=latents.device)
         prediction = self._tiles.blend(lambda tile: self._predict_tile(tile, scaled, timestep), like=latents)
         self.evaluations += 1
         original = self._to_original(prediction, latents, sigma)
@@ -115,7 +116,7 @@ class Denoiser:
 
     def _predict(self, scaled: torch.Tensor, timestep: torch.Tensor, rows: Sequence[_Row], tile: Tile) -> torch.Tensor:
         """Return the U-Net's predictions, float32 whatever it runs in: one per row."""
-        batch = scaled[[row.image for row in rows]]
+        batch = torch.cat([scaled[row.image : row.image + 1] for row in rows])
         if self._extra_channels is not None:
             batch = torch.cat([batch, tile.cut(self._extra_channels).expand(len(rows), -1, -1, -1)], dim=1)
         embeds, added = self._conditions([row.conditioning for row in rows], tile)
@@ -152,7 +153,7 @@ class Denoiser:
             factor = self._components.vae_scale_factor
             place = tile.top, tile.left, tile.bottom - tile.top, tile.right - tile.left
             ids = [[*self._size, *(factor * side for side in place)]]
-            self._told[tile] = torch.tensor(ids, dtype=embeds.dtype, device=embeds.device)
+            self._told[tile] = torch.tensor(ids, dtype=torch.float32, device=embeds.device)  # bfloat16 ends at 2048
         return self._told[tile].expand(len(embeds), -1)
 
     def _to_original(self, prediction: torch.Tensor, latents: torch.Tensor, sigma: float) -> torch.Tensor:

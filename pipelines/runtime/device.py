@@ -39,7 +39,8 @@ def describe_device(name: str = "auto") -> DeviceInfo:
     match device.type:
         case "cuda":
             free, total = torch.cuda.mem_get_info(device)
-            half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+            with torch.cuda.device(device):  # or the question is about the first card
+                half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
             return DeviceInfo(device, torch.cuda.get_device_name(device), total, free, (half, torch.float32))
         case "mps":
             total = torch.mps.recommended_max_memory()

@@ -47,6 +47,10 @@ NOISE_FACTS = frozenset(
 )
 """What a model's scheduler_config.json says about its training. Everything else in that file belongs to one sampler."""
 
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+OTHER_PROCESSES = ("EDM", "FlowMatch")
+"""How the names of schedulers begin that noise in another way: those models would paint, but nothing that is right."""
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -82,7 +86,7 @@ class Components:
     sigmas: ModelSigmas
     """The noise levels it was trained on."""
     prediction_type: str
-    """What the U-Net predicts: epsilon, v_prediction or sample."""
+    """What the U-Net predicts, one of `PREDICTION_TYPES`."""
     zero_empty_negative: bool
     """Whether an empty negative prompt means zeros instead of the encoded empty text (SDXL)."""
     preview: LatentPreview
@@ -167,9 +171,9 @@ class ModelCache:
         """Drop a model: what uses it next loads it again."""
         self._forget(model.path)
 
-    def keep_only(self, model: Model) -> None:
-        """Drop every other model."""
-        for path in [path for path in self._loaded if path != model.path]:
+    def keep_only(self, model: Model | None) -> None:
+        """Drop every other model; None keeps none."""
+        for path in [path for path in self._loaded if model is None or path != model.path]:
             self._forget(path)
 
     def _forget(self, path: Path) -> None:
@@ -197,6 +201,7 @@ class _Loader:
             self._check_class(part, expected)
         self._scheduler_config = read_json(model.path / "scheduler" / "scheduler_config.json")
         self._sigmas = self._trained_sigmas()
+        self._prediction_type = self._trained_prediction()
         self._weights: dict[str, Weights] = {
             part: find_weights(model.path / part) for part in self._classes if not part.startswith("tokenizer")
         }
@@ -227,7 +232,7 @@ class _Loader:
             tokenizers=tuple(parts[part] for part in self._classes if part.startswith("tokenizer")),
             text_encoders=tuple(parts[part] for part in self._classes if part.startswith("text_encoder")),
             sigmas=self._sigmas,
-            prediction_type=str(self._scheduler_config.get("prediction_type", "epsilon")),
+            prediction_type=self._prediction_type,
             zero_empty_negative=self._model.family.name == "sdxl"
             and bool(self._index.get("force_zeros_for_empty_prompt", True)),
             preview=LatentPreview(vae, scaling_factor=vae.config.scaling_factor),
@@ -245,6 +250,18 @@ class _Loader:
             raise ModelError(
                 f"model {self._model.name}: scheduler/scheduler_config.json describes no noise levels: {error}"
             ) from error
+
+    def _trained_prediction(self) -> str:
+        """Return what the U-Net predicts, as scheduler_config.json says; refuse what is not understood."""
+        process = str(self._scheduler_config.get("_class_name"))
+        prediction = self._scheduler_config.get("prediction_type", "epsilon")
+        if process.startswith(OTHER_PROCESSES) or prediction not in PREDICTION_TYPES:
+            raise ModelError(
+                f"model {self._model.name}: scheduler/scheduler_config.json says {process} and prediction_type "
+                f"{prediction}; only models trained to predict {', '.join(PREDICTION_TYPES)} can be run, and none of "
+                f"{' or '.join(OTHER_PROCESSES)}: choose another model"
+            )
+        return str(prediction)
 
     def _check_class(self, part: str, expected: type) -> None:
         entry = self._index.get(part)

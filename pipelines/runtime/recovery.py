@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TypeVar
 
 from pipelines.runtime.device import describe_device
@@ -87,7 +88,9 @@ class Attempts:
         self._components = None
 
     def _memory_mode(self, components: Components) -> AbstractContextManager[None]:
-        return _reduced_memory(components) if self.reduced_memory else nullcontext()
+        if not self.reduced_memory:
+            return nullcontext()
+        return _reduced_memory(components, give_up=partial(self._models.drop, self._model))
 
     def _upcast(self, stage: Stage) -> None:
         self._precision = self._models.upcast(self._model, stage, for_good=not self._loras)
@@ -118,6 +121,37 @@ class Attempts:
         self.reduced_memory = True
 
 
+def run_alone(work: Callable[[], Result], *, models: ModelCache, device: str, forget: Callable[[], None]) -> Result:
+    """Return what work returns that needs no model of the cache: where memory is short, again without any in it.
+
+    Args:
+        work: what to do.
+        models: make room; nobody else may hold on to one.
+        device: name of the device, for messages.
+        forget: drops what else is kept in memory and can be read again.
+
+    Raises:
+        OutOfMemory: even then.
+    """
+    reason = ""
+    for _ in range(2):
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)
+            reason = str(error).partition("\n")[0] or type(error).__name__
+        models.keep_only(None)
+        forget()
+        release_memory(describe_device(device).device)
+    full = describe_device(device)
+    raise OutOfMemory(
+        f"{full.name} has {full.free_bytes / GIB:.1f} of {full.total_bytes / GIB:.1f} GiB free and could not hold the "
+        f"upscaler with this picture; choose lanczos or a smaller model file, or close other programs (torch: {reason})"
+    )
+
+
 def _shown(lora: ResolvedLora) -> str:
     weights = f"{lora.weight:g}"
     if lora.text_encoder_weight != lora.weight:
@@ -126,10 +160,14 @@ def _shown(lora: ResolvedLora) -> str:
 
 
 @contextmanager
-def _reduced_memory(components: Components) -> Iterator[None]:
+def _reduced_memory(components: Components, *, give_up: Callable[[], None]) -> Iterator[None]:
     """Within it the VAE works tile by tile and, beside an accelerator, the text encoders rest on the processor.
 
     Tiles are blended where they meet: a picture larger than one tile differs slightly from an undivided pass.
+
+    Args:
+        components: the loaded model.
+        give_up: drops it, where a full accelerator does not take all of it back: nothing could be made with it.
     """
     components.vae.enable_tiling()
     for encoder in components.text_encoders:
@@ -138,5 +176,9 @@ def _reduced_memory(components: Components) -> Iterator[None]:
         yield
     finally:
         components.vae.disable_tiling()
-        for encoder in components.text_encoders:
-            encoder.to(components.device)
+        try:
+            for encoder in components.text_encoders:
+                encoder.to(components.device)
+        except BaseException:
+            give_up()
+            raise

@@ -149,6 +149,10 @@ class Upscalers:
         assert file is not None
         return self._model(file)
 
+    def forget(self) -> None:
+        """Drop the model; what is used next is read again."""
+        self._loaded = None
+
     def _model(self, file: Path) -> UpscaleModel:
         try:
             status = file.stat()

@@ -99,7 +99,7 @@ class Adapter:
             for layer in layers:
                 weight = layer.get_base_layer().weight
                 original = weight.data.clone()
-                before.append((weight, original))
+                before.append((weight, original.cpu()))  # beside a card: on it, all of them would double the model
                 layer.merge(safe_merge=False)
                 weight.data = torch.lerp(original, weight.data, strength)
             yield
@@ -107,7 +107,7 @@ class Adapter:
             for layer in layers:
                 layer.merged_adapters.clear()
             for weight, original in before:
-                weight.data = original
+                weight.data = original.to(weight.device)
 
     def _layer(self, path: str) -> Any:
         part, _, inner = path.partition(".")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.runtime.conditioning import Conditioning
+from pipelines.runtime.conditioning import Conditioning, read_layer
 from pipelines.runtime.loading import Components
 from pipelines.spec.training import TrainingRequest
 
@@ -82,8 +82,4 @@ class CaptionEncoder:
         token_ids = tokenizer(
             caption, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
         ).input_ids
-        output = encoder(token_ids.to(encoder.device), output_hidden_states=True)
-        hidden = output.hidden_states[-self._clip_skip]
-        if len(self._components.text_encoders) == 1:
-            hidden = encoder.final_layer_norm(hidden)
-        return hidden, output[0]
+        return read_layer(encoder, token_ids, self._clip_skip, is_normed=len(self._components.text_encoders) == 1)

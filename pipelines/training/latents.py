@@ -53,7 +53,10 @@ class LatentCache:
         if mirrored:
             picture = ImageOps.mirror(picture)
         vae = self._components.vae
-        posterior = vae.encode(to_tensor(picture).to(vae.device, vae.dtype)).latent_dist
+        with torch.autocast(
+            vae.device.type, enabled=False
+        ):  # or one that runs in float32, since it overflows, would not
+            posterior = vae.encode(to_tensor(picture).to(vae.device, vae.dtype)).latent_dist
         mean, std = check_finite(posterior.mean, Stage.VAE).float().cpu()[0], posterior.std.float().cpu()[0]
         shift, scale = _statistics(vae.config)
         return EncodedPicture((mean - shift) * scale, std * scale, time_ids)

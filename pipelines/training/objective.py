@@ -71,7 +71,7 @@ class Objective:
     def _added(self, sights: Sequence[EncodedPicture], pooled: Tensor | None) -> dict[str, Tensor] | None:
         if pooled is None:
             return None
-        time_ids = torch.tensor([each.time_ids for each in sights], dtype=pooled.dtype)
+        time_ids = torch.tensor([each.time_ids for each in sights], dtype=torch.float32)  # bfloat16 rounds beyond 256
         return {"text_embeds": pooled, "time_ids": time_ids.to(pooled.device)}
 
 

@@ -188,21 +188,21 @@ class Decomposed:
     """
 
     inner: Delta
-    ratio: Tensor
-    """Wanted length / length in W + ΔW: (out,) or (in,)."""
+    excess: Tensor
+    """Wanted length / length in W + ΔW, less 1: (out,) or (in,). Near 1 half precision tells few numbers apart."""
     is_on_outputs: bool
 
     def change(self, layer: Any, x: Tensor, y: Tensor, strength: float) -> Tensor:
-        base = _without_bias(layer, y)
         if self.is_on_outputs:
-            ratio = _along_outputs(layer, self.ratio, y)
-            return strength * (ratio * (base + self.inner.change(layer, x, y, 1.0)) - base)
-        scaled = x * _along_outputs(layer, self.ratio, x)
-        again = type(layer).forward(layer, scaled)
-        return strength * (_without_bias(layer, again) + self.inner.change(layer, scaled, again, 1.0) - base)
+            inner = self.inner.change(layer, x, y, 1.0)
+            excess = _along_outputs(layer, self.excess, y)
+            return strength * (inner + excess * (_without_bias(layer, y) + inner))
+        more = x * _along_outputs(layer, self.excess, x)
+        again = type(layer).forward(layer, more)
+        return strength * (_without_bias(layer, again) + self.inner.change(layer, x + more, y, 1.0))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        return (*self.inner.tensors(), self.ratio)
+        return (*self.inner.tensors(), self.excess)
 
 
 @dataclass(frozen=True)
@@ -296,8 +296,8 @@ def rotations(blocks: Tensor, *, constraint: float) -> Tensor:
     return turned
 
 
-def dora_ratio(lengths: Tensor, *, weight: Tensor, change: Tensor, is_on_outputs: bool) -> Tensor:
-    """Return wanted length / length in W + ΔW, (out,) or (in,); 1 for what has no length, and so stays.
+def dora_excess(lengths: Tensor, *, weight: Tensor, change: Tensor, is_on_outputs: bool) -> Tensor:
+    """Return wanted length / length in W + ΔW, less 1, (out,) or (in,); 0 for what has no length, and so stays.
 
     Args:
         lengths: the wanted ones, as many as there are outputs or inputs.
@@ -308,7 +308,7 @@ def dora_ratio(lengths: Tensor, *, weight: Tensor, change: Tensor, is_on_outputs
     merged = weight.float() + change.float()
     found = torch.linalg.vector_norm(merged.transpose(0, 0 if is_on_outputs else 1).flatten(1), dim=1)
     has_length = found > 0
-    return torch.where(has_length, lengths.float().flatten() / torch.where(has_length, found, 1), 1)
+    return torch.where(has_length, lengths.float().flatten() / torch.where(has_length, found, 1) - 1, 0)
 
 
 def delta_weight(delta: Delta, shape: tuple[int, ...]) -> Tensor:

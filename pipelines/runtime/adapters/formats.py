@@ -245,8 +245,8 @@ def _decomposed(parts: _Parts, change: Delta) -> tuple[Delta, ...]:
         lengths, is_on_outputs = _lengths(parts)
         weight = parts.weight
         full = deltas.delta_weight(change, parts.shape).to(weight.device)
-        ratio = deltas.dora_ratio(lengths.to(weight.device), weight=weight, change=full, is_on_outputs=is_on_outputs)
-        change = deltas.Decomposed(change, ratio, is_on_outputs)
+        excess = deltas.dora_excess(lengths.to(weight.device), weight=weight, change=full, is_on_outputs=is_on_outputs)
+        change = deltas.Decomposed(change, excess, is_on_outputs)
     return (change, *_bias(parts))
 
 

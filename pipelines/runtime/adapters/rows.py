@@ -42,8 +42,8 @@ def rows_of(delta: Delta, rows: Rows) -> Delta:
         case Scaled() if delta.is_on_outputs:
             return replace(delta, scale=pick(delta.scale, rows))
         case Decomposed():
-            ratio = pick(delta.ratio, rows) if delta.is_on_outputs else delta.ratio
-            return replace(delta, inner=rows_of(delta.inner, rows), ratio=ratio)
+            excess = pick(delta.excess, rows) if delta.is_on_outputs else delta.excess
+            return replace(delta, inner=rows_of(delta.inner, rows), excess=excess)
         case Scaled():
             return delta
     raise TypeError(f"{type(delta).__name__} has no rows")

@@ -39,16 +39,18 @@ class BrownianNoise:
         self._trees = [BrownianTree(seed, shape, *self._span, draw=draw) for seed in seeds]
 
     def noise(self, latents_like: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
-        """Return the increment from `sigma` down to `sigma_next`, of variance 1; the two must differ.
+        """Return the increment from `sigma` down to `sigma_next`, of variance 1; 0 where six decimals are the same.
 
         Raises:
             ValueError: a noise level is outside of the interval, or the batch is not that of the seeds.
         """
         low, high = round(sigma_next, _DIGITS), round(sigma, _DIGITS)
-        if not self._span[0] <= low < high <= self._span[1]:
+        if sigma_next >= sigma or not self._span[0] <= low <= high <= self._span[1]:
             raise ValueError(f"a step from {sigma} to {sigma_next} does not lie between {self._span}")
         if len(self._trees) != len(latents_like):
             raise ValueError(f"noise for {len(self._trees)} images cannot be given to {len(latents_like)}")
+        if low == high:
+            return torch.zeros_like(latents_like)
         increment = torch.stack([tree.increment(low, high) for tree in self._trees])
         scaled: torch.Tensor = -increment / math.sqrt(sigma - sigma_next)
         return scaled.to(latents_like.device)

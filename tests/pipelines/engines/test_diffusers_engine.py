@@ -23,6 +23,7 @@ from tests.pipelines import tiny_models
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
+TEXT_ENCODER = "text_encoder/model.safetensors"
 CopyModel = Callable[..., Model]
 
 
@@ -514,6 +515,16 @@ def test_a_vae_that_overflows_in_float16_is_upcast_once_and_remembered(sd1: Mode
     assert first.provenance["dtype"] == "float16"
     assert len(steps) == 5, "the finished latents are decoded again, not denoised again"
     assert pixels(*paint(engine, model)) == pixels(first)
+
+
+def test_a_text_encoder_that_overflows_in_float16_runs_in_float32(sd1: Model, copy_model: CopyModel) -> None:
+    model = copy_model(sd1)
+    name = next(key for key in load_file(model.path / TEXT_ENCODER) if key.endswith("final_layer_norm.weight"))
+    change_weights(model, TEXT_ENCODER, **{name: lambda old: old * 1e6})
+
+    (result,) = paint(DiffusersEngine(device="cpu", dtype=torch.float16), model)
+
+    assert result.provenance["dtype"] == "float32"
 
 
 def test_a_unet_that_overflows_in_float16_runs_in_float32(sd1: Model, copy_model: CopyModel) -> None:

@@ -1,5 +1,6 @@
 """The second pass of the engine: the right pixels, told steps, isolation, both models, guards."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipelines.runtime.adapters.applied import AppliedLoras
 from pipelines.runtime.conditioning import PromptEncoder
 from pipelines.runtime.denoiser import Guidance
 from pipelines.runtime.hires import stretch_latents
-from pipelines.runtime.loading import ModelCache
+from pipelines.runtime.loading import Components, ModelCache
 from pipelines.runtime.sampling import denoise
 from pipelines.spec.canvas import Canvas
 from pipelines.spec.engine import GeneratedImage, Inputs, Step
@@ -213,6 +214,23 @@ def test_two_models_share_a_cache_that_holds_only_one(sd1: Model, sdxl: Model) -
     assert small.loaded_models == (sdxl.name,)
     (usual,) = DiffusersEngine(device="cpu").generate(requests, Inputs(sd1, hires_model=sdxl), lambda step: None)
     assert pixels(made) == pixels(usual)
+
+
+def test_two_models_never_lie_beside_each_other_where_only_one_fits(sd1: Model, sdxl: Model) -> None:
+    small = DiffusersEngine(device="cpu", cache_bytes=1, batch_size=1)
+    requests = ask(sd1, hires_model=sdxl, hires_upscaler="lanczos", num_images=2)
+    before, held = {id(each) for each in _loaded()}, []
+
+    def look(step: Step) -> None:
+        held.append((step.image_index, len([each for each in _loaded() if id(each) not in before])))
+
+    list(small.generate(requests, Inputs(sd1, hires_model=sdxl), look))
+
+    assert set(held) == {(0, 1), (1, 1)}
+
+
+def _loaded() -> list[Components]:
+    return [each for each in gc.get_objects() if type(each) is Components]
 
 
 def test_cancelling_in_the_second_pass_leaves_the_engine_unharmed(engine: DiffusersEngine, sd1: Model) -> None:

@@ -253,3 +253,13 @@ def test_weights_that_overflow_are_told_by_the_prompt(sd1: Model) -> None:
 
     with pytest.raises(NotANumber, match=r"the weights in '\(red:99999\)' are too large for torch.float16"):
         encode((sd1, components), "(red:99999)", emphasis="no_norm")
+
+
+def test_weights_are_reckoned_in_full_precision_whatever_the_encoder_runs_in(sd1: Model) -> None:
+    """In bfloat16 itself 1.1 is 1.1016, and the mean that emphasis restores is off by as much."""
+    components = ModelCache(torch.device("cpu"), dtype=torch.bfloat16, max_bytes=10**9).get(sd1)
+
+    plain, loud = (encode((sd1, components), text, emphasis="no_norm") for text in ("red", "(red:1.1)"))
+
+    words = slice(1, 4)  # a token for each letter
+    assert torch.equal(loud.prompt_embeds[:, words], (plain.prompt_embeds[:, words].float() * 1.1).bfloat16())

@@ -140,6 +140,52 @@ def test_pictures_whose_prompts_differ_in_shape_do_not_share_a_batch(components:
     assert BatchTrials().most(components, led, size=(8, 8)) == 1
 
 
+class Operations(TorchDispatchMode):
+    """Notes the names of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_an_accelerator(components: Components, sd1: Model) -> None:
+    """What lies on the processor, numbers or indexes, is copied, and a copy waits for all that was begun before."""
+    led = guidance(components, sd1, "red", 3.0)
+    with torch.inference_mode():
+        denoiser = Denoiser(
+            components,
+            guidance=(led, led),
+            size=(64, 64),
+            tiles=Tiles.cover(8, 8, size=None),
+            keep=None,
+            extra_channels=None,
+        )
+        with Operations() as operations:
+            denoiser(LATENTS.repeat(2, 1, 1, 1), 2.0)
+
+    assert "aten.cat.default" in operations.names
+    assert operations.names.isdisjoint(
+        {"aten.lift_fresh.default", "aten.index.Tensor", "aten._local_scalar_dense.default"}
+    )
+
+
+def test_sdxl_is_told_sizes_that_bfloat16_does_not_hold(sdxl: Model) -> None:
+    half = ModelCache(torch.device("cpu"), dtype=torch.bfloat16, max_bytes=10**9).get(sdxl)
+    told: list[list[float]] = []
+    hook = half.unet.register_forward_pre_hook(
+        lambda _, __, named: told.extend(named["added_cond_kwargs"]["time_ids"].tolist()), with_kwargs=True
+    )
+
+    predict(half, guidance(half, sdxl, "red", 1.0), size=(2056, 2312))
+    hook.remove()
+
+    assert told == [[2056, 2312, 0, 0, 64, 64]]
+
+
 class LargestTensor(TorchDispatchMode):
     """Notes the size of the largest tensor that any operation makes."""
 

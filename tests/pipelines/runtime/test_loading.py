@@ -79,6 +79,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: (root / "scheduler/scheduler_config.json").unlink(),
         r"scheduler_config\.json is missing",
     ),
+    "unknown prediction": (
+        lambda root: edit_json(root / "scheduler/scheduler_config.json", prediction_type="flow_prediction"),
+        "prediction_type flow_prediction; only models trained to predict epsilon, v_prediction, sample can be run",
+    ),
+    "another process": (
+        lambda root: edit_json(root / "scheduler/scheduler_config.json", _class_name="EDMEulerScheduler"),
+        "says EDMEulerScheduler .* choose another model",
+    ),
     "tensor missing": (drop_a_tensor, r"unet lacks 1 tensors .* first conv_in\.weight"),
     "tensor of another shape": (reshape_a_tensor, "unet cannot be loaded|unet lacks 1 tensors"),
     "no vocabulary": (lambda root: (root / "tokenizer/tokenizer.json").write_text("{"), "tokenizer cannot be loaded"),

@@ -13,10 +13,13 @@ from diffusers.training_utils import compute_snr
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipelines.runtime.conditioning import PromptEncoder
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.material import Material
 from pipelines.spec.model import Model
 from pipelines.spec.pictures import open_picture
+from pipelines.spec.request import GenerationRequest
+from pipelines.spec.resolve import resolve
 from pipelines.spec.training import TrainingRequest
 from pipelines.training.adapters import MAGNITUDE, Adapter
 from pipelines.training.captions import CaptionEncoder
@@ -116,6 +119,30 @@ def test_a_picture_is_encoded_once(sd1: Model, data: Path) -> None:
 
     assert latents.get(0, mirrored=False) is latents.get(0, mirrored=False)
     assert not torch.equal(latents.get(0, mirrored=False).mean, latents.get(0, mirrored=True).mean)
+
+
+def test_mixed_precision_leaves_the_vae_in_its_own(sd1: Model, data: Path) -> None:
+    """SDXL's runs in float32 because float16 overflows; under autocast its layers would run in float16 all the same."""
+    plain, under_autocast = (_objective(TrainingRequest(data=str(data), name="x"), sd1).latents for _ in range(2))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoded = under_autocast.get(0, mirrored=False)
+
+    assert torch.equal(encoded.mean, plain.get(0, mirrored=False).mean)
+
+
+def test_sdxl_learns_from_the_layer_that_pictures_are_made_with(sdxl: Model) -> None:
+    """Its last layer is never read: clip skip 1 means the last but one."""
+    components = _components(sdxl)
+    request = GenerationRequest(prompt="a house", clip_skip=1, seed=0)
+    (resolved,) = resolve(request, sdxl)
+    painted = PromptEncoder().encode(resolved, components=components).branches[0].at(0)
+
+    with torch.no_grad():
+        embeds, pooled = CaptionEncoder(components, clip_skip=1, is_trained=False).encode(["a house"])
+
+    torch.testing.assert_close(embeds, painted.prompt_embeds)
+    torch.testing.assert_close(pooled, painted.pooled_prompt_embeds)
 
 
 def test_batches_of_one_step_are_averaged(train: Train, sd1: Model, data: Path) -> None:

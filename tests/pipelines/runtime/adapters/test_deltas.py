@@ -168,6 +168,23 @@ def test_ia3_scales_one_side_of_the_weight(kind: str, on_input: bool) -> None:
     torch.testing.assert_close(result, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
+@pytest.mark.parametrize("on_input", [True, False])
+def test_lengths_near_those_of_the_model_keep_their_change_in_half_precision(on_input: bool) -> None:
+    """bfloat16 has no number between 1 and 1.0078: a length that is 0.3 % longer is lost if it is kept as a ratio."""
+    layer = nn.Linear(64, 64, bias=False).requires_grad_(False)
+    x, matrix = torch.randn(256, 64).bfloat16(), layer.weight.bfloat16().float()
+    layer.weight.copy_(matrix)
+    wanted = 1.003 * matrix.norm(dim=0 if on_input else 1, keepdim=True)
+    tensors = {"lora_down.weight": torch.ones(1, 64), "lora_up.weight": torch.zeros(64, 1), "dora_scale": wanted}
+    ((delta,),) = build(tensors, (layer,))
+
+    half = copy.deepcopy(layer).bfloat16()
+    change = settled(delta, x.device, x.dtype).change(half, x, half(x), 1.0)
+
+    right = 0.003 * x.float() @ matrix.T
+    assert (change.float() - right).norm() < 0.01 * right.norm()  # roundings of 1/256
+
+
 def test_peft_itself_gives_the_same_for_dora() -> None:
     """A square convolution, whose lengths could be of inputs by their shape."""
     network = nn.Sequential(nn.Linear(6, 6), nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 6, 3, padding=1))

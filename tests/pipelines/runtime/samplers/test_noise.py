@@ -84,6 +84,11 @@ def test_a_step_outside_of_the_interval_is_refused(sigma: float, sigma_next: flo
         brownian().noise(LATENTS, sigma, sigma_next)
 
 
+def test_levels_that_six_decimals_do_not_tell_apart_have_no_noise_between_them() -> None:
+    """The end of a long schedule with a low sigma_min: the way from one to the other adds nothing that shows."""
+    assert torch.equal(brownian().noise(LATENTS, 1.0000002, 1.0000001), LATENTS)
+
+
 def test_another_number_of_images_is_refused() -> None:
     with pytest.raises(ValueError, match="2 images"):
         brownian().noise(LATENTS[:1], 9.0, 1.0)
