@@ -18,7 +18,7 @@ from studio.gallery import Gallery, GalleryImage
 from studio.metadata import FoundLora, Record
 
 _SAYS_NOTHING = frozenset({"images_at_once"})
-"""What the engine reports and no pixel depends on."""
+"""What the engine reports and no pixel depends on that was made on a processor; accelerators round by it."""
 _SHOWN = 0.001
 """The smallest share of pixels that is told as a number."""
 
@@ -137,10 +137,11 @@ def compare(path: Path, made: GalleryImage) -> Verification:
 
 def _differences(before: Record, after: Record) -> tuple[Difference, ...]:
     then, now = _settings(before), _settings(after)
+    told_apart = {*metadata.MODELS, *metadata.MODELS.values(), *(_SAYS_NOTHING if "threads" in now else ())}
     others = (
         Difference(name, then.get(name), now.get(name))
         for name in {**then, **now}
-        if then.get(name) != now.get(name) and name not in {*_SAYS_NOTHING, *metadata.MODELS, *metadata.MODELS.values()}
+        if then.get(name) != now.get(name) and name not in told_apart
     )
     return (*_changed_models(then, now), *_changed_loras(before.request, after.request), *others)
 

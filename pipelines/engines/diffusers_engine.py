@@ -86,7 +86,8 @@ class DiffusersEngine:
 
     Pictures that differ in prompts, guidance and seeds only are denoised together. Each draws its noise from its own
     generators, and as many share a batch as can without a bit of any changing: the same request gives the same pixels
-    alone, in any batch and at any position.
+    alone, in any batch and at any position. On an accelerator that is so but for rounding, and to the bit where
+    `batch_size` is 1.
 
     Args:
         device: "auto", "cpu", "mps", "cuda:0", …

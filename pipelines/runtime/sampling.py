@@ -215,10 +215,16 @@ def noise_levels(request: ResolvedRequest, components: Components) -> torch.Tens
 
 
 def _tail(schedule: torch.Tensor, request: ResolvedRequest) -> torch.Tensor:
-    """Return the noise levels that are run: the last ones, where the picture begins with an image."""
+    """Return the noise levels that are run: the last ones, where the picture begins with an image.
+
+    As in A1111 they are counted from the front, which matters for schedules (ddim_uniform) that have more levels, or
+    fewer, than they were asked for.
+    """
     if request.strength is None:
         return schedule
-    return schedule[-(steps_to_run(request.num_inference_steps, request.strength, request.step_rule) + 1) :]
+    steps, strength, rule = request.num_inference_steps, request.strength, request.step_rule
+    entered = scheduled_steps(steps, strength, rule) - steps_to_run(steps, strength, rule)
+    return schedule[min(entered, len(schedule) - 2) :]
 
 
 def _options(request: ResolvedRequest, components: Components) -> SamplerOptions:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipelines.runtime.batching import BatchTrials
+from pipelines.runtime.batching import BatchTrials, is_same
 from pipelines.runtime.conditioning import Branch, Conditioning, EncodedPrompt, PromptEncoder
 from pipelines.runtime.denoiser import Denoiser, Guidance
 from pipelines.runtime.keeping import HardKeep
@@ -132,6 +132,15 @@ def test_a_batch_is_as_large_as_changes_no_bit(components: Components, sd1: Mode
     assert number in {1, 2, 4, 8}
     for place in range(number):
         assert torch.equal(together[place], predict(components, led[0], latents=latents[place : place + 1])[0])
+
+
+@pytest.mark.parametrize(("error", "exact", "rounded"), [(0.0, True, True), (1e-3, False, True), (0.1, False, False)])
+def test_accelerators_may_round_in_a_batch_and_processors_may_not(error: float, exact: bool, rounded: bool) -> None:
+    alone = torch.randn((4, 4, 8, 8), generator=torch.Generator().manual_seed(3))
+    together = alone * (1 + error)
+
+    assert is_same(together, alone, is_exact=True) is exact
+    assert is_same(together, alone, is_exact=False) is rounded
 
 
 def test_pictures_whose_prompts_differ_in_shape_do_not_share_a_batch(components: Components, sd1: Model) -> None:

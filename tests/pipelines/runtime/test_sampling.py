@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipelines.runtime.loading import Components, ModelCache
-from pipelines.runtime.sampling import noise_levels
+from pipelines.runtime.sampling import count_steps, noise_levels
 from pipelines.spec.model import Model
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import resolve
@@ -55,3 +55,23 @@ def test_align_your_steps_has_a_table_for_each_family(loaded: dict[str, tuple[Mo
     walked = levels(loaded[name], "euler", steps=11, noise_schedule="align_your_steps")
 
     np.testing.assert_allclose(walked, PAPER[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [20, 30, 70])
+@pytest.mark.parametrize("strength", [0.3, 0.6, 1.0])
+def test_a_schedule_is_entered_as_far_from_its_front_as_in_a1111(
+    loaded: dict[str, tuple[Model, Components]], steps: int, strength: float
+) -> None:
+    """ddim_uniform has 31 levels for 30 steps, and 72 for 70: A1111 enters at sigmas[steps - t_enc - 1:]."""
+    model, components = loaded["sd1"]
+    asked = GenerationRequest.parse(
+        {
+            **{"init_image": "0" * 64, "strength": strength, "num_inference_steps": steps},
+            **{"scheduler": "euler", "noise_schedule": "ddim_uniform"},
+        }
+    )
+    request = resolve(asked, model)[0]
+    whole = noise_levels(request, components).tolist()
+    entered = steps - int(min(strength, 0.999) * steps) - 1
+
+    assert count_steps(request, components) == len(whole[entered:]) - 1
