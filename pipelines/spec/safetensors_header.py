@@ -31,7 +31,7 @@ DTYPE_BITS: Mapping[str, int] = {
 _METADATA = "__metadata__"
 _PICKLE = "a pickle (a .pt or .bin file)"
 _OTHER_KINDS: Mapping[bytes, str] = {
-    rb"PK\x03\x04": _PICKLE,
+    rb"PK\x03\x04": f"a zip archive, and most likely {_PICKLE}",
     rb"\x80[\x02-\x05][\x8a\x95(KJMNX\]c}]": _PICKLE,  # its protocol, and an opcode that one begins with
     rb"GGUF": "a GGUF file",
     rb"version https://git-lfs": "a pointer of Git LFS, which stands for a file that was not downloaded",
