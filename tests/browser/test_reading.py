@@ -87,6 +87,17 @@ def test_a_picture_without_words_can_still_be_started_from(page: Page, tmp_path:
     expect(page.locator("#init_image img")).to_be_visible()
 
 
+def test_what_is_no_picture_is_told_and_a_text_can_still_be_read(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "page.png"
+    path.write_text("<html>")
+
+    drop(page, path)
+
+    expect(page.locator("#read-report .complaint")).to_contain_text("page.png")
+    page.fill("#read-text textarea", INFOTEXT)
+    expect(page.locator("#read-report")).to_contain_text("a <b>red</b> house (tall:1.2)")
+
+
 def test_a_picture_of_ours_is_made_again_and_compared(page: Page, server: Any, tmp_path: Path) -> None:
     (made,) = server.studio.generate("a boat", progress=False)
     before = server.studio.gallery.count()
