@@ -36,12 +36,16 @@ class DataSets:
         """
         if len(files) > MAX_FILES:
             raise InvalidRequest(f"data: at most {MAX_FILES} files, got {len(files)}; leave some out", field="data")
+        called: dict[str, str] = {}
+        for file in files:
+            if (other := called.get(_name(file))) is not None:
+                names = file.name if file.name == other else f"{other} and {file.name}"
+                raise InvalidRequest(f"data: two of the files have the same name, {names}; rename one", field="data")
+            called[_name(file)] = file.name
         captions = {_name(file): _caption(file) for file in files if file.suffix.lower() == CAPTION_SUFFIX}
         pictures = {
             _name(file): self._inputs.path(self._put(file)) for file in files if file.suffix.lower() != CAPTION_SUFFIX
         }
-        if len(captions) + len(pictures) < len(files):
-            raise InvalidRequest("data: two of the files have the same name; rename one", field="data")
         return self._keep(pictures, captions)
 
     def put_inputs(self, captions: Mapping[str, str]) -> Path:

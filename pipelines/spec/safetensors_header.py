@@ -32,8 +32,9 @@ DTYPE_BITS: Mapping[str, int] = {
 _METADATA = "__metadata__"
 _SAFETENSORS = "a safetensors file"
 _PICKLE = "a pickle (a .pt, .pth, .bin or .ckpt file)"
+_ARCHIVE = f"a zip archive, and most likely {_PICKLE}"
 _OTHER_KINDS: Mapping[bytes, str] = {
-    rb"PK\x03\x04": _PICKLE,
+    rb"PK\x03\x04": _ARCHIVE,
     rb"\x80[\x02-\x05][\x8a\x95(KJMNX\]c}]": _PICKLE,  # its protocol, and an opcode that one begins with
     rb"GGUF": "a GGUF file",
     rb"version https://git-lfs": "a pointer of Git LFS, which stands for a file that was not downloaded",
@@ -117,7 +118,7 @@ def check_is_pickle(path: Path) -> None:
     kind = _kind(start)
     if kind == _SAFETENSORS:
         raise InvalidRequest(f"{path} is a safetensors file already; call it {path.with_suffix('.safetensors').name}")
-    if kind != _PICKLE:
+    if kind not in {_PICKLE, _ARCHIVE}:
         known = f"it is {kind}" if kind else "it is something else, or damaged; download it again"
         raise ModelError(f"{path} is no pickle: {known if start else 'it is empty; download it again'}")
 
@@ -126,7 +127,7 @@ def _other_kind(start: bytes) -> str:
     kind = _kind(start)
     if kind in {None, _SAFETENSORS}:
         return "its header is cut short or missing; download it again"
-    return f"it is {kind}" + (_CONVERT if kind == _PICKLE else "")
+    return f"it is {kind}" + (_CONVERT if kind in {_PICKLE, _ARCHIVE} else "")
 
 
 def _kind(start: bytes) -> str | None:

@@ -60,7 +60,7 @@ class Names:
         )
         if "/" in stem:  # the index of paths finds the folder; what it misses is found on the disk
             parent = stem.rpartition("/")[0]
-            query = query.where(path > f"{parent}/", path < f"{parent}0")  # 0 follows /
+            query = query.where(column > f"{parent}/", column < f"{parent}0")  # 0 follows /
         with self._database.read() as connection:
             rows = connection.execute(query).all()
         owners: dict[str, tuple[str, int] | None] = {row.path: (row.job_id, row[2]) for row in rows}

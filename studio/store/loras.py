@@ -26,6 +26,8 @@ MAX_SEARCH_BYTES = 2**31
 THUMBNAIL = "modelspec.thumbnail"
 """The key of a picture inside of the metadata."""
 _MAX_NAME = 256
+_TOLD = 10
+"""So many LoRAs are named where one is not found."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +202,11 @@ class LoraCatalogue:
             )
         names = {called.lower(): lora.name for lora in installed for called in (lora.path.stem, lora.name)}
         near = [names[each] for each in get_close_matches(wanted.lower(), names, n=3, cutoff=0.5)]
-        others = dict.fromkeys(near or (lora.name for lora in installed[:10]))
-        there = f"there are {', '.join(others)}" if others else "there are none"
-        raise NotFound(f"LoRA {name!r:.80} is not installed; {there} (LoRAs live in {self._folders[0]})")
+        others = list(dict.fromkeys(near)) or [lora.name for lora in installed if not lora.problem]
+        more = [f"{len(others) - _TOLD} more"] if len(others) > _TOLD else []
+        there = f"there are {', '.join([*others[:_TOLD], *more])}" if others else "there are none"
+        folders = ", ".join(map(str, dict.fromkeys(self._folders)))
+        raise NotFound(f"LoRA {name!r:.80} is not installed; {there} (LoRAs live in {folders})")
 
     def _not_read(self, name: str) -> Path | None:
         """Return a file of that name that is called as pickles are."""

@@ -14,7 +14,7 @@ from studio.ui.tabs import gallery, generate, read, train
 from studio.ui.tabs.gallery import GalleryTab
 from studio.ui.tabs.generate import GenerateTab
 from studio.ui.tabs.read import ReadTab
-from studio.ui.widgets import QUIET, Updates, clicked_image
+from studio.ui.widgets import QUIET, TO_TOP, Updates, clicked_image
 
 TITLE = "Open Weights Studio"
 _CACHE_SECONDS = (3600, UPLOAD_SECONDS)
@@ -65,6 +65,7 @@ def build(studio: Studio) -> gr.Blocks:
         for tab in (generate_tab, gallery_tab, read_tab, train_tab):
             others = [timer for owner, timer in looking.items() if owner is not tab]
             tab.select(partial(_rest, len(others)), None, others, **QUIET)
+            tab.select(**TO_TOP)
     demo.queue(api_open=False)
     return demo
 

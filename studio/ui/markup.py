@@ -5,6 +5,7 @@ from html import escape
 from urllib.parse import quote
 
 from pipelines.spec.lora_tags import write_lora
+from pipelines.spec.loras import LoraSpec
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.upscalers import upscaler_label
@@ -137,7 +138,7 @@ def _lora_card(lora: InstalledLora) -> str:
 
 def imported(imported: Imported) -> str:
     """What a picture says, and what became of each thing."""
-    rows = [("Made with", imported.program), *((name, str(value)) for name, value in imported.request_fields.items())]
+    rows = [("Made with", imported.program), *((name, _said(value)) for name, value in imported.request_fields.items())]
     body = "".join(f"<dt>{escape(_words(name))}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{body}</dl>{"".join(_outcome(imported, outcome) for outcome in Outcome)}'
 
@@ -168,6 +169,16 @@ def _outcome(imported: Imported, outcome: Outcome) -> str:
         f'<details class="outcome" data-outcome="{outcome}"{is_open}><summary>{outcome.capitalize()} ({len(notes)})'
         f'</summary><dl class="settings">{items}</dl></details>'
     )
+
+
+def _said(value: object) -> str:
+    """Return the value of a field as it is typed: LoRAs like tags, several things with commas between them."""
+    match value:
+        case list() | tuple():
+            return ", ".join(map(_said, value))
+        case {"name": _}:
+            return write_lora(LoraSpec.model_validate(value))
+    return str(value)
 
 
 def _words(name: str) -> str:

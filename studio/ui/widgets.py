@@ -7,9 +7,13 @@ from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.data_classes import ImageData
 
 QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Options of every event here. They take milliseconds, so none waits in Gradio's queue, and none is an API."""
+
+TO_TOP: Mapping[str, Any] = {"fn": None, "js": "() => window.scrollTo(0, 0)", **QUIET}
+"""An event after which another view is seen from its top, wherever on the page it was asked for."""
 
 Updates = dict[Block, Any]
 """What an event returns: a new value, or new properties, for some of its outputs."""
@@ -29,6 +33,7 @@ def image_input(**options: Any) -> gr.Image:
     """Return a place for a file that users give, whose bytes stay as they were uploaded."""
     image = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], buttons=[], **options)
     image.example_payload = lambda: None  # type: ignore[method-assign]  # or every page names a picture on Gradio's site
+    image.preprocess = _path  # type: ignore[method-assign, assignment]  # see there
     return image
 
 
@@ -117,6 +122,11 @@ def place(widget: Block) -> None:
 def clicked_image(event: gr.EventData) -> str:
     """Return the image id of a click in a box of pictures."""
     return str(event.image)
+
+
+def _path(upload: ImageData | None) -> str | None:
+    """Return the file that was uploaded, unopened: Gradio's own way answers a mere "Error" to what is no picture."""
+    return None if upload is None else upload.path
 
 
 def advice(sentences: Sequence[str]) -> str:

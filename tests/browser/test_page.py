@@ -222,6 +222,48 @@ def test_page_is_never_wider_than_its_window(page: Page, width: int) -> None:
     expect(page.locator("#generate")).to_be_in_viewport()
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (1280, 720), (390, 844)])
+def test_how_far_a_job_is_can_be_seen_without_scrolling(page: Page, server: Any, width: int, height: int) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    fill(page, prompt="a boat", num_inference_steps="4")
+
+    page.click("#generate")
+
+    expect(page.locator("#stage [data-state=done] .status")).to_be_visible()
+    page.evaluate("scrollTo(0, 0)")
+    expect(page.locator("#stage .status")).to_be_in_viewport(ratio=1)
+
+
+def test_quiet_words_can_be_read(page: Page) -> None:
+    """WCAG 2.2, 1.4.3: small text needs a contrast of 4.5 to 1."""
+    contrast = page.evaluate(
+        """() => {
+            const light = (css) => css.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255)
+                .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+                .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0.05);
+            const words = getComputedStyle(document.querySelector('#prompt-tokens')).color;
+            return light(getComputedStyle(document.body).backgroundColor) / light(words);
+        }"""
+    )
+    assert contrast >= 4.5
+
+
+def test_another_view_is_seen_from_its_top(page: Page, server: Any) -> None:
+    for seed in range(24):
+        server.studio.submit(server.studio.request("many", seed=seed, num_inference_steps=1))
+    page.set_viewport_size({"width": 390, "height": 500})
+    page.wait_for_selector("#strip .thumbnail")
+
+    for thumbnail in (page.locator("#strip .thumbnail").first, page.locator("#gallery-grid .thumbnail").last):
+        thumbnail.scroll_into_view_if_needed()
+        assert page.evaluate("scrollY") > 0
+        thumbnail.click()
+        expect(page.locator("#detail-settings")).to_be_visible()
+        page.wait_for_function("scrollY === 0")
+        page.click("#gallery-back")
+        page.wait_for_selector("#gallery-grid .thumbnail >> nth=20")
+
+
 def test_tokens_are_counted_while_typing(page: Page, server: Any) -> None:
     shutil.copytree(POCKET / "tokenizer", server.studio.settings.models_dir / "toy" / "tokenizer")
     expect(page.locator("#prompt-tokens")).to_have_text("0/75")

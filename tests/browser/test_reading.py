@@ -1,5 +1,6 @@
 """The reader in a real browser: a picture tells its settings, goes into the form, and is checked."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ def test_a_picture_without_words_can_still_be_started_from(page: Page, tmp_path:
     expect(page.locator("#read-use")).to_be_disabled()
     page.click("#read-start")
     expect(page.locator("#init_image img")).to_be_visible()
+
+
+def test_what_is_no_picture_is_told_and_a_text_can_still_be_read(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "page.png"
+    path.write_text("<html>")
+
+    drop(page, path)
+
+    expect(page.locator("#read-report .complaint")).to_have_text(re.compile("^page.png is not a PNG"))
+    page.fill("#read-text textarea", INFOTEXT)
+    expect(page.locator("#read-report")).to_contain_text("a <b>red</b> house (tall:1.2)")
 
 
 def test_a_picture_of_ours_is_made_again_and_compared(page: Page, server: Any, tmp_path: Path) -> None:

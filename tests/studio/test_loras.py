@@ -277,7 +277,7 @@ def _with_header(text: bytes) -> bytes:
 BROKEN: list[tuple[str, bytes, str]] = [
     ("empty", b"", "its header is cut short or missing"),
     ("renamed pickle", b"\x80\x02}q\x00(X\x0b" + bytes(64), "it is a pickle"),
-    ("zip", b"PK\x03\x04" + bytes(64), "it is a pickle"),
+    ("zip", b"PK\x03\x04" + bytes(64), "it is a zip archive"),
     ("hostile length", (2**62).to_bytes(8, "little") + b"{}", "its header is cut short or missing"),
     ("overlap", b"", "begins at byte 0, where 4 is expected"),
     ("33 MB of header", _with_header(b"{" + b" " * 33 * 2**20 + b"}"), "has a header of 34603010 bytes; at most"),
@@ -438,6 +438,23 @@ def test_what_is_not_there_is_told_with_what_is_near(name: str, studio: Studio, 
 
     with pytest.raises(NotFound, match=r"LoRA '.*' is not installed; there are .*sea"):
         studio.lora(name)
+
+
+def test_what_is_named_instead_can_be_used_and_what_is_not_named_is_counted(
+    settings: Settings, tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    for number in range(20):
+        write(f"sea {number:02}")
+    write("another").write_bytes(b"")
+    further = tmp_path / "further"
+
+    with Studio(settings.model_copy(update={"lora_dirs": (further,)})) as studio:
+        usable = [lora.name for lora in studio.loras() if not lora.problem]
+        with pytest.raises(NotFound) as told:
+            studio.lora("q")
+
+    assert f"there are {', '.join(usable[:10])}, {len(usable) - 10} more (LoRAs live in" in str(told.value)
+    assert str(further) in str(told.value)
 
 
 def test_an_ambiguous_title_is_told(studio: Studio, write: Callable[..., Path]) -> None:
@@ -614,7 +631,7 @@ def test_a_lora_that_goes_while_its_job_waits_fails_the_job(studio: Studio, writ
 
 def _shipped(studio: Studio) -> str:
     names = ", ".join(lora.name for lora in studio.loras()) or "none"
-    return f"{names} (LoRAs live in {studio.settings.home / 'loras'})"
+    return f"{names} (LoRAs live in {', '.join(map(str, studio.settings.lora_folders))})"
 
 
 def test_further_folders_come_from_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

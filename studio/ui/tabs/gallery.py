@@ -11,7 +11,7 @@ from studio.core import Studio
 from studio.ui import markup
 from studio.ui.checking import Checking
 from studio.ui.enlarging import Enlarging
-from studio.ui.widgets import QUIET, Updates, clicked_image, pictures, waiting
+from studio.ui.widgets import QUIET, TO_TOP, Updates, clicked_image, pictures, waiting
 
 PAGE_LENGTH = 24
 REFRESH_SECONDS = 2.0
@@ -154,6 +154,7 @@ def build(studio: Studio) -> GalleryTab:
 
     for box in (panel.grid, panel.enlarging.shown):
         box.click(open_clicked, panel.page, panel.outputs, **QUIET)
+    panel.grid.click(**TO_TOP)
     panel.newer.click(lambda page: panel.show_page(page - 1), panel.page, panel.outputs, **QUIET)
     panel.older.click(lambda page: panel.show_page(page + 1), panel.page, panel.outputs, **QUIET)
     panel.back.click(panel.show_list, panel.page, panel.outputs, **QUIET)

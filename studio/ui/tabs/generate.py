@@ -171,7 +171,8 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     with gr.Accordion("Paint again, larger (hires fix)", open=False, elem_id="hires"):
         _place_rows(
             form,
-            ("hires_scale", "hires_width", "hires_height"),
+            ("hires_scale",),
+            ("hires_width", "hires_height"),
             ("hires_upscaler", "hires_strength"),
             ("hires_steps", "hires_guidance_scale"),
             ("hires_scheduler", "hires_noise_schedule"),

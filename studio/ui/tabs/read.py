@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.blocks import Block
 
-from pipelines.spec.errors import StudioError
+from pipelines.spec.errors import NotFound, StudioError
 from studio.core import Studio
 from studio.metadata import Imported
 from studio.ui import markup
@@ -68,7 +68,7 @@ class _Panel:
         """Return updates that tell what a picture says."""
         there_is_one = gr.update(interactive=path is not None)
         return {
-            **self._told(None if path is None else partial(self._studio.read, Path(path))),
+            **self._told(None if path is None else partial(self._read, path)),
             self.text: "",
             self.start_from: there_is_one,
             self.repaint: there_is_one,
@@ -79,6 +79,12 @@ class _Panel:
         if not text.strip():
             return self.show(path)
         return {**self._told(partial(self._studio.read_text, text)), **self.checking.reset(interactive=False)}
+
+    def _read(self, path: str) -> Imported:
+        try:
+            return self._studio.read(Path(path))
+        except NotFound as error:  # where an upload lies is of no use to who sent it
+            raise NotFound(str(error).replace(path, Path(path).name)) from error
 
     def _told(self, read: Callable[[], Imported] | None) -> Updates:
         report, fields, is_ours = _WELCOME, None, False

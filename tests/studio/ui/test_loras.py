@@ -99,6 +99,12 @@ def test_the_gallery_sends_loras_by_their_hash_and_says_what_changed(studio: Stu
     assert "sea is another file: its hash is not" in changed[making.complaint]
 
 
+def test_a_picture_that_is_read_names_its_loras_as_they_are_typed(studio: Studio) -> None:
+    read = markup.imported(studio.read_text("a boat <lora:sea:0.8>\nSteps: 4, Seed: 1, Size: 64x64"))
+
+    assert "<dd>sea:0.8</dd>" in read
+
+
 def test_the_gallery_says_what_was_applied(studio: Studio) -> None:
     image = studio.generate("a boat <lora:sea:0.5:0.25>", progress=False)[0]
 

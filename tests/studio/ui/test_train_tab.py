@@ -144,8 +144,16 @@ def test_what_is_no_picture_is_refused_by_name(
 
 
 def test_two_files_of_one_name_are_refused(studio: Studio, pictures: list[str]) -> None:
-    with pytest.raises(InvalidRequest, match="two of the files have the same name"):
+    with pytest.raises(InvalidRequest, match=f"same name, {Path(pictures[0]).name}; rename one"):
         studio.store_pictures([Path(pictures[0]), Path(pictures[0])])
+
+
+def test_two_files_that_would_be_called_alike_are_both_named(studio: Studio, tmp_path: Path) -> None:
+    for name in ("a b.txt", "a_b.txt"):
+        (tmp_path / name).write_text("a boat")
+
+    with pytest.raises(InvalidRequest, match=r"same name, a b\.txt and a_b\.txt; rename one"):
+        studio.store_pictures([tmp_path / "a b.txt", tmp_path / "a_b.txt"])
 
 
 def test_a_folder_of_this_machine_is_for_who_sits_at_it(settings: Settings, pictures: list[str]) -> None:
