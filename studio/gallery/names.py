@@ -54,10 +54,9 @@ class Names:
 
         Names that differ only in case are the same to some file systems, and so they are here.
         """
-        path = image_table.c.path
-        query = sa.select(path, image_table.c.job_id, image_table.c.index).where(
-            path.istartswith(stem, autoescape=True)
-        )
+        column = image_table.c.path
+        query = sa.select(column, image_table.c.job_id, image_table.c.index)
+        query = query.where(column.istartswith(stem, autoescape=True))
         if "/" in stem:  # the index of paths finds the folder; what it misses is found on the disk
             parent = stem.rpartition("/")[0]
             query = query.where(column > f"{parent}/", column < f"{parent}0")  # 0 follows /
