@@ -87,7 +87,7 @@ class Attempts:
         self._components = None
 
     def _memory_mode(self, components: Components) -> AbstractContextManager[None]:
-        return _reduced_memory(components) if self.reduced_memory else nullcontext()
+        return reduced_memory(components) if self.reduced_memory else nullcontext()
 
     def _upcast(self, stage: Stage) -> None:
         self._precision = self._models.upcast(self._model, stage, for_good=not self._loras)
@@ -126,7 +126,7 @@ def _shown(lora: ResolvedLora) -> str:
 
 
 @contextmanager
-def _reduced_memory(components: Components) -> Iterator[None]:
+def reduced_memory(components: Components) -> Iterator[None]:
     """Within it the VAE works tile by tile and, beside an accelerator, the text encoders rest on the processor.
 
     Tiles are blended where they meet: a picture larger than one tile differs slightly from an undivided pass.
