@@ -40,11 +40,16 @@ class TrainingPlan:
     """How long it will take if its steps are as fast as those of an earlier one; None where none was measured yet."""
 
     def timed(self, seconds_of_steps: float | None) -> TrainingPlan:
-        """Return the plan with how long it takes, from how long its steps take; None where none was measured."""
+        """Return the plan with how long it takes, from how long its steps take; None where none was measured.
+
+        All else, pictures that are encoded and painted, is added as it is estimated.
+        """
         if seconds_of_steps is None:
             return self
-        share = 1.0 if self.demand is None else self.demand.share_of_steps
-        return replace(self, seconds=seconds_of_steps / share)
+        others = 0.0
+        if self.demand is not None and self.demand.seconds is not None:
+            others = (1 - self.demand.share_of_steps) * sum(self.demand.seconds) / 2
+        return replace(self, seconds=seconds_of_steps + others)
 
     def sentence(self) -> str:
         """Say it in words."""

@@ -28,11 +28,11 @@ def test_a_time_that_is_estimated_is_told_as_such(made: TrainingPlan, time: str)
     assert made.sentence().startswith(f"{made.work()}")
 
 
-def test_what_is_no_step_takes_its_share_of_a_measured_time() -> None:
-    foreseen = plan(Demand(9, GIB, GIB, seconds=(300, 750), share_of_steps=0.5))
+def test_to_measured_steps_all_else_is_added_as_estimated() -> None:
+    foreseen = plan(Demand(9, GIB, GIB, seconds=(300, 700), share_of_steps=0.75))
 
-    assert foreseen.timed(60.0).seconds == 120.0
-    assert plan().timed(60.0).seconds == 60.0
+    assert foreseen.timed(60.0).seconds == 60 + 125
+    assert plan().timed(60.0).seconds == plan(Demand(9, GIB, GIB)).timed(60.0).seconds == 60
     assert foreseen.timed(None) == foreseen
 
 
