@@ -340,6 +340,10 @@ class Studio(Trainings):
         """Return every LoRA file that is found, by name; those that cannot be used say why."""
         return self._storage.loras.installed()
 
+    def loras_named(self, names: Iterable[str]) -> list[InstalledLora]:
+        """Return the LoRAs of some names, as `lora` finds them; what finds none, or several, is left out."""
+        return self._storage.loras.of_names(names)
+
     def lora(self, name: str) -> InstalledLora:
         """Return one LoRA by its name, its file's name or its title, with its hashes.
 

@@ -1,5 +1,6 @@
 """The part of a Studio that trains LoRAs: a training is a job of the same queue as pictures."""
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,14 +11,24 @@ from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest
 from pipelines.spec.trainer import TrainedLora, TrainingPlan
 from pipelines.spec.training import TrainingRequest
 from studio.bars import job_bar
+from studio.foreseeing import foresee
 from studio.jobs import UNFINISHED, Job, JobKind, JobState, TrainingJob
 from studio.queue import Queue
+from studio.storage import Storage
 from studio.training import Training
 from studio.worker import take_back
 
 
 class Trainings(Queue):
-    """Checks, submits and follows trainings."""
+    """Checks, submits and follows trainings.
+
+    Args:
+        storage: where everything is kept.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage)
+        self._foreseeing = threading.Lock()
 
     def train(
         self,
@@ -109,7 +120,25 @@ class Trainings(Queue):
         else:
             training.refuse_existing()
             plan = self._machines[self.settings.devices[0]].trainer().plan(training.request, training.model)
-        return replace(plan, seconds=self._predict_seconds(training, plan.num_steps))
+        return plan.timed(self._predict_seconds(training, plan.num_steps))
+
+    def foresee_training(self, request: TrainingRequest) -> TrainingPlan:
+        """Return the plan with what it demands of the device, without importing torch: a child process looks.
+
+        That takes some seconds, and one is looked at after the other.
+
+        Args:
+            request: what is asked.
+
+        Raises:
+            InvalidRequest: naming the field, the value and the way out.
+            ModelError: the model's configuration cannot be read.
+        """
+        plan = self.plan_training(request)
+        training = self._storage.training(request)
+        with self._foreseeing:
+            demand = foresee(training.request, settings=self.settings)
+        return replace(plan, demand=demand).timed(self._predict_seconds(training, plan.num_steps))
 
     def submit_training(
         self,

@@ -182,11 +182,21 @@ class ModelCache:
 
     def _load(self, model: Model, precision: Precision | None) -> Components:
         loader = _Loader(model, self._device)
-        precision = precision or loader.usual_precision(self._dtype)
+        precision = precision or usual_precision(model, self._dtype)
         wanted = loader.predict_bytes(precision)
         while self._loaded and wanted + sum(held.num_bytes for _, held in self._loaded.values()) > self._max_bytes:
             self._forget(next(iter(self._loaded)))
         return loader.load(precision)
+
+
+def usual_precision(model: Model, dtype: torch.dtype) -> Precision:
+    """Return what a model runs in where nothing else is asked.
+
+    The VAE of SDXL overflows in float16 and says so (`force_upcast`): it runs in float32 then.
+    """
+    force_upcast = read_json(model.path / "vae" / "config.json").get("force_upcast", True)
+    overflows = dtype == torch.float16 and force_upcast
+    return Precision(dtype, torch.float32 if overflows else dtype)
 
 
 class _Loader:
@@ -205,12 +215,6 @@ class _Loader:
         self._weights: dict[str, Weights] = {
             part: find_weights(model.path / part) for part in self._classes if not part.startswith("tokenizer")
         }
-
-    def usual_precision(self, dtype: torch.dtype) -> Precision:
-        """The VAE of SDXL overflows in float16 and says so (`force_upcast`): it runs in float32 then."""
-        force_upcast = read_json(self._model.path / "vae" / "config.json").get("force_upcast", True)
-        overflows = dtype == torch.float16 and force_upcast
-        return Precision(dtype, torch.float32 if overflows else dtype)
 
     def predict_bytes(self, precision: Precision) -> int:
         """Return the size of all weights in memory."""

@@ -90,7 +90,7 @@ class Attempts:
     def _memory_mode(self, components: Components) -> AbstractContextManager[None]:
         if not self.reduced_memory:
             return nullcontext()
-        return _reduced_memory(components, give_up=partial(self._models.drop, self._model))
+        return reduced_memory(components, give_up=partial(self._models.drop, self._model))
 
     def _upcast(self, stage: Stage) -> None:
         self._precision = self._models.upcast(self._model, stage, for_good=not self._loras)
@@ -160,7 +160,7 @@ def _shown(lora: ResolvedLora) -> str:
 
 
 @contextmanager
-def _reduced_memory(components: Components, *, give_up: Callable[[], None]) -> Iterator[None]:
+def reduced_memory(components: Components, *, give_up: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Within it the VAE works tile by tile and, beside an accelerator, the text encoders rest on the processor.
 
     Tiles are blended where they meet: a picture larger than one tile differs slightly from an undivided pass.

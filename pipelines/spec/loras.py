@@ -7,6 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ALL_ZERO = "all zeros, which change nothing"
+"""How the audit of a LoRA ends whose layers were found, and which adds zeros to each."""
+
 Weight = Annotated[float, Field(ge=-10, le=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

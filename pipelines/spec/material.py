@@ -11,6 +11,7 @@ from typing import Self
 from pipelines.spec.buckets import BatchPlan
 from pipelines.spec.dataset import DataSet, Finding, Severity, read_dataset
 from pipelines.spec.errors import InvalidRequest, ModelError
+from pipelines.spec.literal import as_text
 from pipelines.spec.model import Model
 from pipelines.spec.prompt import parse
 from pipelines.spec.prompt.tokenizing import read_tokenizer
@@ -126,18 +127,25 @@ def _cut_captions(dataset: DataSet, request: TrainingRequest, model: Model) -> I
 def _validation_requests(request: TrainingRequest, model: Model, captions: Sequence[str]) -> list[ResolvedRequest]:
     """Return what is painted: prompt i with seed `validation_seed` + i, everything else the model's default.
 
+    Captions, which stand in for prompts that nobody gave, mean themselves, as they do in training.
+
     Raises:
         InvalidRequest: a prompt asks for what cannot be painted here.
     """
-    triggered = dict.fromkeys(request.triggered(caption)[:MAX_PROMPT_CHARACTERS] for caption in captions)
-    prompts = request.validation_prompts or tuple(triggered)[:SHOWN_CAPTIONS]
+    is_asked = bool(request.validation_prompts)
+    triggered = dict.fromkeys(request.triggered(caption)[: MAX_PROMPT_CHARACTERS // 2] for caption in captions)
+    prompts = request.validation_prompts or tuple(map(as_text, tuple(triggered)[:SHOWN_CAPTIONS]))
     resolved = []
     for index, prompt in enumerate(prompts):
         asked = GenerationRequest(
-            prompt=prompt, template=prompt, seed=request.validation_seed + index, clip_skip=request.clip_skip
+            prompt=prompt,
+            template=prompt,
+            prompt_comments=is_asked,  # in a caption, "#" is a sign like any other
+            seed=request.validation_seed + index,
+            clip_skip=request.clip_skip,
         )
         (each,) = resolve(asked, model)
-        if request.validation_prompts:
+        if is_asked:
             check_prompts(each)
             _refuse_tags(prompt)
         resolved.append(each)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,15 +37,44 @@ class TrainingPlan:
     demand: Demand | None = None
     """What it demands of the device; None where nobody has looked at one."""
     seconds: float | None = None
-    """How long its steps will take; None where nothing like it was measured yet."""
+    """How long it will take if its steps are as fast as those of an earlier one; None where none was measured yet."""
+
+    def timed(self, seconds_of_steps: float | None) -> TrainingPlan:
+        """Return the plan with how long it takes, from how long its steps take; None where none was measured.
+
+        All else, pictures that are encoded and painted, is added as it is estimated.
+        """
+        if seconds_of_steps is None:
+            return self
+        others = 0.0
+        if self.demand is not None and self.demand.seconds is not None:
+            others = (1 - self.demand.share_of_steps) * sum(self.demand.seconds) / 2
+        return replace(self, seconds=seconds_of_steps + others)
 
     def sentence(self) -> str:
         """Say it in words."""
-        sizes = ", ".join(f"{width}×{height} ({count})" for width, height, count in self.buckets)
-        told = f"{self.num_pictures} pictures in sizes {sizes}; {self.num_steps} steps"
         memory = "; memory is predicted when it starts" if self.demand is None else f" of {self.demand.sentence()}"
-        time = "time is known after the first steps" if self.seconds is None else f"about {duration(self.seconds)}"
-        return f"{told}{memory}; {time}"
+        return f"{self.work()}{memory}; {self._time()}"
+
+    def work(self) -> str:
+        """Say what is to be done, and not what it takes."""
+        sizes = ", ".join(f"{width}×{height} ({count})" for width, height, count in self.buckets)
+        return f"{self.num_pictures} pictures in sizes {sizes}; {self.num_steps} steps"
+
+    def seconds_range(self) -> tuple[float, float] | None:
+        """Return how long it takes at least and at most, as far as that is known."""
+        if self.seconds is not None:
+            return self.seconds, self.seconds
+        return None if self.demand is None else self.demand.seconds
+
+    def _time(self) -> str:
+        known = self.seconds_range()
+        if known is None:
+            return "time is known after the first steps"
+        least, most = map(duration, known)
+        if self.seconds is not None:
+            return f"about {least}"
+        return f"about {least} to {most}, estimated from the device's speed: this model was never trained here"
 
 
 @dataclass(frozen=True)
@@ -55,13 +84,23 @@ class Demand:
     num_parameters: int
     """Numbers that are trained."""
     predicted_bytes: int
-    """Memory at the peak of a step: weights, activations, gradients, optimizer."""
+    """Memory at the hungriest moment: weights, optimizer, and those of a step, of encoding or of painting a picture."""
     free_bytes: int
     """Of the device, at the moment."""
+    seconds: tuple[float, float] | None = None
+    """How long it takes at least and at most, by the device's speed at such work; None where it was not measured."""
+    share_of_steps: float = 1.0
+    """Of the work; the rest is encoding pictures and painting some."""
 
     def sentence(self) -> str:
         """Say it in words."""
         return f"{self.num_parameters:,} numbers; about {self.predicted_bytes / 2**20:,.0f} MiB of memory"
+
+    def shortage(self) -> str:
+        """Say what keeps it from fitting at the moment; empty where nothing does."""
+        if self.predicted_bytes <= self.free_bytes:
+            return ""
+        return f"only {self.free_bytes / 2**20:,.0f} MiB of memory are free"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Pictures of what is learnt, made by the studio's own denoising loop: validation prompts, and a sweep of strengths."""
 
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from pipelines.runtime import autoencoding
 from pipelines.runtime.adapters.applied import AppliedLoras
 from pipelines.runtime.conditioning import PromptEncoder
 from pipelines.runtime.denoiser import Guidance
+from pipelines.runtime.guards import is_out_of_memory, release_memory
 from pipelines.runtime.loading import Components
+from pipelines.runtime.recovery import reduced_memory
 from pipelines.runtime.sampling import denoise
 from pipelines.spec.canvas import Canvas
 from pipelines.spec.material import VALIDATION_PREFIX, validation_name
@@ -27,7 +30,25 @@ _LABEL_HEIGHT = 14
 def paint(
     requests: Sequence[ResolvedRequest], components: Components, on_step: Callable[[], None]
 ) -> list[Image.Image]:
-    """Return one picture per request, with the models as they are at this moment; what `on_step` raises ends it."""
+    """Return one picture per request, with the models as they are at this moment; what `on_step` raises ends it.
+
+    Where they do not fit into memory beside all that is trained, they are painted again in pieces, as users' pictures
+    are.
+    """
+    try:
+        return _painted(requests, components, on_step)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+    release_memory(components.device)  # out here no frame of the failed attempt holds on to memory
+    with reduced_memory(components):
+        return _painted(requests, components, on_step)
+
+
+def _painted(
+    requests: Sequence[ResolvedRequest], components: Components, on_step: Callable[[], None]
+) -> list[Image.Image]:
     prompts = PromptEncoder()  # a fresh one: a text encoder that is trained gives other embeddings every time
     pictures = []
     for request in requests:

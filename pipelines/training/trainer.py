@@ -14,6 +14,7 @@ import torch
 from pipelines.runtime.device import DeviceInfo, describe_device
 from pipelines.runtime.guards import NotFinite, is_out_of_memory
 from pipelines.runtime.loading import Components, ModelCache
+from pipelines.spec.buckets import Size
 from pipelines.spec.errors import InvalidRequest, NotANumber, OutOfMemory
 from pipelines.spec.material import Material, validation_name
 from pipelines.spec.model import Model
@@ -25,9 +26,11 @@ from pipelines.training.captions import CaptionEncoder
 from pipelines.training.curve import LossCurve, Point
 from pipelines.training.files import write_safetensors
 from pipelines.training.latents import LatentCache
+from pipelines.training.memory import Moment
 from pipelines.training.metadata import Story, describe
 from pipelines.training.objective import Objective
 from pipelines.training.optimization import Average, check_optimizer, learning_rate_share, make_optimizer
+from pipelines.training.pace import Pace
 from pipelines.training.painting import SWEEP_NAME, forget_pictures, paint, save_row, save_sweep
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -50,16 +53,22 @@ class LoraTrainer:
         """Read the data set, predict, and refuse what cannot work."""
         material = _read(request, model, self._device)
         largest = max(material.batches.sizes, key=lambda size: size[0] * size[1])
-        trained, predicted = memory.predict(request, model, size=largest, dtype=_dtype(request, self._device))
+        dtype = _dtype(request, self._device)
+        predicted = memory.predict(material, size=largest, dtype=dtype)
         device = describe_device(str(self._device.device))
-        if predicted > device.total_bytes:
-            raise InvalidRequest(
-                f"batch_size {request.batch_size} at {largest[0]}×{largest[1]} needs about "
-                f"{predicted / 2**30:.1f} GiB, and {device.name} has {device.total_bytes / 2**30:.1f} GiB; take a "
-                "smaller batch_size or resolution, or gradient_checkpointing",
-                field="batch_size",
-            )
-        return replace(material.plan(), demand=Demand(trained, predicted, device.free_bytes))
+        if predicted.least_bytes > device.total_bytes:
+            raise _too_much(predicted, request, largest, device)
+        with _autocast(request, device.device):
+            pace = Pace.measure(model, largest, rows=request.batch_size, device=device.device, dtype=dtype)
+        steps = material.num_steps * predicted.step_flops
+        demand = Demand(
+            predicted.num_parameters,
+            predicted.peak_bytes,
+            device.free_bytes,
+            seconds=pace.seconds(steps + predicted.other_flops),
+            share_of_steps=steps / (steps + predicted.other_flops),
+        )
+        return replace(material.plan(), demand=demand)
 
     def train(
         self,
@@ -220,6 +229,24 @@ def _read(request: TrainingRequest, model: Model, device: DeviceInfo) -> Materia
     if request.mixed_precision == "fp16" and device.kind == "cpu":
         raise InvalidRequest("mixed_precision fp16 needs a graphics card; choose bf16 or no", field="mixed_precision")
     return Material.read(request, model)
+
+
+def _too_much(predicted: memory.Prediction, request: TrainingRequest, size: Size, device: DeviceInfo) -> InvalidRequest:
+    """Return the refusal, with a way out that leads there."""
+    at = f"at {size[0]}×{size[1]}"
+    what, way_out, field = {
+        Moment.STEP: (
+            f"batch_size {request.batch_size} {at}",
+            "take a smaller batch_size or resolution, or gradient_checkpointing",
+            "batch_size",
+        ),
+        Moment.ENCODING: (f"encoding a picture {at}", "take a smaller resolution", "resolution"),
+    }[predicted.moment]
+    return InvalidRequest(
+        f"{what} needs about {predicted.least_bytes / 2**30:.1f} GiB, and {device.name} has "
+        f"{device.total_bytes / 2**30:.1f} GiB; {way_out}",
+        field=field,
+    )
 
 
 def _prepare(components: Components, request: TrainingRequest) -> None:

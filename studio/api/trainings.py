@@ -34,6 +34,10 @@ class PlanView(BaseModel):
 
     num_pictures: int
     num_steps: int
+    num_parameters: int | None = Field(description="Numbers that are trained; null, as what follows, if not predicted.")
+    predicted_bytes: int | None = Field(description="Of the device's memory, at the hungriest moment.")
+    free_bytes: int | None = Field(description="Of the device's memory, at the moment.")
+    seconds: tuple[float, float] | None = Field(description="How long it takes, at least and at most.")
     sentence: str = Field(description="The same in words, with the sizes that pictures are trained in.")
     findings: list[str] = Field(description="What is wrong with which picture, or worth a look.")
 
@@ -46,12 +50,17 @@ def store_data_set(data_set: DataSet, studio: StudioDep) -> StoredDataSet:
 
 @router.post("/trainings/check")
 def check_training(request: AskedTraining, studio: StudioDep) -> PlanView:
-    """Read the pictures and say what a training of them would be, without starting it."""
+    """Read the pictures and say what a training of them would be and take, without starting it. Takes some seconds."""
     studio.check_folder(request.data)
-    plan = studio.plan_training(request)
+    plan = studio.foresee_training(request)
+    demand = plan.demand
     return PlanView(
         num_pictures=plan.num_pictures,
         num_steps=plan.num_steps,
+        num_parameters=None if demand is None else demand.num_parameters,
+        predicted_bytes=None if demand is None else demand.predicted_bytes,
+        free_bytes=None if demand is None else demand.free_bytes,
+        seconds=plan.seconds_range(),
         sentence=plan.sentence(),
         findings=[str(finding) for finding in plan.findings],
     )

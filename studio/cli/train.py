@@ -77,8 +77,8 @@ def _tell(plan: "TrainingPlan") -> None:
     if len(plan.findings) > SHOWN_FINDINGS:
         typer.echo(f"… and {len(plan.findings) - SHOWN_FINDINGS} more files", err=True)
     typer.echo(plan.sentence(), err=True)
-    if plan.demand is not None and plan.demand.predicted_bytes > plan.demand.free_bytes:
-        typer.echo(f"note: only {plan.demand.free_bytes / 2**20:,.0f} MiB of memory are free", err=True)
+    if plan.demand is not None and (shortage := plan.demand.shortage()):
+        typer.echo(f"note: {shortage}", err=True)
 
 
 def _print(lora: "TrainedLora", *, as_json: bool) -> None:

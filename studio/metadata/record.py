@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.spec.loras import ALL_ZERO
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
@@ -37,8 +38,11 @@ class Record:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done otherwise than it was asked, in sentences."""
-        return (BLANK_MASK,) if self.provenance.get("blank_mask") else ()
+        """What was done otherwise than it was asked, or in vain, in sentences."""
+        blank = (BLANK_MASK,) if self.provenance.get("blank_mask") else ()
+        audits = ((key, str(said)) for key, said in self.provenance.items() if key.startswith("lora "))
+        vain = (key.removeprefix("lora ") for key, audit in audits if audit.endswith(ALL_ZERO))
+        return (*blank, *(f"LoRA {name} is {ALL_ZERO}" for name in vain))
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain data."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
+from pipelines.spec.literal import as_text
 from pipelines.spec.prompt import Weighted, parse, schedule, weigh
 from pipelines.spec.values import MAX_PROMPT_CHARACTERS, Emphasis
 from studio.metadata.finding import Outcome, Reading
@@ -52,8 +53,6 @@ _COMPEL = re.compile(
     re.DOTALL,
 )
 _COMPEL_OPERATOR = re.compile(r"\)\s*\.(?:and|add|blend|swap|attend)\(")
-_OURS = re.compile(r"[()\[\]\\]|\bBREAK\b|(?<=\bA)(?=ND\b)|<(?=\w+:)|:(?=\s*[+-]?[0-9.]+\s*\Z)")
-"""What our syntax would take for more than text; the last is the weight of a branch, as in "16:9" at the end."""
 
 
 def reading(prompt: str, foreign: Foreign) -> Reading:
@@ -189,17 +188,11 @@ def _written(runs: Iterable[Run]) -> str:
 
 
 def _weighed(text: str, weight: float) -> str:
-    escaped = _OURS.sub(_escaped, text)
+    escaped = as_text(text)
     if weight == 1 or not text.strip():
         return escaped
     number = f"{weight:.6f}".rstrip("0").rstrip(".")
     return f"({escaped}:{number})"
-
-
-def _escaped(sign: re.Match[str]) -> str:
-    if sign[0] == "BREAK":
-        return "break"  # nothing makes it text, and CLIP's tokenizers know no capitals
-    return f"{sign[0]}\\" if sign[0] in {"<", ":"} else f"\\{sign[0]}"
 
 
 def _no_doubt(_: str, __: Collection[float]) -> str:

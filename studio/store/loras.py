@@ -189,12 +189,11 @@ class LoraCatalogue:
             self._headers = {**self._headers, **headers}
             return self._open(wanted, found[wanted], self._hashes.known(), headers)
         installed = self.installed()
-        for called in (_by_file, _by_title, _loosely):
-            meant = [lora for lora in installed if called(lora, wanted)]
-            if len(meant) > 1:
-                raise NotFound(f"LoRA {name!r:.80} is one of {', '.join(lora.name for lora in meant)}; say which")
-            if meant:
-                return meant[0]
+        meant = _called(wanted, installed)
+        if len(meant) > 1:
+            raise NotFound(f"LoRA {name!r:.80} is one of {', '.join(lora.name for lora in meant)}; say which")
+        if meant:
+            return meant[0]
         if (other := self._not_read(name)) is not None:
             raise NotFound(
                 f"LoRA {name!r:.80} is there as {other.name} only, and only {SUFFIX} files are read; "
@@ -214,6 +213,12 @@ class LoraCatalogue:
             path for folder in self._folders for path in sorted(folder.rglob("*")) if path.suffix in pickles.SUFFIXES
         )
         return next((each for each in files if name in {each.name, each.stem}), None)
+
+    def of_names(self, names: Iterable[str]) -> list[InstalledLora]:
+        """Return the LoRAs that `find` finds by some names, each once; what finds none, or several, is left out."""
+        installed = self.installed()
+        meant = (_called(name.removesuffix(SUFFIX), installed) for name in names)
+        return list({found[0].name: found[0] for found in meant if len(found) == 1}.values())
 
     def _read(self, files: Iterable[LoraOnDisk], found: Mapping[str, LoraOnDisk]) -> dict[Stamp, LoraHeader | str]:
         """Return what the headers of files tell, or why they cannot be read: from memory, the database, the files.
@@ -270,6 +275,17 @@ class LoraCatalogue:
                 if lora.hashes.match(digest):
                     return lora.name, True
         return None if named is None or named.problem else (named.name, not digest)
+
+
+def _called(name: str, installed: Sequence[InstalledLora]) -> list[InstalledLora]:
+    """Return those of a name; else those of such a file, else of such a title, else of all that in any letter case."""
+    ways = (_by_name, _by_file, _by_title, _loosely)
+    meant = ([lora for lora in installed if is_called(lora, name)] for is_called in ways)
+    return next(filter(None, meant), [])
+
+
+def _by_name(lora: InstalledLora, wanted: str) -> bool:
+    return lora.name == wanted
 
 
 def _by_file(lora: InstalledLora, wanted: str) -> bool:

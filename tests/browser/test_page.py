@@ -359,3 +359,5 @@ def test_chosen_loras_are_shown_and_their_words_go_into_the_prompt(page: Page, s
     expect(page.locator("#prompt textarea")).to_have_value("a boat <lora:sea side:0.5>, by the <sea>")
     fill(page, prompt="a boat")
     expect(card).to_have_count(0)
+    fill(page, prompt="a boat <lora:SEA SIDE.safetensors:0.5>")
+    expect(card).to_contain_text("sea side")

@@ -43,6 +43,7 @@ def test_upload_check_train_reload_and_use(page: Page, context: BrowserContext, 
     choose(page, "train-model", "pocket")
     page.click("#train-check")
     expect(page.locator("#train-words")).to_contain_text("3 pictures in sizes 128×128 (3); 6 steps")
+    expect(page.locator("#train-words")).to_contain_text("memory is predicted when it starts")  # by the fake engine
     page.click("#train-start")
 
     page.wait_for_selector("#train-stage [data-state=running] .curve", timeout=PATIENCE_MS)

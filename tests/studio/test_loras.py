@@ -457,6 +457,16 @@ def test_what_is_named_instead_can_be_used_and_what_is_not_named_is_counted(
     assert str(further) in str(told.value)
 
 
+def test_some_are_found_by_any_name_and_each_once(studio: Studio, write: Callable[..., Path]) -> None:
+    write("a", metadata={"ss_output_name": "last"})
+    write("b", metadata={"ss_output_name": "last"})
+    write("folder/sea", metadata={"ss_output_name": "sea side"})
+
+    found = studio.loras_named(["Sea Side", "folder/sea", "sea.safetensors", "last", "gone", "a"])
+
+    assert [lora.name for lora in found] == ["sea", "a"]
+
+
 def test_an_ambiguous_title_is_told(studio: Studio, write: Callable[..., Path]) -> None:
     write("a", metadata={"ss_output_name": "last"})
     write("b", metadata={"ss_output_name": "last"})

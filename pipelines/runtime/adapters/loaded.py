@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from pipelines.runtime.adapters.deltas import Delta
+from pipelines.runtime.adapters.deltas import Butterfly, Decomposed, Delta, Norm, Rotated
 from pipelines.runtime.adapters.formats import build
 from pipelines.runtime.adapters.keys import Sorted, sort_keys
 from pipelines.runtime.adapters.layers import Layers, Place
@@ -22,7 +22,7 @@ from pipelines.spec.errors import LoraError, ModelError
 from pipelines.spec.families.sd1 import SD1
 from pipelines.spec.families.sdxl import SDXL
 from pipelines.spec.lora_notes import Notes, UnreadableNotes, config_stamp
-from pipelines.spec.loras import LoraFile
+from pipelines.spec.loras import ALL_ZERO, LoraFile
 from pipelines.spec.safetensors_header import Header
 
 MAX_BYTES = 2 * 2**30
@@ -49,20 +49,25 @@ class LoadedLora:
     num_bytes: int
     notes: str = ""
     """`Notes.digest`: strengths that are noted outside of the tensors, which its hash does not cover."""
+    idle: frozenset[Place] = frozenset()
+    """The layers to which it adds zeros."""
 
     def audit(self, acting: Iterable[Place]) -> str:
         """Return how much of the file acts, and where: "194/266: embeddings 2, unet 192" without the text encoder.
 
-        Counted are layers and, where the file brings words for prompts, those.
+        Counted are layers and, where the file brings words for prompts, those. Where all that acts adds zeros, it ends
+        with ALL_ZERO.
 
         Args:
             acting: the layers that are changed.
         """
+        acting = frozenset(acting)
         counts = Counter(place.part for place in acting) + Counter(embeddings=len(self.embeddings))
         total = len(self.deltas) + len(self.embeddings)
         parts = ", ".join(f"{part.replace('_', ' ')} {count}" for part, count in sorted(counts.items()))
         noted = f"; strengths as noted ({self.notes})" if self.notes else ""
-        return f"{counts.total()}/{total}: {parts}{noted}"
+        zero = f"; {ALL_ZERO}" if acting <= self.idle and not self.embeddings else ""
+        return f"{counts.total()}/{total}: {parts}{noted}{zero}"
 
 
 class LoraCache:
@@ -141,7 +146,8 @@ def load(file: LoraFile, *, layers: Layers, model_name: str, dtype: torch.dtype 
             deltas[place] = deltas.get(place, ()) + own
     embeddings = _embeddings(file, header, tensors, layers=layers, model_name=model_name)
     num_bytes = _num_bytes(deltas.values()) + sum(each.nbytes for vectors in embeddings.values() for each in vectors)
-    return LoadedLora(file.name, stamp, deltas, embeddings, num_bytes, notes.digest)
+    idle = frozenset(place for place, own in deltas.items() if all(map(_adds_zeros, own)))
+    return LoadedLora(file.name, stamp, deltas, embeddings, num_bytes, notes.digest, idle)
 
 
 def _stamp(file: LoraFile) -> Stamp:
@@ -201,6 +207,16 @@ def _sides(tensors: Mapping[str, Tensor], layers: Layers, model_name: str) -> st
 
 def _reader(width: int) -> str:
     return f"{_FAMILIES[width]} (text of width {width})" if width in _FAMILIES else f"text of width {width}"
+
+
+def _adds_zeros(delta: Delta) -> bool:
+    """Whether a delta adds nothing because of zeros; what turns or rescales outputs is not looked through."""
+    match delta:
+        case Decomposed() | Rotated() | Butterfly():
+            return False
+        case Norm():
+            return not any(tensor.any() for tensor in delta.tensors())
+    return not all(tensor.any() for tensor in delta.tensors())  # its tensors are factors of one product
 
 
 def _num_bytes(deltas: Iterable[tuple[Delta, ...]]) -> int:

@@ -222,10 +222,10 @@ def _show_loras(studio: Studio, form: RequestForm) -> None:
     """Place cards of the LoRAs that are chosen, in the list or by tags. A word of theirs that is pressed is typed."""
 
     def show(chosen: list[str], prompt: str, comments: bool) -> str:
-        names = {text.partition(":")[0] for text in chosen}
+        names = [text.partition(":")[0] for text in chosen]
         with suppress(InvalidRequest):  # half of a tag: it is being typed
-            names.update(tagged_loras(prompt, comments=comments))
-        return markup.lora_cards(lora for lora in studio.loras() if lora.name in names) if names else ""
+            names += tagged_loras(prompt, comments=comments)
+        return markup.lora_cards(studio.loras_named(names)) if names else ""
 
     def add(prompt: str, event: gr.EventData) -> str:
         word = str(event.word)

@@ -38,6 +38,8 @@ from studio.ui.widgets import (
 
 LOOK_SECONDS = 1.0
 SHOWN_FINDINGS = 20
+LOOKS_AT_PICTURES: Mapping[str, Any] = {**QUIET, "show_progress": "minimal"}
+"""Options of events that take a while."""
 MAIN_ROWS = (
     *(("name", "trigger_word"), ("caption",), ("model",), ("rank", "steps"), ("learning_rate", "resolution")),
     *(("validation_prompts",), ("validation_every", "existing")),
@@ -258,12 +260,6 @@ def build(studio: Studio, demo: gr.Blocks) -> TrainingObserver:
     place(observer.timer)
     place(observer.shown)
 
-    def look_through(*values: Any) -> str:
-        try:
-            return _told(studio.plan_training(form.read(values)))
-        except StudioError as error:
-            return complaint(str(error))
-
     def submit(shown: View | None, *values: Any) -> Updates:
         try:
             studio.submit_training(form.read(values))
@@ -271,20 +267,44 @@ def build(studio: Studio, demo: gr.Blocks) -> TrainingObserver:
             return {observer.words: complaint(str(error))}
         return {observer.words: "", **observer.look(shown)}
 
-    look_at_pictures = {**QUIET, "show_progress": "minimal"}
-    check.click(look_through, form.inputs, observer.words, **look_at_pictures)
+    _connect_check(check, studio, form=form, words=observer.words)
     start.click(
         submit,
         [observer.shown, *form.inputs],
         [observer.words, *observer.outputs],
         trigger_mode="once",
-        **look_at_pictures,
+        **LOOKS_AT_PICTURES,
     )
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
     observer.resume.click(observer.go_on, observer.shown, [observer.words, *observer.outputs], **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
     keep("training", form.kept, restore=form.restore, demo=demo)
     return observer
+
+
+def _connect_check(check: gr.Button, studio: Studio, *, form: TrainingForm, words: gr.HTML) -> None:
+    """Tell at once what is wrong with which picture, and some seconds later what the training takes."""
+    asked: gr.State = gr.State(None)
+
+    def look_through(*values: Any) -> tuple[str, TrainingRequest | None]:
+        try:
+            request = form.read(values)
+            plan = studio.plan_training(request)
+        except StudioError as error:
+            return complaint(str(error)), None
+        return _told(f"{plan.work()}; memory and time are being predicted …", plan), request
+
+    def foresee(request: TrainingRequest | None) -> Any:
+        if request is None:
+            return gr.skip()
+        try:
+            plan = studio.foresee_training(request)
+        except StudioError as error:
+            return complaint(str(error))
+        return _told(f"{plan.sentence()}.", plan)
+
+    looked = check.click(look_through, form.inputs, [words, asked], **LOOKS_AT_PICTURES)
+    looked.then(foresee, asked, words, **LOOKS_AT_PICTURES)
 
 
 def _to_field(name: str, value: Any) -> Any:
@@ -295,11 +315,13 @@ def _to_field(name: str, value: Any) -> Any:
     return value
 
 
-def _told(plan: TrainingPlan) -> str:
+def _told(sentence: str, plan: TrainingPlan) -> str:
     """Return what a training will be, and what is wrong with which picture, as HTML."""
     findings = [f"{finding.severity}: {finding}" for finding in plan.findings[:SHOWN_FINDINGS]]
     more = len(plan.findings) - SHOWN_FINDINGS
-    return waiting(f"{plan.sentence()}.") + advice([*findings, *([f"… and {more} more files"] if more > 0 else [])])
+    shortage = "" if plan.demand is None else plan.demand.shortage()
+    notes = [*findings, f"… and {more} more files" if more > 0 else "", f"note: {shortage}" if shortage else ""]
+    return waiting(sentence) + advice([note for note in notes if note])
 
 
 def _status(studio: Studio, job: TrainingJob) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipelines.spec.material import Material
 from pipelines.spec.model import Model
+from pipelines.spec.prompt import Weighted, parse, weigh
 from pipelines.spec.training import TrainingRequest
 from pipelines.training.latents import fit_to_bucket
 
@@ -23,6 +24,22 @@ def test_pictures_on_the_way_show_the_lora_triggered(data: Path, sd1: Model) -> 
     assert shown == [f"hous, a house, number {index}, red" for index in range(4)]
     given = _material(data, sd1, validation_prompts=("as", "said"), validation_seed=7).shown
     assert [(each.prompt, each.seed) for each in given] == [("as", 7), ("said", 8)]
+
+
+def test_a_caption_that_is_painted_means_itself(tmp_path: Path, sd1: Model) -> None:
+    captions = ["boat (photo) [x] #1", "<lora:x:1> AND more", "ratio 16:9", "a" * 8000]
+    for index, caption in enumerate(captions):
+        Image.new("RGB", (64, 64), (index, 0, 0)).save(tmp_path / f"{index}.png")
+        (tmp_path / f"{index}.txt").write_text(caption)
+
+    shown = _material(tmp_path, sd1).shown
+
+    prompts = [parse(each.prompt, comments=each.prompt_comments) for each in shown]
+    assert [prompt.extra_networks for prompt in prompts] == [()] * 4
+    read = [[weigh(branch.text) for branch in prompt.branches] for prompt in prompts]
+    assert read[:3] == [[(Weighted(caption, 1.0),)] for caption in captions[:3]]
+    (given,) = _material(tmp_path, sd1, validation_prompts=("(loud)#no",)).shown
+    assert (given.prompt, given.prompt_comments) == ("(loud)#no", True)
 
 
 def test_a_caption_that_no_text_encoder_reads_to_its_end_is_told(tmp_path: Path, sd1: Model) -> None:

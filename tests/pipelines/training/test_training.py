@@ -4,8 +4,10 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -292,3 +294,12 @@ def test_a_training_that_cannot_fit_is_refused_with_a_way_out(sd1: Model, data: 
 
     with pytest.raises(InvalidRequest, match=r"batch_size 256 at 2048×2048 needs about .* gradient_checkpointing"):
         trainer.plan(request, sd1)
+
+
+def test_the_way_out_leads_to_what_needs_most(sd1: Model, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(total=2**20, available=2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    fields = {"rank": 1, "gradient_checkpointing": True, "resolution": 512}
+
+    with pytest.raises(InvalidRequest, match=r"encoding a picture at 512×512 needs about .* take a smaller resolution"):
+        LoraTrainer(device="cpu").plan(TrainingRequest.parse({"data": str(data), "name": "style", **fields}), sd1)

@@ -33,6 +33,7 @@ def test_stored_pictures_and_captions_are_what_is_trained_on(client: TestClient,
     plan = client.post("/api/v1/trainings/check", json={"data": data, "name": "houses", "steps": 3}).json()
 
     assert (plan["num_pictures"], plan["num_steps"]) == (2, 3)
+    assert (plan["predicted_bytes"], plan["seconds"]) == (None, None), "with the fake engine no device is looked at"
     assert {path.read_text() for path in Path(data).glob("*.txt")} == {"a red house", "a green house"}
     assert {path.suffix for path in Path(data).iterdir()} == {".webp", ".txt"}
     assert client.get("/healthz").json()["queue_length"] == 0, "a check starts nothing"

@@ -189,6 +189,14 @@ def test_a_blank_mask_leaves_out_the_region_as_a1111_does_and_is_noted() -> None
     assert (made.notes, "the mask is blank" in blank.notes[0]) == ((), True)
 
 
+def test_a_lora_of_zeros_is_noted() -> None:
+    audits = {"lora sea": "2/2: unet 2", "lora ink": "2/2: unet 2; all zeros, which change nothing"}
+
+    made = replace(record(), provenance=audits)
+
+    assert made.notes == ("LoRA ink is all zeros, which change nothing",)
+
+
 @pytest.mark.parametrize("clip_skip", [1, 2, 3])
 def test_clip_skip_is_read_back_also_where_the_model_skips_by_itself(clip_skip: int) -> None:
     made = record(clip_skip=clip_skip)

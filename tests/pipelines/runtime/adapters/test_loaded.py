@@ -87,6 +87,24 @@ def test_every_dialect_finds_the_same_layers(dialect: str, loaded: dict[str, Com
     assert lora.audit(lora.deltas) == f"{total}/{total}: text encoder {on_text}, unet {total - on_text}"
 
 
+@pytest.mark.parametrize("zero", ["up", "both", "text encoder only", "none"])
+def test_zeros_are_said_to_change_nothing(zero: str, loaded: dict[str, Components], tmp_path: Path) -> None:
+    """A LoRA that was never trained has zeros in one of its factors, and noise in the other."""
+    weights = {
+        key: (
+            down * 0 if zero == "both" else down,
+            up * 0 if zero in {"up", "both"} or (zero, key[0]) == ("text encoder only", "text_encoder") else up,
+        )
+        for key, (down, up) in lora_files.random_weights(loaded["sd1"]).items()
+    }
+
+    lora = read(lora_files.write(tmp_path / "a.safetensors", lora_files.kohya(weights)), loaded["sd1"])
+
+    on_text = [place for place in lora.deltas if not place.is_in_denoiser]
+    assert lora.audit(lora.deltas).endswith("; all zeros, which change nothing") is (zero in {"up", "both"})
+    assert lora.audit(on_text).endswith("; all zeros, which change nothing") is (zero != "none")
+
+
 def test_peft_and_old_processors(loaded: dict[str, Components], tmp_path: Path) -> None:
     weights = lora_files.random_weights(loaded["sd1"], parts=("unet",))
     on_attention = {key: value for key, value in weights.items() if ".attn" in key[1]}
