@@ -26,6 +26,8 @@ MAX_SEARCH_BYTES = 2**31
 THUMBNAIL = "modelspec.thumbnail"
 """The key of a picture inside of the metadata."""
 _MAX_NAME = 256
+_SHOWN = 10
+"""Names that are told to who names an unknown one that is like none of them."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,13 @@ class LoraCatalogue:
             )
         names = {called.lower(): lora.name for lora in installed for called in (lora.path.stem, lora.name)}
         near = [names[each] for each in get_close_matches(wanted.lower(), names, n=3, cutoff=0.5)]
-        others = dict.fromkeys(near or (lora.name for lora in installed[:10]))
-        there = f"there are {', '.join(others)}" if others else "there are none"
+        if near:
+            there = f"did you mean {' or '.join(dict.fromkeys(near))}? `studio loras` lists all"
+        elif installed:
+            more = f" and {len(installed) - _SHOWN} more, see `studio loras`" if len(installed) > _SHOWN else ""
+            there = f"there are {', '.join(lora.name for lora in installed[:_SHOWN])}{more}"
+        else:
+            there = "there are none"
         raise NotFound(f"LoRA {name!r:.80} is not installed; {there} (LoRAs live in {self._folders[0]})")
 
     def _not_read(self, name: str) -> Path | None:

@@ -436,7 +436,7 @@ def test_a_lora_has_several_names(called: str, studio: Studio, write: Callable[.
 def test_what_is_not_there_is_told_with_what_is_near(name: str, studio: Studio, write: Callable[..., Path]) -> None:
     write("sea")
 
-    with pytest.raises(NotFound, match=r"LoRA '.*' is not installed; there are .*sea"):
+    with pytest.raises(NotFound, match=r"LoRA '.*' is not installed; (there are|did you mean) .*sea"):
         studio.lora(name)
 
 
