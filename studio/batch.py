@@ -144,7 +144,7 @@ def _with_options(number: int, line: str) -> Line:
     fields = {"prompt": prompt} if prompt else {}
     try:
         for option, end in zip(options, ends[1:], strict=True):
-            _add(fields, option[1], _unquoted(line[option.end() : end].strip()))
+            _add(fields, option[1], _unquoted(option[1], line[option.end() : end].strip()))
     except InvalidRequest as error:
         return Line(number, error=error)
     counts = [fields.pop(count) for count in _COUNTS if count in fields]
@@ -178,7 +178,9 @@ def _twice(name: str) -> InvalidRequest:
     return InvalidRequest(f"{name} is given twice; leave one out", field=name)
 
 
-def _unquoted(text: str) -> str:
+def _unquoted(name: str, text: str) -> str:
+    if text.startswith('"') and text.count('"') == 1:
+        raise InvalidRequest(f"{name} opens a quote that is never closed: {text:.60}; close it or take it out")
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
