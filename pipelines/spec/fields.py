@@ -21,8 +21,7 @@ _SENTENCES: Mapping[str, str] = {
     "literal_error": "{field} must be {expected}, got {value}",
     "model_type": "{field} must be a text such as ink:0.8, or its parts by name, got {value}",
     "finite_number": "{field} must be a finite number, got {value}",
-    "string_pattern_mismatch": "{field} must be the id of a stored input (64 hexadecimal digits), got {value}; "
-    "store the image first",
+    "extra_forbidden": "{field} is unknown, got {value}; leave it out",
     "string_too_long": "{field} must have at most {max_length} characters, got {value}; shorten it",
 }
 """pydantic's type of an error -> what is said of it."""
@@ -67,6 +66,9 @@ def _sentence(error: ErrorDetails, *, rule: Mapping[str, Any]) -> str:
         words = {"wanted": wanted(rule)} if kind in {"int_type", "float_type"} else {}
         return template.format(field=place, value=_short(value), **words, **context)
     match kind:
+        case "string_pattern_mismatch" if len(error["loc"]) == 1:
+            stored = "the id of a stored input (64 hexadecimal digits)"
+            return f"{place} must be {stored}, got {_short(value)}; store the image first"
         case "tuple_type":
             way_out = f"; give a list: [{json.dumps(value[:60])}]" if isinstance(value, str) else ""
             return f"{place} must be a list, got {_short(value)}{way_out}"

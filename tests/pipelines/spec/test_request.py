@@ -70,6 +70,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("loras", "ink", "loras must be a list, got 'ink'; give a list: [\"ink\"]"),
     ("loras", [5], "loras[0] must be a text such as ink:0.8, or its parts by name, got 5"),
     ("loras", [{"weight": 1.0}], "loras[0].name is missing"),
+    ("loras", [{"name": "x", "colour": 1}], "loras[0].colour is unknown, got 1; leave it out"),
+    ("styles", ["\n"], "styles[0]: string should match pattern"),
     ("styles", "Night", "styles must be a list, got 'Night'; give a list: [\"Night\"]"),
     ("invert_mask", "yes", "invert_mask must be true or false, got 'yes'"),
     ("output_format", "gif", "output_format must be 'png', 'jpeg', 'webp' or 'avif', got 'gif'"),

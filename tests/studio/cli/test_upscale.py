@@ -69,6 +69,10 @@ def test_one_size_only(studio: Studio) -> None:
         (["--scale", "65"], "error: --scale must be above 0 and at most 64, got 65"),
         (["--scale", "nan"], "error: --scale must be above 0 and at most 64, got nan"),
         (["--scale", "0.1"], "error: --scale 0.1 of 100×66 makes 8×0, and sides must be 64 to 4096; choose another"),
+        (
+            ["--scale", "50"],
+            "error: --scale 50 of 100×66 makes 5000×3296, and sides must be 64 to 4096; choose another",
+        ),
         (["--scale", "x"], "error: --scale must be a number, got 'x'; see `studio upscale --help`"),
         (
             ["--width", "296", "--height", "200", "--upscaler", "Latent"],
