@@ -146,7 +146,8 @@ def _with_options(number: int, line: str) -> Line:
     is_of_a1111 = any(_written(option[1]) == "sampler_name" for option in options)
     try:
         for option, end in zip(options, ends[1:], strict=True):
-            name, value = option[1], _unquoted(line[option.end() : end].strip())
+            name = option[1]
+            value = _unquoted(name, line[option.end() : end].strip())
             match _written(name):
                 case "sampler_name":
                     _add_sampler(fields, value)
@@ -204,7 +205,9 @@ def _twice(name: str) -> InvalidRequest:
     return InvalidRequest(f"{name} is given twice; leave one out", field=name)
 
 
-def _unquoted(text: str) -> str:
+def _unquoted(name: str, text: str) -> str:
+    if text.startswith('"') and text.count('"') == 1:
+        raise InvalidRequest(f"{name} opens a quote that is never closed: {text:.60}; close it or take it out")
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.spec.errors import InvalidRequest, NotFound
-from pipelines.spec.hires import HIRES_FIELDS, SIDE_STEP, SIZE_FIELDS
+from pipelines.spec.hires import DEFAULT_SCALE, HIRES_FIELDS, MAX_SCALE, SIDE_STEP, SIZE_FIELDS
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.templates import TEMPLATES
+from pipelines.spec.values import MAX_SIDE, MIN_SIDE
 from studio import metadata
 from studio.metadata import FindLora, FindModel
-
-DEFAULT_SCALE = 2.0
 
 
 def enlarged(path: Path, fields: Mapping[str, Any], *, find_model: FindModel, find_lora: FindLora) -> GenerationRequest:
@@ -69,8 +68,7 @@ def upscaled(
     if scale is not None and given:
         raise InvalidRequest(f"scale and {given[0]} both say how large; give only one of them", field=given[0])
     if len(given) != 1:
-        factor = DEFAULT_SCALE if scale is None else scale
-        width, height = (int(side * factor) // SIDE_STEP * SIDE_STEP for side in size)
+        width, height = _scaled(size, DEFAULT_SCALE if scale is None else scale)
     elif given == ["width"]:
         width, height = fields["width"], int(fields["width"] * size[1] / size[0]) // SIDE_STEP * SIDE_STEP
     else:
@@ -78,6 +76,16 @@ def upscaled(
     told = {name: value for name, value in fields.items() if value is not None}
     values = {**_painted(path), "init_image": init_image, "strength": 0.0, "width": width, "height": height, **told}
     return GenerationRequest.parse(values)
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    if not 0 < scale <= MAX_SCALE:
+        raise InvalidRequest(f"scale must be above 0 and at most {MAX_SCALE}, got {scale:g}", field="scale")
+    width, height = (int(side * scale) // SIDE_STEP * SIDE_STEP for side in size)
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
+        made = f"scale {scale:g} of {size[0]}×{size[1]} makes {width}×{height}"
+        raise InvalidRequest(f"{made}, and sides must be {MIN_SIDE} to {MAX_SIDE}; choose another", field="scale")
+    return width, height
 
 
 def _painted(path: Path) -> dict[str, Any]:

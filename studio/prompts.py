@@ -127,8 +127,12 @@ class _Wildcards(WildcardManager):
         found = WildcardValues(()) if ".." in wildcard else self._find(wildcard.strip().strip("/"))
         if not found:
             names = sorted(self._lists)
-            near = get_close_matches(wildcard, names, n=3, cutoff=0.5) or names[:10]
-            known = f"there are {', '.join(near)}" if near else f"{self._folder} holds no word lists"
+            if near := get_close_matches(wildcard, names, n=3, cutoff=0.5):
+                known = f"did you mean {' or '.join(f'__{each}__' for each in near)}? All are in {self._folder}"
+            elif names:
+                known = f"there are {', '.join(names[:10])}{' and more' if len(names) > 10 else ''} in {self._folder}"
+            else:
+                known = f"{self._folder} holds no word lists"
             raise _Unknown(f"names the wildcard __{_plain(wildcard)}__, which is unknown; {known}")
         return found
 

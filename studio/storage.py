@@ -20,7 +20,7 @@ from pipelines.spec.pictures import on_white, to_mask
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolve import check_prompts, resolve
 from pipelines.spec.resolved import ResolvedRequest
-from pipelines.spec.templates import TEMPLATES
+from pipelines.spec.templates import TEMPLATES, open_brace
 from pipelines.spec.training import TrainingRequest
 from pipelines.spec.upscalers import UPSCALERS
 from studio import metadata
@@ -200,13 +200,18 @@ class Storage:
             if (text := getattr(first, field))
             and (any(sign in text for sign in "()[]<>:#") or (counts and len(text.encode()) > CHUNK_LENGTH))
         }
+        open_ones = [
+            f'{field}: "{opened:.20}": this "{{" is never closed, so it is no template and is read as text.'
+            for field, note in TEMPLATES.items()
+            if getattr(request, note) is None and (opened := open_brace(getattr(request, field) or ""))
+        ]
         if not worth_it:
-            return []
+            return open_ones
         from pipelines.spec.prompt import lint  # a sixth of a second, and most prompts are plain words
 
         brought = {each.name.lower(): each.vectors for each in brought_by(first.loras, self.loras.find)}
         rules = self._chunk_rules(model, brought) if counts else None
-        return [
+        return open_ones + [
             f"{field}: {note.message}"
             for field, text in worth_it.items()
             for note in lint(

@@ -11,6 +11,9 @@ from pipelines.spec.errors import InvalidRequest
 PLACE = "{prompt}"
 """Where a style wants the prompt; one without it is appended."""
 
+_SHOWN = 10
+"""Names that are told to who names an unknown one that is like none of them."""
+
 
 @dataclass(frozen=True)
 class Style:
@@ -67,8 +70,14 @@ class Styles:
     def _named(self, name: str) -> Style:
         if name in self.by_name:
             return self.by_name[name]
-        near = get_close_matches(name, self.by_name, n=3) or sorted(self.by_name)[:10]
-        known = f"there are {', '.join(near)} in {self.place}" if near else f"there is none in {self.place}"
+        if near := get_close_matches(name, self.by_name, n=3):
+            known = f"did you mean {' or '.join(near)}? `studio styles` lists all of {self.place}"
+        elif self.by_name:
+            first, more = sorted(self.by_name)[:_SHOWN], len(self.by_name) - _SHOWN
+            others = f" and {more} more, see `studio styles`," if more > 0 else ""
+            known = f"there are {', '.join(first)}{others} in {self.place}"
+        else:
+            known = f"there is none in {self.place}"
         raise InvalidRequest(f"styles names {name!r}, which is unknown; {known}", field="styles")
 
 

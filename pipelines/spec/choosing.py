@@ -9,6 +9,7 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from pipelines.spec.errors import InvalidRequest, ModelError, NotFound
+from pipelines.spec.fields import explained
 from pipelines.spec.lora_tags import LORA_KINDS, lora_fields
 from pipelines.spec.loras import LoraSpec, ResolvedLora
 from pipelines.spec.model import Model
@@ -130,8 +131,7 @@ def _tags(prompt: str, *, comments: bool) -> tuple[str, list[LoraSpec]]:
         try:
             specs.append(LoraSpec(**lora_fields(tag.name, tag.positional, tag.named)))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}, got {first['input']!r:.40}"
+            reason = explained(error, LoraSpec, other_names={})
             raise InvalidRequest(f"prompt names {shown}: {reason}", field="prompt") from error
         except ValueError as error:
             raise InvalidRequest(f"prompt names {shown}: {error}", field="prompt") from error

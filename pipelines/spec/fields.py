@@ -1,19 +1,28 @@
 """What the fields of a pydantic model demand, and the sentence that says what is wrong with a value."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pipelines.spec.errors import InvalidRequest
 
 _SENTENCES: Mapping[str, str] = {
     "missing": "{field} is missing",
     "string_unicode": "{field} holds half of a surrogate pair, got {value}; remove it",
+    "string_type": "{field} must be a text, got {value}",
+    "string_too_short": "{field} must not be empty, got {value}",
+    "bool_type": "{field} must be true or false, got {value}",
+    "int_type": "{field} must be {wanted}, got {value}",
+    "float_type": "{field} must be {wanted}, got {value}",
+    "literal_error": "{field} must be {expected}, got {value}",
+    "model_type": "{field} must be a text such as ink:0.8, or its parts by name, got {value}",
     "finite_number": "{field} must be a finite number, got {value}",
-    "string_pattern_mismatch": "{field} must be the id of a stored input (64 hexadecimal digits), got {value}; "
-    "store the image first",
+    "extra_forbidden": "{field} is unknown, got {value}; leave it out",
+    "string_too_long": "{field} must have at most {max_length} characters, got {value}; shorten it",
 }
 """pydantic's type of an error -> what is said of it."""
 
@@ -25,11 +34,14 @@ def field_rules(model: type[BaseModel]) -> Mapping[str, Mapping[str, Any]]:
     What stands beside null is folded in: "an integer or nothing" reads as an integer.
     """
     fields: dict[str, dict[str, Any]] = model.model_json_schema()["properties"]
-    for field in fields.values():
-        for variant in field.pop("anyOf", ()):
-            if variant["type"] != "null":
-                field |= variant
-    return fields
+    return {name: _folded(schema) for name, schema in fields.items()}
+
+
+def wanted(rule: Mapping[str, Any]) -> str:
+    """Return what a field of numbers wants, in words: "a whole number from 1 to 200"."""
+    kind = "a whole number" if rule["type"] == "integer" else "a number"
+    low = f"above {rule['exclusiveMinimum']}" if "exclusiveMinimum" in rule else f"from {rule.get('minimum')}"
+    return f"{kind} {low} to {rule['maximum']}" if "maximum" in rule else kind
 
 
 def explained(error: ValidationError, model: type[BaseModel], *, other_names: Mapping[str, str]) -> InvalidRequest:
@@ -40,30 +52,59 @@ def explained(error: ValidationError, model: type[BaseModel], *, other_names: Ma
         model: whose fields they should have been.
         other_names: what other programs call a field -> its name here.
     """
-    rules = field_rules(model)
     first = error.errors(include_url=False)[0]
-    field = str(first["loc"][0]) if first["loc"] else None
-    value, context = first["input"], first.get("ctx", {})
-    if len(first["loc"]) > 1:
-        return InvalidRequest(f"{_place(first['loc'])}: {first['msg'].lower()}, got {_short(value)}", field=field)
-    if sentence := _SENTENCES.get(first["type"]):
-        return InvalidRequest(sentence.format(field=field, value=_short(value)), field=field)
-    match first["type"]:
-        case "extra_forbidden":
-            return _unknown(str(field), rules, other_names)
+    field = str(first["loc"][0])
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return _unknown(field, field_rules(model), other_names)
+    return InvalidRequest(_sentence(first, rule=_rule(model, first["loc"])), field=field)
+
+
+def _sentence(error: ErrorDetails, *, rule: Mapping[str, Any]) -> str:
+    """Say what is wrong with a value, and what its schema wants."""
+    kind, place, value, context = error["type"], _place(error["loc"]), error["input"], error.get("ctx", {})
+    if template := _SENTENCES.get(kind):
+        words = {"wanted": wanted(rule)} if kind in {"int_type", "float_type"} else {}
+        return template.format(field=place, value=_short(value), **words, **context)
+    match kind:
+        case "string_pattern_mismatch" if len(error["loc"]) == 1:
+            stored = "the id of a stored input (64 hexadecimal digits)"
+            return f"{place} must be {stored}, got {_short(value)}; store the image first"
+        case "tuple_type":
+            way_out = f"; give a list: [{json.dumps(value[:60])}]" if isinstance(value, str) else ""
+            return f"{place} must be a list, got {_short(value)}{way_out}"
         case "value_error":
-            return InvalidRequest(f"{field} {context['error']}", field=field)
+            return f"{place} {context['error']}"
         case "too_long":
             most, count = context["max_length"], context["actual_length"]
-            return InvalidRequest(f"{field} has {count} entries, and {most} is the most; leave some out", field=field)
+            return f"{place} has {count} entries, and {most} is the most; leave some out"
         case "multiple_of":
-            rule = f"{field} must be a multiple of {context['multiple_of']}, got {_short(value)}"
-            return InvalidRequest(f"{rule}; try {_multiples_near(value, rules[str(field)])}", field=field)
-    bound = rules.get(str(field), {})
-    if first["type"].startswith(("greater_than", "less_than")):
-        low = f"above {bound['exclusiveMinimum']}" if "exclusiveMinimum" in bound else f"at least {bound['minimum']}"
-        return InvalidRequest(f"{field} must be {low} and at most {bound['maximum']}, got {_short(value)}", field=field)
-    return InvalidRequest(f"{field}: {first['msg'].lower()}, got {_short(value)}", field=field)
+            refused = f"{place} must be a multiple of {context['multiple_of']}, got {_short(value)}"
+            return f"{refused}; try {_multiples_near(value, rule)}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            low = f"above {rule['exclusiveMinimum']}" if "exclusiveMinimum" in rule else f"at least {rule['minimum']}"
+            return f"{place} must be {low} and at most {rule['maximum']}, got {_short(value)}"
+    return f"{place}: {error['msg'].lower()}, got {_short(value)}"
+
+
+def _rule(model: type[BaseModel], location: tuple[int | str, ...]) -> Mapping[str, Any]:
+    """Return the JSON schema of what stands at a place inside a model; empty where nothing may stand."""
+    schema: Mapping[str, Any] = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+    for part in location:
+        inner = schema.get("properties", {}).get(part) or schema.get("items") or schema.get("additionalProperties")
+        schema = _folded(inner or {})
+        if "$ref" in schema:
+            schema = definitions[schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def _folded(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Fold what stands beside null in."""
+    folded = dict(schema)
+    for variant in folded.pop("anyOf", ()):
+        if variant.get("type") != "null":
+            folded |= variant
+    return folded
 
 
 def _unknown(field: str, rules: Mapping[str, Any], other_names: Mapping[str, str]) -> InvalidRequest:

@@ -12,6 +12,10 @@ SIDE_STEP = 8
 """Pixels of the smallest step in size: one latent."""
 DEFAULT_STRENGTH = 0.7
 """What A1111 begins with."""
+DEFAULT_SCALE = 2.0
+"""Of a finished picture that is to become larger."""
+MAX_SCALE = 64
+"""Of a picture that is only enlarged."""
 SIZE_FIELDS = ("hires_scale", "hires_width", "hires_height")
 """One of them asks for the second pass."""
 HIRES_FIELDS = (

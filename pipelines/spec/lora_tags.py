@@ -141,6 +141,17 @@ def write_lora(lora: LoraSpec | ResolvedLora) -> str:
     return ":".join([writable_name(lora.name), *arguments])
 
 
+def listed_at(block: str) -> str:
+    """Say where lists of block weights name a part: "IN01 of lbw=, number 2 of 17 or 3 of 26"; empty if none does."""
+    places = [
+        (name, f"{number} of {length}")
+        for length, blocks in sorted(BLOCK_LISTS.items())
+        for number, (name, parts) in enumerate(blocks.items(), 1)
+        if block in parts
+    ]
+    return f"{places[0][0]} of lbw=, number {' or '.join(number for _, number in places)}" if places else ""
+
+
 def _block_list(text: str) -> tuple[float, dict[str, float]]:
     """Return the text encoders' factor and those of the denoiser's parts; what is 1 changes nothing."""
     numbers = [_number("lbw", one) for one in text.split(",")]

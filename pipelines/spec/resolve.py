@@ -228,10 +228,17 @@ def _check_upscaler(request: GenerationRequest) -> None:
             "take it out (hires_upscaler is that of a second pass)",
             field="upscaler",
         )
-    if isinstance(UPSCALERS.get(request.upscaler), LatentUpscaler) or request.resize_mode == "latent":
+    is_latent = isinstance(UPSCALERS.get(request.upscaler), LatentUpscaler)
+    known = f"{', '.join(PICTURE_UPSCALERS)} or a model file"
+    if is_latent and request.strength == 0:
+        raise InvalidRequest(
+            f"upscaler {request.upscaler} stretches latents, and here a picture is enlarged; choose {known}",
+            field="upscaler",
+        )
+    if is_latent or request.resize_mode == "latent":
         raise InvalidRequest(
             f"upscaler {request.upscaler} with resize_mode {request.resize_mode}: latents are stretched by resize_mode "
-            f"latent alone, pictures by upscaler {', '.join(PICTURE_UPSCALERS)} or a model file",
+            f"latent alone, pictures by upscaler {known}",
             field="upscaler",
         )
 

@@ -7,6 +7,7 @@ What A1111 has and this table lacks is refused by name, never replaced by someth
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import MappingProxyType
 
 NOISE_SCHEDULES: Mapping[str, str] = MappingProxyType(
@@ -228,7 +229,7 @@ def parted_scheduler(name: str) -> tuple[str, str | None]:
         scheduler = _find(bare.removesuffix(f" {label.lower()}"), labels)
         if scheduler is not None:
             return scheduler, key
-    raise ValueError(f"{name!r} is not known; choose one of {', '.join(labels)}")
+    raise ValueError(_not_known(name, labels))
 
 
 def canonical_noise_schedule(name: str) -> str | None:
@@ -240,13 +241,20 @@ def canonical_noise_schedule(name: str) -> str | None:
     if name.strip().lower() in AUTOMATIC:
         return None
     if (found := _find(name, NOISE_SCHEDULES)) is None:
-        raise ValueError(f"{name!r} is not known; choose one of {', '.join(NOISE_SCHEDULES)}")
+        raise ValueError(_not_known(name, NOISE_SCHEDULES))
     return found
 
 
 def _find(name: str, labels: Mapping[str, str]) -> str | None:
     wanted = _plain(name)
     return next((key for key, label in labels.items() if wanted in {_plain(key), _plain(label)}), None)
+
+
+def _not_known(name: str, labels: Mapping[str, str]) -> str:
+    plain = {_plain(each): key for key, label in labels.items() for each in (key, label)}
+    near = dict.fromkeys(plain[each] for each in get_close_matches(_plain(name), plain, n=3))
+    way_out = f"did you mean {' or '.join(near)}? There are" if near else "choose one of"
+    return f"{name!r} is not known; {way_out} {', '.join(labels)}"
 
 
 def _plain(name: str) -> str:

@@ -26,6 +26,12 @@ def is_template(text: str) -> bool:
     return _TEMPLATE.search(text) is not None
 
 
+def open_brace(text: str) -> str | None:
+    """Return what stands behind a brace that is never closed in a text that is therefore no template."""
+    brace = text.find("{")
+    return None if brace < 0 or is_template(text) or text[:brace].endswith("\\") else text[brace:]
+
+
 def as_it_stands(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request with a note on each text that would otherwise be taken for a template."""
     notes = {

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import typer
 import typer.main
+from pydantic import ValidationError
 
 from pipelines.spec import training
 from pipelines.spec.errors import AlreadyRunning, Cancelled, InvalidRequest, NotFound, StudioError
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         hint = _name_here(error) or (context and f"see `{context.command_path} --help`")
-        _complain(error.format_message().rstrip("."), hint=hint)
+        _complain(_in_our_words(error) or error.format_message().rstrip("."), hint=hint)
         return error.exit_code
     return code if isinstance(code, int) else 0
 
@@ -105,6 +106,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def exit_code(error: StudioError) -> int:
     """Return the exit code of an error."""
     return next(EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES)
+
+
+def _in_our_words(error: typer.TyperException) -> str | None:
+    """Say which number an option takes: typer says what pydantic does, without the value."""
+    if not isinstance(error, typer.BadParameter) or not isinstance(error.__cause__, ValidationError) or not error.param:
+        return None
+    first = error.__cause__.errors(include_url=False)[0]
+    rule = _NUMBERS.get(first["type"])
+    name = error.param.opts[0]
+    return rule and f"{name} must be {rule.format(**first.get('ctx', {}))}, got {first['input']!r:.60}"
+
+
+_NUMBERS: Mapping[str, str] = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
+"""pydantic's type of an error -> what an option takes."""
 
 
 def _name_here(error: typer.TyperException) -> str | None:

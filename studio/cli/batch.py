@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, StudioError
+from pipelines.spec.errors import Cancelled, GenerationFailed, InvalidRequest, ModelError, StudioError
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.values import MAX_SEED
 from studio.cli.copies import FORMATS, Copies
@@ -142,18 +142,21 @@ def _planned(
     entries: list[_Entry] = []
     refused: set[int] = set()
     for line in lines:
+        notes: dict[str, None] = {}  # a set in order
         try:
             if line.error is not None:
                 raise line.error
             request = studio.request({**fields, **line.fields})
             for one in _combined(studio, request) if combinatorial else [request]:
                 seeded = one.with_seeds()
-                studio.check(seeded)
+                notes |= dict.fromkeys(studio.notes(seeded))  # and with that it is checked
                 identity = json.dumps(one.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
                 entries.append(_Entry(line.number, seeded, identity))
-        except InvalidRequest as error:
+        except (InvalidRequest, ModelError) as error:
             refused.add(line.number)
             _tell(line.number, error)
+        for note in notes:
+            _tell(line.number, f"note: {note}")
     return [entry for entry in entries if entry.line not in refused], refused
 
 
@@ -278,8 +281,8 @@ class _Run:
         sys.stdout.flush()
 
 
-def _tell(line: int, error: StudioError) -> None:
-    typer.echo(printable(f"line {line}: {error}"), err=True)
+def _tell(line: int, said: StudioError | str) -> None:
+    typer.echo(printable(f"line {line}: {said}"), err=True)
 
 
 def _count(lines: set[int], what: str) -> str:

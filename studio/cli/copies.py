@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 FORMATS: Mapping[str, str] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".avif": "avif"}
 """Ending of a file name -> output_format."""
 
+NOT_WRITTEN = frozenset({".bmp", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".tif", ".tiff"})
+"""Endings that mean a picture, which no folder is called by."""
+
 
 class Copies:
     """Where the copies of one request's pictures go.
@@ -22,9 +25,17 @@ class Copies:
     Args:
         output: a file if its name has a known ending and it is no folder, else a folder, made when needed.
         overwrite: replace files of the same names.
+
+    Raises:
+        InvalidRequest: the name ends as that of a picture which is not written.
     """
 
     def __init__(self, output: Path, *, overwrite: bool) -> None:
+        if output.suffix.lower() in NOT_WRITTEN and not output.is_dir():
+            raise InvalidRequest(
+                f"--output: {output.name} is not written; end it in {', '.join(FORMATS)}, or name a folder",
+                field="output",
+            )
         self._output = output
         self._overwrite = overwrite
         self._format = None if output.is_dir() else FORMATS.get(output.suffix.lower())

@@ -122,11 +122,13 @@ def read(
     from studio import metadata
     from studio.store import EmbeddingCatalogue, upscaler_finder
 
-    texts = metadata.texts_of(sys.stdin.buffer.read()) if str(image) == "-" else metadata.read_texts(image)
+    is_typed = str(image) == "-"
+    texts = metadata.texts_of(sys.stdin.buffer.read()) if is_typed else metadata.read_texts(image)
+    problem = ""
     try:
         record = metadata.record_in(texts)
-    except ValueError:  # none of ours, or damaged
-        record = None
+    except ValueError as error:
+        record, problem = None, f"its record cannot be read: {error}"
     try:
         imported = metadata.import_request(
             texts,
@@ -137,6 +139,8 @@ def read(
         )
     except NotFound:  # no program that we know
         imported = None
+    if problem and (as_json or imported is not None):
+        typer.echo(printable(f"note: {problem}"), err=True)
     if as_json:
         described = None if imported is None else _imported_json(imported)
         data = None if record is None else record.to_json()
@@ -150,9 +154,14 @@ def read(
         _print_notes(() if imported is None else imported.notes)
     elif imported is not None:
         _print_imported(imported)
+    elif problem:
+        raise NotFound(f"{'standard input' if is_typed else image}: {problem}; --json shows every text as it is")
     else:
         sections = [f"{key}:\n{text}" for key, text in texts.items()]
-        typer.echo(printable("\n\n".join(sections)) or "This picture carries no metadata.")
+        nothing = (
+            "This text is empty." if is_typed or image.suffix.lower() == ".txt" else "This picture carries no metadata."
+        )
+        typer.echo(printable("\n\n".join(sections)) or nothing)
 
 
 def _model_finder(settings: Settings) -> "FindModel":

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.spec.hires import HIRES_FIELDS
 from studio.cli.copies import Copies
 from studio.cli.generate import Output, Overwrite, keep_log, make
-from studio.cli.options import SETTINGS_EPILOG, with_request, with_settings
+from studio.cli.options import SETTINGS_EPILOG, in_options, with_request, with_settings
 from studio.settings import Settings
 
 PREFIX = "hires_"
@@ -36,6 +37,7 @@ def hires(
     copies = None if output is None else Copies(output, overwrite=overwrite)
     if copies is not None:
         fields = copies.with_format(fields)
-    with Studio(settings) as studio:
+    names = {name: f"--{name.removeprefix(PREFIX).replace('_', '-')}" for name in HIRES_FIELDS}
+    with Studio(settings) as studio, in_options(names):
         keep_log(settings)
         make(studio, studio.enlarged(image, **fields), copies=copies, as_json=as_json)

@@ -1,7 +1,9 @@
 """Command-line options made from the fields of a pydantic model: name, type, help and bounds stand there, not here."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -9,7 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from pipelines.spec.errors import InvalidRequest
-from pipelines.spec.fields import field_rules
+from pipelines.spec.fields import field_rules, wanted
 from pipelines.spec.request import GenerationRequest
 from studio.settings import Settings
 
@@ -17,7 +19,9 @@ SETTINGS_EPILOG = (
     "Settings are options of this command too, for example --home or --outputs: see `studio serve --help`."
 )
 
-_TYPES: Mapping[str, Any] = {"boolean": bool, "integer": int, "number": float, "string": str, "array": list[str]}
+_TYPES: Mapping[str, Any] = {"boolean": bool, "array": list[str]}
+"""Type of a field -> that of its option; all others are text, and read here: typer's words for numbers name no rule."""
+_NUMBERS: Mapping[str, type[int] | type[float]] = {"integer": int, "number": float}
 _ONE_OF_MANY: Mapping[str, tuple[str, str]] = {
     "loras": ("--lora", "NAME[:WEIGHT…]"),
     "styles": ("--style", "NAME"),
@@ -57,23 +61,46 @@ def with_fields(
         metavars: what the help calls the value of a field that needs a word of its own.
         prefix: only the fields that begin so; the options do without it.
     """
-    options = [
-        _option(
-            name.removeprefix(prefix),
-            schema,
-            kind=_TYPES[schema["type"]],
-            metavar=metavars.get(name),
-            is_required=name in required,
-        )
+    rules = {
+        name.removeprefix(prefix): schema
         for name, schema in field_rules(model).items()
         if name not in leave_out and name.startswith(prefix)
+    }
+    options = [
+        _option(
+            name,
+            schema,
+            kind=_TYPES.get(schema["type"], str),
+            metavar=f"<{kind.__name__}>" if (kind := _NUMBERS.get(schema["type"])) else metavars.get(f"{prefix}{name}"),
+            is_required=f"{prefix}{name}" in required,
+        )
+        for name, schema in rules.items()
     ]
     return _extended(
         function,
         "fields",
         options,
-        lambda given: {f"{prefix}{name}": value for name, value in given.items() if value != []},
+        lambda given: {
+            f"{prefix}{name}": _read(name, value, rules[name]) for name, value in given.items() if value != []
+        },
     )
+
+
+@contextmanager
+def in_options(names: Mapping[str, str]) -> Iterator[None]:
+    """Say of a request's fields what they are called on this command's line.
+
+    Args:
+        names: field -> what the user wrote.
+
+    Raises:
+        InvalidRequest: as inside, in these words.
+    """
+    try:
+        yield
+    except InvalidRequest as error:
+        sentence = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), str(error))
+        raise InvalidRequest(sentence, field=error.field) from error
 
 
 def with_settings(function: Callable[..., None], *, hidden: bool = True) -> Callable[..., None]:
@@ -101,6 +128,17 @@ def refuse_options_of(context: typer.Context, group: str) -> None:
         if source is not None and source.name == "COMMANDLINE":
             option, command = name.replace("_", "-"), context.invoked_subcommand
             raise InvalidRequest(f"--{option} must stand behind {command}: studio {group} {command} --{option} …")
+
+
+def _read(name: str, value: Any, schema: Mapping[str, Any]) -> Any:
+    """Return the value of an option; a number is read from its text."""
+    if (kind := _NUMBERS.get(schema["type"])) is None:
+        return value
+    try:
+        return kind(value)
+    except ValueError as error:
+        option = name.replace("_", "-")
+        raise InvalidRequest(f"--{option} must be {wanted(schema)}, got {value!r:.60}", field=name) from error
 
 
 def _extended(

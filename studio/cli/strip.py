@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from pipelines.spec.errors import InvalidRequest
-from studio.cli.generate import Overwrite
 
 
 def install(app: typer.Typer) -> None:
@@ -18,7 +17,7 @@ def strip(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG, WebP or AVIF file.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The copy: a file of the same format.")],
     *,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it is there.")] = False,
 ) -> None:
     """Copy a picture without its metadata: no record, prompts, marks, EXIF or XMP.
 

@@ -19,7 +19,7 @@ from pipelines.spec.values import OutputFormat
 from studio.metadata import a1111_keys, a1111_writing, native, provenance
 from studio.metadata.agreement import disagreements
 from studio.metadata.finding import FindLora, FindModel, FoundLora, Note, Outcome
-from studio.metadata.importing import Imported, import_request
+from studio.metadata.importing import Imported, import_request, read_foreign
 from studio.metadata.ours import MODELS, asked_here
 from studio.metadata.record import Record
 from studio.metadata.stripping import AVIF_QUALITY, strip, stripped
@@ -129,6 +129,11 @@ def read(path: Path) -> Record:
         record = record_in(texts)
     except ValueError as error:
         raise NotFound(f"{path} carries a record that cannot be read: {error}") from error
+    if record is None and (foreign := read_foreign(texts)) is not None and foreign.program == a1111_keys.OURS:
+        raise NotFound(
+            f"{path} says that {a1111_keys.OURS} made it, but its record is gone, and only that repeats a picture; "
+            "`studio read` shows what its infotext still tells"
+        )
     if record is None:
         raise NotFound(f"{path} was not made by Open Weights Studio; it carries {', '.join(texts) or 'no metadata'}")
     return record

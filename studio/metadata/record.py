@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.spec.loras import ALL_ZERO
 from pipelines.spec.request import GenerationRequest
@@ -67,7 +67,12 @@ class Record:
         if isinstance(schema, int) and schema > SCHEMA:
             made = f"it was made by a newer version, {data.get('software')!s:.80} (schema {schema})"
             raise ValueError(f"{made}; this one, {__version__}, knows schemas up to {SCHEMA}: update it")
-        stored = _Stored.model_validate(_upgraded(data))
+        try:
+            stored = _Stored.model_validate(_upgraded(data))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            raise ValueError(f"{place}: {first['msg'].lower()}, got {first['input']!r:.60}") from error
         return cls(stored.job, stored.index, stored.created_at, stored.request, stored.provenance, stored.software)
 
 

@@ -27,7 +27,7 @@ THUMBNAIL = "modelspec.thumbnail"
 """The key of a picture inside of the metadata."""
 _MAX_NAME = 256
 _TOLD = 10
-"""So many LoRAs are named where one is not found."""
+"""So many LoRAs are named where one is not found, and is like none of them."""
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,14 @@ class LoraCatalogue:
             )
         names = {called.lower(): lora.name for lora in installed for called in (lora.path.stem, lora.name)}
         near = [names[each] for each in get_close_matches(wanted.lower(), names, n=3, cutoff=0.5)]
-        others = list(dict.fromkeys(near)) or [lora.name for lora in installed if not lora.problem]
-        more = [f"{len(others) - _TOLD} more"] if len(others) > _TOLD else []
-        there = f"there are {', '.join([*others[:_TOLD], *more])}" if others else "there are none"
+        usable = [lora.name for lora in installed if not lora.problem]
+        if near:
+            there = f"did you mean {' or '.join(dict.fromkeys(near))}? `studio loras` lists all"
+        elif usable:
+            more = f" and {len(usable) - _TOLD} more, see `studio loras`" if len(usable) > _TOLD else ""
+            there = f"there are {', '.join(usable[:_TOLD])}{more}"
+        else:
+            there = "there are none"
         folders = ", ".join(map(str, dict.fromkeys(self._folders)))
         raise NotFound(f"LoRA {name!r:.80} is not installed; {there} (LoRAs live in {folders})")
 

@@ -98,6 +98,8 @@ def test_a_line_of_text_is_a_prompt_and_options(line: str, fields: dict[str, Any
         (Format.TEXT, "a --n_iter 2 --n_iter 3", 1, ["n_iter is given twice"]),
         (Format.TEXT, "a --n_iter 2 --num-images 3", 1, ["num_images is given twice"]),
         (Format.TEXT, "a --n_iter few --batch_size 2", 1, ["num_images", "a whole number", "few × 2"]),
+        (Format.TEXT, '--prompt "a car', 1, ['prompt opens a quote that is never closed: "a car; close it']),
+        (Format.TEXT, 'a --negative_prompt "fog --seed 1', 1, ["negative_prompt opens a quote"]),
         (Format.TEXT, "a --seed", 1, ["seed has no value", "--seed VALUE"]),
         (Format.TEXT, "a --seed 1 --seed 2", 1, ["seed is given twice"]),
         (Format.TEXT, 'a --sampler_name "Euler Karras" --scheduler Beta', 1, ["noise_schedule is given twice"]),

@@ -103,7 +103,11 @@ def test_a_variable_of_the_prompt_has_its_value_in_the_other_texts(studio: Studi
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"styles": ["Inc"]}, "styles", r"names 'Inc', which is unknown; there are Ink in .*styles\*\.csv"),
+        (
+            {"styles": ["Inc"]},
+            "styles",
+            r"names 'Inc', which is unknown; did you mean Ink\? `studio styles` lists all of .*styles\*\.csv",
+        ),
         ({"styles": ["Ink", "Ink"]}, "styles", "names 'Ink' twice"),
         (
             {"styles": ["Ink"], "negative_prompt": "x" * 7995},

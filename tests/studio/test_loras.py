@@ -436,7 +436,7 @@ def test_a_lora_has_several_names(called: str, studio: Studio, write: Callable[.
 def test_what_is_not_there_is_told_with_what_is_near(name: str, studio: Studio, write: Callable[..., Path]) -> None:
     write("sea")
 
-    with pytest.raises(NotFound, match=r"LoRA '.*' is not installed; there are .*sea"):
+    with pytest.raises(NotFound, match=r"LoRA '.*' is not installed; (there are|did you mean) .*sea"):
         studio.lora(name)
 
 
@@ -453,7 +453,9 @@ def test_what_is_named_instead_can_be_used_and_what_is_not_named_is_counted(
         with pytest.raises(NotFound) as told:
             studio.lora("q")
 
-    assert f"there are {', '.join(usable[:10])}, {len(usable) - 10} more (LoRAs live in" in str(told.value)
+    assert f"there are {', '.join(usable[:10])} and {len(usable) - 10} more, see `studio loras` (LoRAs live in" in str(
+        told.value
+    )
     assert str(further) in str(told.value)
 
 

@@ -174,6 +174,16 @@ def test_each_picture_has_its_own_expansion_and_keeps_the_template(studio: Studi
     assert again.image.tobytes() == images[3].image.tobytes()
 
 
+def test_an_unknown_wildcard_is_told_with_what_is_near(tmp_path: Path) -> None:
+    for name in ("colours", "animals"):
+        (tmp_path / f"{name}.txt").write_text("one", encoding="utf-8")
+
+    with pytest.raises(InvalidRequest, match=r"__colour__, which is unknown; did you mean __colours__\? All are in "):
+        Templates(tmp_path).expand("a __colour__ boat", seeds=[1])
+    with pytest.raises(InvalidRequest, match=r"__zzz__, which is unknown; there are animals, colours in "):
+        Templates(tmp_path).expand("a __zzz__ boat", seeds=[1])
+
+
 def test_an_unknown_wildcard_is_refused_before_a_job_exists(studio: Studio) -> None:
     with pytest.raises(InvalidRequest, match=r"__colour__, which is unknown; .*wildcards holds no word lists"):
         studio.submit(GenerationRequest(prompt="a __colour__ boat"))

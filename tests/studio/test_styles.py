@@ -78,10 +78,18 @@ def test_a_style_whose_negative_piece_is_missing_was_not_applied(styles: Styles)
 
 
 def test_an_unknown_style_is_refused_with_those_that_exist(styles: Styles) -> None:
-    message = r"styles names 'Drak', which is unknown; there are Dark in .*styles\*\.csv"
+    message = r"styles names 'Drak', which is unknown; did you mean Dark\? `studio styles` lists all of .*styles\*\.csv"
     with pytest.raises(InvalidRequest, match=message) as refused:
         styles.apply(["Drak"], prompt="a boat")
     assert refused.value.field == "styles"
+
+
+def test_of_many_styles_some_are_told_and_how_to_see_all(tmp_path: Path) -> None:
+    rows = "".join(f"style {number:02},ink\n" for number in range(12))
+    (tmp_path / "styles.csv").write_text(f"name,prompt\n{rows}", encoding="utf-8")
+
+    with pytest.raises(InvalidRequest, match=r"there are style 00, .*, style 09 and 2 more, see `studio styles`, in "):
+        Styles(tmp_path).apply(["zzz"], prompt="a boat")
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"\xff", "UTF-8"), (b"a,b\n1,2\n", "need the columns name, prompt")])

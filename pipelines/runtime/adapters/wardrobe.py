@@ -11,6 +11,7 @@ from pipelines.runtime.adapters.loaded import MAX_BYTES, LoraCache
 from pipelines.runtime.guards import BaseChanged
 from pipelines.runtime.loading import Components
 from pipelines.spec.errors import LoraError
+from pipelines.spec.lora_tags import listed_at
 from pipelines.spec.loras import LoraFile, ResolvedLora
 
 
@@ -88,7 +89,8 @@ class Wardrobe:
 def _check_blocks(lora: ResolvedLora, layers: Layers, *, model_name: str) -> None:
     unknown = next((block for block in lora.block_weights if not layers.holds(block)), None)
     if unknown is not None:
+        shown = f"{unknown!r}{f' ({listed})' if (listed := listed_at(unknown)) else ''}"
         raise LoraError(
-            f"LoRA {lora.name!r} has a weight for the block {unknown!r}, which model {model_name} does not have; "
+            f"LoRA {lora.name!r} has a weight for the block {shown}, which model {model_name} does not have; "
             f"take {', '.join(layers.blocks)}, or parts of them by diffusers' names"
         )

@@ -22,6 +22,7 @@ from pipelines.runtime.adapters.loaded import LoadedLora
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.engine import Step
 from pipelines.spec.errors import Cancelled, LoraError, NotANumber
+from pipelines.spec.lora_tags import parse_lora
 from pipelines.spec.loras import LoraFile, ResolvedLora
 from pipelines.spec.model import Model
 from pipelines.spec.safetensors_header import read_header
@@ -164,6 +165,16 @@ def test_a_block_that_is_not_there_is_refused(
 
     with pytest.raises(LoraError, match=rf"'both' has a weight for the block '{block}', .* model sd1 .* take {names}"):
         make(engine, sd1, files, request(sd1, asked(files["both"], block_weights={"mid_block": 0.5, block: 0.0})))
+
+
+def test_a_block_of_a_list_that_is_not_there_is_refused_with_its_place(
+    engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]
+) -> None:
+    blocks = parse_lora("both:lbw=1,1,1,1,1,1,0,1,1,1,1,1,1,1,1,1,1")["block_weights"]
+    block = r"'down_blocks\.2\.resnets\.1' \(IN08 of lbw=, number 5 of 12 or 7 of 17 or 10 of 20 or 10 of 26\)"
+
+    with pytest.raises(LoraError, match=rf"for the block {block}, which model sd1 does not have; take conv_in"):
+        make(engine, sd1, files, request(sd1, asked(files["both"], block_weights=blocks)))
 
 
 def test_what_does_not_act_is_not_told(engine: DiffusersEngine, sd1: Model, files: dict[str, LoraFile]) -> None:

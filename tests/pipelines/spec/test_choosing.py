@@ -116,7 +116,11 @@ def test_what_a_prompt_names(prompt: str, left: str, names: list[str], model: Mo
             "prompt",
             "prompt names <lora:ink:x>: weight must be a number such as 0.8, got 'x'",
         ),
-        ({"prompt": "<lora:ink:99>"}, "prompt", "prompt names <lora:ink:99>: weight: input should be less than"),
+        (
+            {"prompt": "<lora:ink:99>"},
+            "prompt",
+            "prompt names <lora:ink:99>: weight must be at least -10 and at most 10",
+        ),
         ({"prompt": "<lora:te=1>"}, "prompt", "prompt names <lora::te=1>: there is no name"),
         ({"prompt": "<lora:ink> <lora:Tinte>"}, "prompt", "prompt names the LoRA ink again; say once how it is meant"),
         ({"prompt": "<lora:ink>", "loras": ["ink"]}, "prompt", "prompt names the LoRA ink again"),

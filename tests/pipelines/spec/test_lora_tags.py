@@ -74,8 +74,8 @@ def test_a_list_of_block_weights_reaches_the_blocks_of_diffusers() -> None:
         ("x:weight=1", "weight= is unknown; there are te=, unet=, start=, end=, lbw=, block.NAME="),
         ("x:lbw=1,1", "lbw= must be a list of 12, 17, 20, 26 numbers, got 2"),
         ("x:lbw=MIDD", "lbw must be a number such as 0.8, got 'MIDD'"),
-        ("x:11", "loras[0].weight: input should be less than or equal to 10, got 11.0"),
-        ("x:end=2", "loras[0].end: input should be less than or equal to 1, got 2.0"),
+        ("x:11", "loras[0].weight must be at least -10 and at most 10, got 11.0"),
+        ("x:end=2", "loras[0].end must be at least 0 and at most 1, got 2.0"),
     ],
 )
 def test_what_means_nothing_is_refused_in_a_sentence(text: str, message: str) -> None:

@@ -26,7 +26,7 @@ def _parse(**fields: Any) -> TrainingRequest:
         ({"keep_tokens": 2}, None, "keep_tokens needs shuffle_captions"),
         ({"text_encoder_learning_rate": 1e-5}, None, "needs train_text_encoder"),
         ({"network_dim": 8}, None, "network_dim is not a field of a request; say rank"),
-        ({"kind": "loha"}, "kind", "kind: "),
+        ({"kind": "loha"}, "kind", "kind must be 'lora', 'lokr' or 'dora', got 'loha'"),
         ({"learning_rate": float("nan")}, "learning_rate", "learning_rate must be a finite number"),
     ],
 )

@@ -147,10 +147,10 @@ def test_a_job_takes_loras_in_words_and_by_their_parts(client: TestClient, studi
 @pytest.mark.parametrize(
     ("loras", "detail"),
     [
-        (["see"], "LoRA 'see' is not installed; there are sea"),
+        (["see"], "LoRA 'see' is not installed; did you mean sea?"),
         (["broken"], "LoRA broken cannot be used: broken.safetensors is no safetensors file"),
-        ([{"name": "sea", "weight": 11}], "loras[0].weight: input should be less than or equal to 10, got 11"),
-        ("sea", "loras: input should be a valid tuple, got 'sea'"),
+        ([{"name": "sea", "weight": 11}], "loras[0].weight must be at least -10 and at most 10, got 11"),
+        ("sea", "loras must be a list, got 'sea'; give a list: [\"sea\"]"),
         ([{"name": "../../x"}], "LoRA '../../x' is not installed"),
     ],
 )

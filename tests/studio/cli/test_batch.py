@@ -42,6 +42,17 @@ def test_standard_input_and_json(run: Run) -> None:
     assert pictures[0].keys() == {"line", "id", "path", "seed", "request", "provenance"}
 
 
+def test_what_is_likely_not_meant_is_told_with_its_line(run: Run) -> None:
+    done = run("batch", "-", text=b"a boat\na car {a|b\na <lora:x cat\na {red|red} (boat\n")
+
+    assert (done.code, done.out.count("\n")) == (0, 4)
+    assert done.err.splitlines()[:3] == [
+        'line 2: note: prompt: "{a|b": this "{" is never closed, so it is no template and is read as text.',
+        'line 3: note: prompt: "<lora:x" is read as text: it is no complete tag.',
+        'line 4: note: prompt: "(boat": this "(" is never closed, so it lasts until the end.',
+    ]
+
+
 BAD = "a\nb --width 63\nc --size 64x64\nd __colour__\ne --model gone\nf\n"
 
 

@@ -24,6 +24,7 @@ from pipelines.spec.errors import (
     StorageError,
     StudioError,
 )
+from pipelines.spec.values import MAX_SEED
 from studio import Settings
 from studio.cli import exit_code
 from studio.cli.output import printable
@@ -84,7 +85,13 @@ def test_every_error_has_its_exit_code(kind: type[StudioError], code: int) -> No
         (["generate", "x", "--steps", "4"], ["--steps", "say --num-inference-steps"]),
         (["generate", "x", "--size", "64x64"], ["--size", "say --width and --height"]),
         (["generate"], ["prompt", "studio generate --help"]),
-        (["jobs", "--limit", "0"], ["--limit"]),
+        (["jobs", "--limit", "0"], ["--limit must be at least 1, got '0'; see `studio jobs --help`"]),
+        (["gallery", "--limit", "x"], ["--limit must be a whole number, got 'x'"]),
+        (["gallery", "--limit", "100001"], ["--limit must be at most 100000, got '100001'"]),
+        (["generate", "x", "--seed", "abc"], [f"--seed must be a whole number from 0 to {MAX_SEED}, got 'abc'"]),
+        (["generate", "x", "--num-inference-steps", "7.5"], ["--num-inference-steps must be a whole number from 1 to"]),
+        (["generate", "x", "--guidance-scale", "7,5"], ["--guidance-scale must be a number from 1 to 50, got '7,5'"]),
+        (["hires", "x.png", "--steps", "many"], ["--steps must be a whole number from 1 to 200, got 'many'"]),
         (["serve", "--port", "99999"], ["port", "99999", "STUDIO_PORT"]),
         (["list", "--engine", "magic"], ["engine", "magic", "--engine"]),
     ],

@@ -118,8 +118,12 @@ def test_read_takes_a_text_from_standard_input_or_a_file(run: Run, studio: Studi
     assert typed["import"]["request"]["seed"] == 5
     assert from_file["import"] == typed["import"]
     assert (record["record"], record["import"]) == (ours["record"], ours["import"])
+    (tmp_path / "theirs.TXT").write_text("", encoding="utf-8")
+    assert run("read", str(tmp_path / "theirs.TXT")).out == "This text is empty.\n"
     assert run("read", "-", text=b"\xff").code == 2
-    assert run("read", "-").out == "This picture carries no metadata.\n"
+    cut = run("read", "-", text=b'{"schema": 5}')
+    assert (cut.code, cut.err[:56]) == (2, "error: standard input: its record cannot be read: job: f")
+    assert run("read", "-", text=b" \n").out == "This text is empty.\n"
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
@@ -129,14 +133,33 @@ def test_read_of_a_bare_picture_says_so(run: Run, tmp_path: Path, suffix: str) -
     assert run("read", str(tmp_path / f"bare.{suffix}")).out == "This picture carries no metadata.\n"
 
 
-def test_read_of_a_broken_record_shows_the_text(run: Run, tmp_path: Path) -> None:
+BROKEN = [
+    ('{"schema": 99, "software": "Later"}', "its record cannot be read: it was made by a newer version, Later (schema"),
+    ('{"schema": 5, "job"', "its record cannot be read: Expecting ':' delimiter"),
+    ('{"schema": 5, "job": "x"}', "its record cannot be read: job: string should match pattern '^[0-9a-f]{16}$', got"),
+    ("[]", "its record cannot be read: it: input should be a valid dictionary"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), BROKEN)
+@pytest.mark.parametrize("infotext", ["", "a cat\nSteps: 20, Seed: 5, Size: 64x64"])
+def test_read_of_a_broken_record_says_why_and_falls_back_to_the_infotext(
+    run: Run, tmp_path: Path, text: str, why: str, infotext: str
+) -> None:
     chunks = PngInfo()
-    chunks.add_text("studio", '{"schema": 99}')
+    chunks.add_text("studio", text)
+    if infotext:
+        chunks.add_text("parameters", infotext)
     Image.new("RGB", (8, 8)).save(tmp_path / "broken.png", pnginfo=chunks)
 
     done = run("read", str(tmp_path / "broken.png"))
+    as_json = run("read", str(tmp_path / "broken.png"), "--json")
 
-    assert (done.code, done.out) == (0, 'studio:\n{"schema": 99}\n')
+    assert why in done.err
+    assert done.code == (0 if infotext else 2)
+    assert ("a cat" in done.out) == bool(infotext)
+    assert why in as_json.err
+    assert json.loads(as_json.out)["texts"]["studio"] == text
 
 
 @pytest.mark.parametrize("name", ["gone.png", "model_index.json", ""])

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from studio import Studio, metadata
 from tests.studio.cli.conftest import Run
 
@@ -23,3 +25,23 @@ def test_what_is_no_picture_of_ours_is_refused(run: Run, studio: Studio) -> None
 
     assert done.code == 2
     assert "none.png" in done.err
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (("--scale", "0.5"), "--scale must be at least 1 and at most 16, got 0.5"),
+        (("--noise-schedule", "kerras"), "--noise-schedule 'kerras' is not known; did you mean karras?"),
+        (("--model", "gone"), "model 'gone' is not installed"),
+    ],
+)
+def test_what_is_refused_has_the_name_of_its_option(
+    run: Run, studio: Studio, option: tuple[str, str], sentence: str
+) -> None:
+    (small,) = studio.generate("a boat", progress=False)
+
+    done = run("hires", str(small.path), *option)
+
+    assert done.code == 2
+    assert sentence in done.err
+    assert "hires_" not in done.err

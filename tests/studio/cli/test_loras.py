@@ -54,7 +54,7 @@ def test_a_broken_lora_is_shown_with_its_reason(run: Run) -> None:
 def test_an_unknown_lora_is_told(run: Run) -> None:
     done = run("loras", "show", "see")
 
-    assert (done.code, done.err[:47]) == (2, "error: LoRA 'see' is not installed; there are s")
+    assert (done.code, done.err[:53]) == (2, "error: LoRA 'see' is not installed; did you mean sea?")
 
 
 def test_options_before_show_are_refused(run: Run) -> None:
@@ -72,7 +72,7 @@ def test_loras_are_chosen_by_an_option_and_by_a_tag(run: Run) -> None:
 
 def test_what_cannot_be_applied_is_told_before_anything_runs(run: Run) -> None:
     assert run("generate", "a boat", "--lora", "see").err.startswith(
-        "error: LoRA 'see' is not installed; there are sea"
+        "error: LoRA 'see' is not installed; did you mean sea? `studio loras` lists all"
     )
     assert run("generate", "a boat", "--lora", "sea:x").err == (
         "error: loras names 'sea:x': weight must be a number such as 0.8, got 'x'\n"

@@ -64,3 +64,11 @@ def test_the_mark_is_a_setting(settings: Settings, run: Run) -> None:
     path = run("generate", "a boat", "--provenance-mark", "false").out.split()[-1]
     assert XMP not in read_texts(Path(path))
     assert run("generate", "a boat", "--provenance-mark", "perhaps").code == 2
+
+
+def test_the_help_of_overwrite_names_what_is_replaced(run: Run) -> None:
+    text = run("strip", "--help").out
+
+    assert "--overwrite" in text
+    assert "Replace OUTPUT if it is there." in text
+    assert "--output" not in text

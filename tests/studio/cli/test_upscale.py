@@ -59,8 +59,50 @@ def test_one_size_only(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (["--scale", "1.3"], "note: 100×66 becomes 128×80, not 130×86: sides are rounded down to multiples of 8\n"),
+        (["--width", "296"], "note: 100×66 becomes 296×192, not 296×195: sides are rounded down to multiples of 8\n"),
+        (["--width", "296", "--height", "200"], ""),
+        (["--scale", "4", "--height", "200"], "error: --scale and --height both say how large"),
+        (["--width", "300"], "error: --width must be a multiple of 8, got 300; try 296 or 304"),
+        (["--scale", "65"], "error: --scale must be above 0 and at most 64, got 65"),
+        (["--scale", "nan"], "error: --scale must be above 0 and at most 64, got nan"),
+        (["--scale", "0.1"], "error: --scale 0.1 of 100×66 makes 8×0, and sides must be 64 to 4096; choose another"),
+        (
+            ["--scale", "50"],
+            "error: --scale 50 of 100×66 makes 5000×3296, and sides must be 64 to 4096; choose another",
+        ),
+        (["--scale", "x"], "error: --scale must be a number, got 'x'; see `studio upscale --help`"),
+        (
+            ["--width", "296", "--height", "200", "--upscaler", "Latent"],
+            "error: --upscaler latent_bilinear stretches latents",
+        ),
+    ],
+)
+def test_the_command_says_what_size_comes_out_in_the_words_of_its_options(
+    run: Run, tmp_path: Path, options: list[str], note: str
+) -> None:
+    Image.new("RGB", (100, 66)).save(tmp_path / "photo.png")
+
+    done = run("upscale", str(tmp_path / "photo.png"), *options)
+
+    assert done.err.startswith(note)
+    assert ("note:" in done.err) == note.startswith("note:")
+
+
+def test_a_file_that_is_no_picture_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# words", encoding="utf-8")
+
+    done = run("upscale", str(tmp_path / "a.md"))
+
+    assert done.err == f"error: IMAGE {tmp_path / 'a.md'} is not a PNG, JPEG, WebP or AVIF image\n"
+
+
+@pytest.mark.parametrize(
     ("fields", "field", "message"),
     [
+        ({"upscaler": "latent_bilinear", "strength": 0.0}, "upscaler", "stretches latents, and here a picture is enl"),
         ({"upscaler": "latent_bilinear"}, "upscaler", "latents are stretched by resize_mode latent alone"),
         ({"upscaler": "nearest", "resize_mode": "latent", "strength": 0.5}, "upscaler", "resize_mode latent alone"),
         ({"strength": 0.0, "resize_mode": "latent"}, "resize_mode", "strength 0 paints nothing"),

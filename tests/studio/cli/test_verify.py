@@ -142,6 +142,21 @@ def test_a_record_of_a_newer_version_is_told_in_words(studio: Studio, run: Run) 
     assert "pydantic" not in done.err
 
 
+def test_a_picture_of_ours_without_its_record_is_told_so(studio: Studio, run: Run) -> None:
+    (image,) = studio.generate("a boat", seed=7, progress=False)
+    chunks = PngInfo()
+    chunks.add_text("parameters", metadata.read_texts(image.path)["parameters"])
+    with Image.open(image.path) as picture:
+        picture.load()
+    picture.save(image.path, pnginfo=chunks)
+
+    done = run("verify", str(image.path))
+
+    assert done.code == 2
+    assert "says that Open Weights Studio made it, but its record is gone" in done.err
+    assert "seed                 7" in run("read", str(image.path)).out
+
+
 def test_the_command_says_exact(studio: Studio, run: Run) -> None:
     (image,) = studio.generate("a boat", progress=False)
 

@@ -107,7 +107,7 @@ def test_infotext_reads_back_what_was_applied() -> None:
         ("<lora:gone:1>", 'Lora hashes: "gone: ffffffffffff"', Outcome.MISSING,
          "no LoRA 'gone' [ffffffffffff] is installed"),
         ("<lora:sea:99>", "RNG: CPU", Outcome.IGNORED,
-         "loras[0].weight: input should be less than or equal to 10, got 99.0"),
+         "loras[0].weight must be at least -10 and at most 10, got 99.0"),
     ],
 )  # fmt: skip
 def test_what_became_of_a_lora_is_told(prompt: str, pairs: str, outcome: Outcome, why: str) -> None:

@@ -65,7 +65,9 @@ def test_the_picture_on_view_is_enlarged_as_a_job_and_shown(studio: Studio, tab:
 
 
 @pytest.mark.parametrize(
-    ("image_id", "factor", "words"), [("gone", 2.0, "gone"), (None, 1000.0, "at most 4096")], ids=["gone", "too large"]
+    ("image_id", "factor", "words"),
+    [("gone", 2.0, "gone"), (None, 1000.0, "at most 64, got 1000")],
+    ids=["gone", "too large"],
 )
 def test_what_cannot_be_enlarged_is_told(
     studio: Studio, tab: GalleryTab, image_id: str | None, factor: float, words: str
