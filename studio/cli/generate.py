@@ -69,7 +69,8 @@ def generate(
     from studio.core import Studio
 
     if prompt is None and like is None:
-        raise InvalidRequest('prompt is missing; write studio generate "a red house", or --from IMAGE', field="prompt")
+        way_out = 'write studio generate "a red house", or --from IMAGE; see `studio generate --help`'
+        raise InvalidRequest(f"prompt is missing; {way_out}", field="prompt")
     copies = None if output is None else Copies(output, overwrite=overwrite)
     if copies is not None:
         fields = copies.with_format(fields)
