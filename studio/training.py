@@ -106,7 +106,7 @@ class Training:
 
     def outcome(self, job: TrainingJob) -> TrainedLora:
         """Return what a job of this training has made."""
-        return TrainedLora(self.output, job.step, job.num_steps, job.loss or 0.0, self.folder)
+        return TrainedLora(self.output, job.step, job.num_steps, job.loss or 0.0, self.folder, job.note or "")
 
     def losses(self) -> list[tuple[int, float]]:
         """Return the loss of every step so far."""
