@@ -53,7 +53,7 @@ class Training:
         """
         if self.request.existing == "refuse" and self.output.exists():
             raise InvalidRequest(
-                f"name: {self.output} exists; choose another name, --overwrite it or --resume its training",
+                f"name: {self.output} exists; choose another name, or existing: overwrite or resume",
                 field="name",
             )
         if self.request.existing == "resume":

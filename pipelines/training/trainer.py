@@ -85,7 +85,7 @@ class LoraTrainer:
                 raise
             raise OutOfMemory(
                 f"{self._device.name} could not hold batch_size {request.batch_size}; take a smaller batch_size or "
-                "resolution, or gradient_checkpointing; --resume goes on from the last checkpoint"
+                "resolution, or gradient_checkpointing; unchanged, existing: resume goes on from the last checkpoint"
             ) from error
 
 
@@ -166,7 +166,7 @@ class _Run:
         if not math.isfinite(total):
             raise NotANumber(
                 f"the loss of step {step + 1} is {total}; take a smaller learning_rate than {request.learning_rate:g}"
-                " or mixed_precision no, and --resume from the last checkpoint"
+                " or mixed_precision no"
             )
         state.scaler.unscale_(state.optimizer)
         if request.max_grad_norm:

@@ -189,7 +189,7 @@ class TrainingJob(Job):
         """What is left of a training that was stopped."""
         if not self.step:
             return "nothing was learnt yet"
-        return f"{self.step} of {self.num_steps} steps are learnt and kept: --resume, or Go on, takes it up again"
+        return f"{self.step} of {self.num_steps} steps are learnt and kept; existing: resume goes on from there"
 
     @property
     def eta(self) -> float | None:

@@ -277,7 +277,7 @@ class JobStore:
         deaths = job_table.c.worker_deaths + 1
         is_poison = deaths >= max_worker_deaths
         died = f"the worker died {max_worker_deaths} times while running this job; see the log for the reason"
-        kept = "what it learnt until its last checkpoint is kept: train the same with --resume, or press Go on"
+        kept = "what it learnt until its last checkpoint is kept; existing: resume goes on from there"
         message = sa.case((job_table.c.kind == JobKind.TRAIN, f"{died}; {kept}"), else_=died)
         with self._database.write() as connection:
             rows = connection.execute(

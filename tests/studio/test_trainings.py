@@ -389,7 +389,7 @@ def test_a_training_whose_workers_die_fails_and_says_how_to_go_on(studio: Studio
 
     assert failed.state is JobState.FAILED
     assert "died 2 times" in (failed.error or "")
-    assert "--resume" in (failed.error or "")
+    assert "existing: resume goes on" in (failed.error or "")
 
 
 def test_both_kinds_are_taken_in_the_order_they_came(studio: Studio, storage: Storage, data: Path) -> None:

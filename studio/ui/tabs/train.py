@@ -47,7 +47,7 @@ TRAINING_LABELS: Mapping[str, str] = {
     "caption": "Caption for all",
     "validation_prompts": "Pictures on the way, one prompt a line",
     "validation_every": "Paint them every … steps",
-    "existing": "If there is one of this name",
+    "existing": "Existing LoRA of this name",
     "lr_schedule": "Learning rate schedule",
     "min_snr_gamma": "Min-SNR gamma",
     "ema_decay": "EMA decay",

@@ -252,7 +252,7 @@ def test_a_checkpoint_of_another_training_is_refused(train: Train) -> None:
 
 
 def test_resuming_without_a_checkpoint_is_refused(train: Train) -> None:
-    with pytest.raises(InvalidRequest, match=r"there is no checkpoint .* start without --resume"):
+    with pytest.raises(InvalidRequest, match=r"there is no checkpoint .* choose refuse or overwrite"):
         train(resume=True)
 
 
