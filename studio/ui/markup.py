@@ -117,7 +117,7 @@ def _painted(image: GalleryImage, size: tuple[str, str]) -> list[tuple[str, str]
 
 
 def lora_cards(loras: Iterable[InstalledLora]) -> str:
-    """What is chosen: a small picture, the family, and the words that call it up, which can be pressed."""
+    """What is chosen: a small picture, the family, and words that call it up, which can be pressed; or the trouble."""
     return "".join(map(_lora_card, loras))
 
 
@@ -127,13 +127,14 @@ def _lora_card(lora: InstalledLora) -> str:
     shown = f'<img src="{address}" alt="" loading="lazy">' if lora.picture is not None else "<i></i>"
     weight = "" if notes.preferred_weight is None else f"weight {notes.preferred_weight:g}"
     facts = " · ".join(filter(None, (lora.family_label, weight)))
+    about = f'<span class="reason">{escape(lora.problem)}</span>' if lora.problem else f"<span>{escape(facts)}</span>"
     words = "".join(
         f'<button type="button" data-word="{escape(word)}" title="Add to the prompt">{escape(word)}</button>'
         for word in lora.trigger_words
     )
     return (
         f'<figure class="lora" title="{escape(notes.description)}">{shown}<figcaption><b>{name}</b>'
-        f"<span>{escape(facts)}</span><div>{words}</div></figcaption></figure>"
+        f"{about}<div>{words}</div></figcaption></figure>"
     )
 
 

@@ -17,7 +17,8 @@ STRIP_LENGTH = 12
 _WELCOME = (
     '<div class="stage" data-state="idle"><div class="frame"><p class="welcome">'
     "<strong>Your picture appears here</strong>"
-    "Describe it above and press Generate.<br><kbd>Ctrl</kbd> + <kbd>Enter</kbd> does the same.</p></div></div>"
+    "Describe it above and press Generate."
+    '<span class="keys"><br><kbd>Ctrl</kbd> + <kbd>Enter</kbd> does the same.</span></p></div></div>'
 )
 
 

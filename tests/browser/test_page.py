@@ -222,6 +222,17 @@ def test_page_is_never_wider_than_its_window(page: Page, width: int) -> None:
     expect(page.locator("#generate")).to_be_in_viewport()
 
 
+def test_a_phone_is_not_told_of_keys_that_it_lacks(chromium: Browser, server: Any) -> None:
+    for is_phone in (False, True):
+        context = chromium.new_context(viewport={"width": 390, "height": 844}, is_mobile=is_phone, has_touch=is_phone)
+        page = context.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#stage .stage")
+        page.evaluate("""document.querySelector('#stage .stage').innerHTML = '<span class="keys">Ctrl</span>'""")
+        expect(page.locator("#stage .keys")).to_have_css("display", "none" if is_phone else "inline")
+        context.close()
+
+
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (1280, 720), (390, 844)])
 def test_how_far_a_job_is_can_be_seen_without_scrolling(page: Page, server: Any, width: int, height: int) -> None:
     page.set_viewport_size({"width": width, "height": height})
@@ -359,3 +370,4 @@ def test_chosen_loras_are_shown_and_their_words_go_into_the_prompt(page: Page, s
     expect(page.locator("#prompt textarea")).to_have_value("a boat <lora:sea side:0.5>, by the <sea>")
     fill(page, prompt="a boat")
     expect(card).to_have_count(0)
+    expect(page.locator("#lora-help")).to_be_visible()

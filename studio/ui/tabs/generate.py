@@ -124,6 +124,11 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
         place(form["loras"])
+        gr.HTML(
+            '<p class="note">With a weight: type <kbd>name:0.8</kbd>, then Enter.</p>',
+            elem_id="lora-help",
+            apply_default_css=False,
+        )
         _show_loras(studio, form)
         with gr.Row(elem_classes="tight"):
             place(form["width"])
