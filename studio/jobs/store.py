@@ -94,9 +94,9 @@ class JobStore:
             row = connection.execute(query.order_by(*running_first).limit(1)).one_or_none()
         return None if row is None else _job(row)
 
-    def count(self, states: Collection[JobState]) -> int:
-        """Return how many jobs are in these states."""
-        query = sa.select(sa.func.count()).select_from(job_table).where(job_table.c.state.in_(states))
+    def count(self, states: Collection[JobState], *, kind: JobKind | None = None) -> int:
+        """Return how many jobs are in these states, of one kind only if asked."""
+        query = sa.select(sa.func.count()).select_from(job_table).where(job_table.c.state.in_(states), _is_of(kind))
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 

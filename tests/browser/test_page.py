@@ -105,6 +105,31 @@ def test_closed_browser_loses_nothing(chromium: Browser, server: Any) -> None:
     later.close()
 
 
+def test_what_is_likely_not_meant_is_told(page: Page) -> None:
+    fill(page, prompt="a (boat", num_inference_steps="1")
+
+    page.click("#generate")
+
+    expect(page.locator("#complaint .note").first).to_be_visible()
+
+
+def test_a_cancelled_job_is_told_of_and_those_that_wait_go_with_one_press(page: Page, server: Any) -> None:
+    asked = [server.studio.request(f"boat {n}", num_inference_steps=100 + n) for n in range(4)]  # no two share a batch
+    jobs = [server.studio.submit(request) for request in asked]
+    page.wait_for_selector("#stage [data-state=running]")
+    expect(page.locator("#stage .status")).to_contain_text("3 more in the queue")
+
+    page.click("#cancel")
+    expect(page.locator("#stage .status")).to_contain_text(
+        re.compile("Step .* 2 more in the queue · cancelled: boat 0")
+    )
+    page.click("#cancel-waiting")
+
+    expect(page.locator("#cancel-waiting")).to_be_hidden()
+    states = [server.studio.job(job.id).state for job in jobs]
+    assert states == [JobState.CANCELLED, JobState.RUNNING, JobState.CANCELLED, JobState.CANCELLED]
+
+
 def test_cancel_stops_within_a_step_or_two(page: Page, server: Any) -> None:
     fill(page, prompt="never mind", num_inference_steps=200)
     page.click("#generate")
@@ -229,7 +254,8 @@ def test_a_phone_is_not_told_of_keys_that_it_lacks(chromium: Browser, server: An
         page.goto(server.url)
         page.wait_for_selector("#stage .stage")
         page.evaluate("""document.querySelector('#stage .stage').innerHTML = '<span class="keys">Ctrl</span>'""")
-        expect(page.locator("#stage .keys")).to_have_css("display", "none" if is_phone else "inline")
+        expect(page.locator("#stage .keys")).to_be_attached()
+        expect(page.locator("#stage .keys")).to_be_visible(visible=not is_phone)
         context.close()
 
 
