@@ -381,6 +381,18 @@ def test_a_picture_that_another_has_deleted_is_told(page: Page, server: Any) -> 
     expect(page.locator("#gallery-notice")).to_be_visible()
 
 
+def test_the_browsers_back_leaves_a_picture_for_the_list(page: Page, server: Any) -> None:
+    (made,) = server.studio.generate("a kite", num_inference_steps=1, progress=False)
+    expect(page.locator(f"#strip [data-image='{made.id}']")).to_be_visible()
+
+    for place in ("#strip", "#gallery-grid"):
+        page.click(f"{place} [data-image='{made.id}']")
+        expect(page.locator("#detail-picture img")).to_be_visible()
+        page.go_back()
+        expect(page.locator("#gallery-grid")).to_be_visible()
+        expect(page.locator("#gallery-detail")).to_be_hidden()
+
+
 def test_chosen_loras_are_shown_and_their_words_go_into_the_prompt(page: Page, server: Any) -> None:
     folder = server.studio.settings.home / "loras"
     write_lora_file(folder / "sea side.safetensors")
