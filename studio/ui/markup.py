@@ -181,6 +181,8 @@ def _said(field: str, value: object) -> str:
             return ", ".join(_said(field, each) for each in value)
         case {"name": _}:
             return write_lora(LoraSpec.model_validate(value))
+        case float():
+            return f"{value:g}"
     return _CHOICES.get(field, {}).get(str(value), str(value))
 
 

@@ -10,4 +10,4 @@ def test_a_picture_that_is_read_calls_its_settings_as_the_form_does(studio: Stud
     read = markup.imported(studio.read_text(text))
 
     for label, value in {"Steps": "9", "Scheduler": "DPM++ 2M", "Noise schedule": "Karras", "Guidance": "5"}.items():
-        assert f"<dt>{label}</dt><dd>{value}" in read
+        assert f"<dt>{label}</dt><dd>{value}</dd>" in read
