@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from pipelines.spec.errors import StorageError
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision in studio/migrations/versions."""
 
 metadata = sa.MetaData()
@@ -39,6 +39,7 @@ job_table = sa.Table(
     sa.Column("num_steps", sa.Integer, nullable=False, server_default="0"),
     sa.Column("loss", sa.Float),
     sa.Column("seconds_left", sa.Float),
+    sa.Column("note", sa.Text),
     sa.Column("preview", sa.LargeBinary),
     sa.Column("error", sa.Text),
     sa.Index("job_by_state", "state", "sequence"),

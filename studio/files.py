@@ -60,14 +60,24 @@ class InputStore:
         Raises:
             InvalidRequest: not such an image, or too large.
         """
-        data = _read(source, field)
-        _check(data, field)
+        data = self.check(source, field=field)
         name = hashlib.sha256(data).hexdigest()
         try:
             self.path(name)
         except NotFound:
             publish(self.folder / name, lambda file: file.write(data), size=len(data))
         return name
+
+    @staticmethod
+    def check(source: bytes | Path | Image.Image, *, field: str = "init_image") -> bytes:
+        """Return the bytes of an image that can be stored, without storing it.
+
+        Raises:
+            InvalidRequest: see `put`.
+        """
+        data = _read(source, field)
+        _check(data, field)
+        return data
 
     def path(self, input_id: str) -> Path:
         """Return the file of an input, and note by its time of change that somebody asked for it.

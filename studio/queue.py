@@ -98,9 +98,9 @@ class Queue:
         """Return the job that runs, the oldest if there are several; else the one that will run next."""
         return self._storage.jobs.current(kind=kind)
 
-    def queue_length(self) -> int:
-        """Return how many jobs wait."""
-        return self._storage.jobs.count({JobState.QUEUED})
+    def queue_length(self, *, kind: JobKind | None = None) -> int:
+        """Return how many jobs wait, of one kind only if asked."""
+        return self._storage.jobs.count({JobState.QUEUED}, kind=kind)
 
     def preview(self, job_id: str) -> bytes | None:
         """Return a running job's picture as it stands, or what a training painted last (JPEG); None without one."""

@@ -32,6 +32,8 @@ class Note:
     images_at_once: int = 1
     loss: float | None = None
     seconds_left: float | None = None
+    words: str | None = None
+    """What is done beside the steps."""
     preview: Callable[[], Image.Image] | None = field(default=None, compare=False)
     """Draws the picture as it stands. The same callable draws the same picture, which is written once."""
 
@@ -137,6 +139,7 @@ class Reporter:
             num_steps=note.num_steps,
             loss=note.loss,
             seconds_left=note.seconds_left,
+            note=note.words,
             preview=None if preview is None else encode_preview(preview()),
         )
         if preview is not None:

@@ -53,7 +53,7 @@ class Training:
         """
         if self.request.existing == "refuse" and self.output.exists():
             raise InvalidRequest(
-                f"name: {self.output} exists; choose another name, --overwrite it or --resume its training",
+                f"name: {self.output} exists; choose another name, or existing: overwrite or resume",
                 field="name",
             )
         if self.request.existing == "resume":
@@ -106,7 +106,7 @@ class Training:
 
     def outcome(self, job: TrainingJob) -> TrainedLora:
         """Return what a job of this training has made."""
-        return TrainedLora(self.output, job.step, job.num_steps, job.loss or 0.0, self.folder)
+        return TrainedLora(self.output, job.step, job.num_steps, job.loss or 0.0, self.folder, job.note or "")
 
     def losses(self) -> list[tuple[int, float]]:
         """Return the loss of every step so far."""

@@ -21,7 +21,7 @@ from pipelines.spec.engine import Engine
 from pipelines.spec.errors import Cancelled, StorageError, StudioError
 from pipelines.spec.pickles import Unpickled
 from pipelines.spec.pictures import open_picture
-from pipelines.spec.trainer import Trainer, TrainingStep
+from pipelines.spec.trainer import TrainedLora, Trainer, TrainingStep
 from studio.files import left_behind, sweep, sweep_orphans, temporary_suffix
 from studio.jobs import ClaimLost, GenerationJob, Job, JobState, TrainingJob
 from studio.painting import Unmade, claim_company, paint
@@ -118,9 +118,10 @@ def run_job(job: Job, *, storage: Storage, machines: Machines, drain: threading.
         match job:
             case GenerationJob():
                 paint([Unmade.of(job, storage)], storage=storage, engine=machines.engine, drain=drain)
+                close = partial(finish, JobState.DONE)
             case TrainingJob():
-                _train(job, storage=storage, machines=machines, drain=drain)
-        close = partial(finish, JobState.DONE)
+                lora = _train(job, storage=storage, machines=machines, drain=drain)
+                close = partial(finish, JobState.DONE, note=lora.note or None)
     except ClaimLost:
         log.info("job %s is no longer ours", job.id)
         return
@@ -182,7 +183,7 @@ def _finish_or_give_back(job: Job, storage: Storage) -> None:
         storage.jobs.requeue(job)
 
 
-def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
+def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: threading.Event) -> TrainedLora:
     """Do the steps that are left. Who cancels, or ends the worker, stops it, and what is learnt is kept."""
     training = storage.training(job.request)
     draw = lru_cache(maxsize=1)(lambda path: lambda: open_picture(path).image)  # one callable for one picture
@@ -190,7 +191,14 @@ def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: thr
 
     def on_step(step: TrainingStep) -> bool:
         preview = None if step.picture is None else draw(step.picture)
-        note = Note(step.step, step.num_steps, loss=step.loss, seconds_left=step.eta, preview=preview)
+        note = Note(
+            step.step,
+            step.num_steps,
+            loss=step.loss,
+            seconds_left=step.eta,
+            words=step.note or None,
+            preview=preview,
+        )
         try:
             reporter.note({job.id: note})
         except (Cancelled, Draining) as reason:
@@ -204,6 +212,7 @@ def _train(job: TrainingJob, *, storage: Storage, machines: Machines, drain: thr
     storage.jobs.report(job, step=lora.steps, num_steps=lora.num_steps, loss=lora.final_loss, preview=None)
     if reasons and not lora.is_complete:
         raise reasons[0]
+    return lora
 
 
 def _close(job: Job, close: Callable[[], None]) -> None:

@@ -36,7 +36,9 @@ def check_checkpoint(path: Path, request: TrainingRequest) -> None:
         InvalidRequest: there is none, it is damaged, or it belongs to another request.
     """
     if not path.is_file():
-        raise InvalidRequest(f"there is no checkpoint {path} to resume; start without --resume", field="existing")
+        raise InvalidRequest(
+            f"existing: there is no checkpoint {path} to resume; choose refuse or overwrite", field="existing"
+        )
     wanted = lasting(request)
     try:
         saved: dict[str, Any] = json.loads(read_header(path).metadata[IDENTITY])
@@ -62,11 +64,11 @@ def refuse_another(saved: Mapping[str, Any], wanted: Mapping[str, Any], path: Pa
             told = f" {saved.get(field)!r}, and {wanted.get(field)!r} is asked" if what == field else ""
             raise InvalidRequest(
                 f"{what}: the checkpoint {path} was made with another {what}{told}; "
-                "give what it was made with, or start without --resume",
+                "give what it was made with, or existing: overwrite",
                 field=what,
             )
 
 
 def damaged(path: Path, error: Exception) -> InvalidRequest:
     """Return what is said of a checkpoint that cannot be read."""
-    return InvalidRequest(f"the checkpoint {path} is damaged ({error}); start without --resume")
+    return InvalidRequest(f"the checkpoint {path} is damaged ({error}); choose existing: overwrite", field="existing")

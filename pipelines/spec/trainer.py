@@ -113,9 +113,11 @@ class TrainingStep:
     loss: float
     """Mean over the latest steps; 0 before the first."""
     eta: float | None
-    """Seconds that are probably left, from the measured steps; None before there are any."""
+    """Seconds that are probably left, from the measured steps; None before there are any, and while it paints."""
     picture: Path | None = None
     """The latest validation pictures, side by side."""
+    note: str = ""
+    """What is done beside the steps, or could not be done: "painting pictures (2 of 6)"."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class TrainedLora:
     """Mean over the latest steps."""
     folder: Path
     """Loss curve, validation pictures, strength sweep, checkpoint."""
+    note: str = ""
+    """Which pictures could not be painted, and why."""
 
     @property
     def is_complete(self) -> bool:

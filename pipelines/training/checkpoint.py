@@ -73,7 +73,9 @@ def load(folder: Path, state: State, *, identity: Identity) -> tuple[int, float]
     """
     path = folder / CHECKPOINT_NAME
     if not path.is_file():
-        raise InvalidRequest(f"there is no checkpoint {path} to resume; start without --resume")
+        raise InvalidRequest(
+            f"existing: there is no checkpoint {path} to resume; choose refuse or overwrite", field="existing"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata()

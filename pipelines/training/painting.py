@@ -28,9 +28,11 @@ _LABEL_HEIGHT = 14
 
 
 def paint(
-    requests: Sequence[ResolvedRequest], components: Components, on_step: Callable[[], None]
+    requests: Sequence[ResolvedRequest], components: Components, on_step: Callable[[int], None]
 ) -> list[Image.Image]:
-    """Return one picture per request, with the models as they are at this moment; what `on_step` raises ends it.
+    """Return one picture per request, with the models as they are at this moment.
+
+    `on_step` is told which is painted, from 1; what it raises ends the painting.
 
     Where they do not fit into memory beside all that is trained, they are painted again in pieces, as users' pictures
     are.
@@ -47,10 +49,10 @@ def paint(
 
 
 def _painted(
-    requests: Sequence[ResolvedRequest], components: Components, on_step: Callable[[], None]
+    requests: Sequence[ResolvedRequest], components: Components, on_step: Callable[[int], None]
 ) -> list[Image.Image]:
     prompts = PromptEncoder()  # a fresh one: a text encoder that is trained gives other embeddings every time
-    pictures = []
+    pictures: list[Image.Image] = []
     for request in requests:
         guidance = Guidance(
             prompt=prompts.encode(request, components=components),
@@ -63,7 +65,7 @@ def _painted(
             canvas=Canvas(),
             guidance=[guidance],
             loras=AppliedLoras(),
-            progress=lambda *_: on_step(),
+            progress=lambda *_: on_step(len(pictures) + 1),
         )
         pictures.append(autoencoding.to_image(autoencoding.decode(denoised.latents, components=components)))
     return pictures
@@ -74,6 +76,11 @@ def forget_pictures(folder: Path, *, after: int) -> None:
     stale = (path for path in folder.glob(f"{VALIDATION_PREFIX}*.png") if path.name > validation_name(after))
     for path in (*stale, folder / SWEEP_NAME):
         path.unlink(missing_ok=True)
+
+
+def swept(requests: Sequence[ResolvedRequest]) -> Sequence[ResolvedRequest]:
+    """Return those that are painted at every strength."""
+    return requests[:SWEPT_PROMPTS]
 
 
 def save_row(path: Path, pictures: Sequence[Image.Image]) -> None:
@@ -87,13 +94,13 @@ def save_sweep(
     *,
     components: Components,
     adapter: Adapter,
-    on_step: Callable[[], None],
+    on_step: Callable[[int], None],
 ) -> None:
-    """Write a sheet: one row per prompt, one column per strength."""
-    requests, columns = requests[:SWEPT_PROMPTS], []
+    """Write a sheet: one row per request, one column per strength. `on_step`: see `paint`."""
+    columns: list[list[Image.Image]] = []
     for strength in STRENGTHS:
         with adapter.at_strength(strength):
-            columns.append(paint(requests, components, on_step))
+            columns.append(paint(requests, components, lambda number: on_step(len(columns) * len(requests) + number)))
     cells = [
         (f"{strength:g}", column[row])
         for row in range(len(requests))

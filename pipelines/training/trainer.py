@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pipelines.runtime.device import DeviceInfo, describe_device
-from pipelines.runtime.guards import NotFinite, is_out_of_memory
+from pipelines.runtime.guards import NotFinite, is_out_of_memory, release_memory
 from pipelines.runtime.loading import Components, ModelCache
 from pipelines.spec.buckets import Size
 from pipelines.spec.errors import InvalidRequest, NotANumber, OutOfMemory
@@ -31,7 +31,7 @@ from pipelines.training.metadata import Story, describe
 from pipelines.training.objective import Objective
 from pipelines.training.optimization import Average, check_optimizer, learning_rate_share, make_optimizer
 from pipelines.training.pace import Pace
-from pipelines.training.painting import SWEEP_NAME, forget_pictures, paint, save_row, save_sweep
+from pipelines.training.painting import STRENGTHS, SWEEP_NAME, forget_pictures, paint, save_row, save_sweep, swept
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -94,7 +94,7 @@ class LoraTrainer:
                 raise
             raise OutOfMemory(
                 f"{self._device.name} could not hold batch_size {request.batch_size}; take a smaller batch_size or "
-                "resolution, or gradient_checkpointing; --resume goes on from the last checkpoint"
+                "resolution, or gradient_checkpointing; unchanged, existing: resume goes on from the last checkpoint"
             ) from error
 
 
@@ -131,12 +131,12 @@ class _Run:
         curve, num_steps = LossCurve(self._folder, resumed_at=done), self._material.num_steps
         told = TrainingStep(done, num_steps, curve.loss, None)
 
-        def tell() -> None:
-            if not on_step(told):
+        def tell(step: TrainingStep) -> None:
+            if not on_step(step):
                 raise _Stopped
 
         with suppress(_Stopped):
-            tell()
+            tell(told)
             while done < num_steps:
                 began = time.monotonic()
                 loss, rate = self._step(done)
@@ -144,19 +144,19 @@ class _Run:
                 curve.add(Point(done, loss, rate, time.monotonic() - began))
                 if _is_due(done, self._request.save_every) and done < num_steps:
                     self._save_checkpoint(done, started_at)
-                told = TrainingStep(done, num_steps, curve.loss, curve.eta(num_steps - done), told.picture)
-                tell()
+                told = replace(told, step=done, loss=curve.loss, eta=curve.eta(num_steps - done))
+                tell(told)
                 if _is_due(done, self._request.validation_every) and done < num_steps:
-                    told = replace(told, picture=self._show(done, tell))
+                    told = self._show(told, tell)
         self._save_checkpoint(done, started_at)
         curve.draw()
         with self._state.average.in_place():
             self._write(output, steps=done, started_at=started_at)
         if done == num_steps:
             with suppress(_Stopped):
-                told = replace(told, picture=self._show(done, tell))
-                self._sweep(tell)
-        return TrainedLora(output, done, num_steps, curve.loss, self._folder)
+                told = self._show(told, tell)
+                told = self._sweep(told, tell)
+        return TrainedLora(output, done, num_steps, curve.loss, self._folder, told.note)
 
     def _step(self, step: int) -> tuple[float, float]:
         """Do one step; return its loss and the U-Net's learning rate."""
@@ -175,7 +175,7 @@ class _Run:
         if not math.isfinite(total):
             raise NotANumber(
                 f"the loss of step {step + 1} is {total}; take a smaller learning_rate than {request.learning_rate:g}"
-                " or mixed_precision no, and --resume from the last checkpoint"
+                " or mixed_precision no"
             )
         state.scaler.unscale_(state.optimizer)
         if request.max_grad_norm:
@@ -189,16 +189,47 @@ class _Run:
     def _save_checkpoint(self, step: int, started_at: float) -> None:
         checkpoint.save(self._folder, self._state, step=step, started_at=started_at, identity=self._identity)
 
-    def _show(self, step: int, tell: Callable[[], None]) -> Path:
-        path = self._folder / validation_name(step)
-        with self._state.average.in_place():
-            save_row(path, paint(self._material.shown, self._components, tell))
-        return path
+    def _show(self, told: TrainingStep, tell: Callable[[TrainingStep], None]) -> TrainingStep:
+        """Paint the validation pictures."""
+        path, shown = self._folder / validation_name(told.step), self._material.shown
 
-    def _sweep(self, tell: Callable[[], None]) -> None:
-        path, shown = self._folder / SWEEP_NAME, self._material.shown
-        with self._state.average.in_place():
-            save_sweep(path, shown, components=self._components, adapter=self._adapter, on_step=tell)
+        def paint_row() -> None:
+            work = f"painting pictures ({{}} of {len(shown)})"
+            save_row(path, paint(shown, self._components, _telling(work, told, tell)))
+
+        problem = self._trouble(paint_row)
+        if problem:
+            return replace(told, note=f"the pictures after step {told.step} could not be painted: {problem}")
+        return replace(told, picture=path)
+
+    def _sweep(self, told: TrainingStep, tell: Callable[[TrainingStep], None]) -> TrainingStep:
+        """Paint what is learnt at every strength."""
+        path, shown = self._folder / SWEEP_NAME, swept(self._material.shown)
+
+        def paint_sheet() -> None:
+            on_step = _telling(f"painting strengths ({{}} of {len(shown) * len(STRENGTHS)})", told, tell)
+            save_sweep(path, shown, components=self._components, adapter=self._adapter, on_step=on_step)
+
+        problem = self._trouble(paint_sheet)
+        if problem:
+            return replace(told, note=f"{told.note and f'{told.note}; '}{SWEEP_NAME} could not be painted: {problem}")
+        return told
+
+    def _trouble(self, paint: Callable[[], None]) -> str:
+        """Paint what is learnt. No training fails for its pictures: return what went wrong, empty for nothing."""
+        try:
+            with self._state.average.in_place():
+                paint()
+        except NotFinite as error:
+            problem = f"the model produced NaN ({error})"
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = "out of memory"
+        else:
+            return ""
+        release_memory(self._components.device)
+        return problem
 
     def _write(self, output: Path, *, steps: int, started_at: float) -> None:
         material = self._material
@@ -221,6 +252,11 @@ class _Run:
             finished_at=time.time(),
         )
         write_safetensors(output, tensors, describe(story, tensors))
+
+
+def _telling(work: str, told: TrainingStep, tell: Callable[[TrainingStep], None]) -> Callable[[int], None]:
+    """Return what tells which picture is painted. How long that takes is not measured."""
+    return lambda number: tell(replace(told, eta=None, note=work.format(number)))
 
 
 def _read(request: TrainingRequest, model: Model, device: DeviceInfo) -> Material:

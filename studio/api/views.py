@@ -48,6 +48,7 @@ class JobView(BaseModel):
     progress: float = Field(description="How much is done, from 0 to 1.")
     eta: float | None = Field(description="Seconds that are probably left.")
     cancel_requested: bool
+    note: str | None = Field(description="Of a training that is done: what could not be painted, and why.")
     error: str | None = Field(description="Why it failed, in words.")
 
     @classmethod

@@ -140,6 +140,7 @@ def _described(job: "Job") -> dict[str, Any]:
         "progress": job.progress,
         "eta": job.eta,
         "status": job.status,
+        "note": job.note,
         "error": job.error,
         "device": job.device,
         "created_at": job.created_at,

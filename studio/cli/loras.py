@@ -74,8 +74,9 @@ def show(
         print_json(described)
     else:
         _print_pairs({**described, **_shown(lora)})
-        typer.echo("\ntraining:")
-        _print_pairs(dict(sorted(described["metadata"].items())))
+        if described["metadata"]:
+            typer.echo("\ntraining:")
+            _print_pairs(dict(sorted(described["metadata"].items())))
     if lora.problem:
         raise ModelError(f"LoRA {lora.name} cannot be used: {lora.problem}")
 

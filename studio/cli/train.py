@@ -83,6 +83,8 @@ def _tell(plan: "TrainingPlan") -> None:
 
 def _print(lora: "TrainedLora", *, as_json: bool) -> None:
     typer.echo(f"loss {lora.final_loss:.4f}; curve and pictures in {lora.folder}", err=True)
+    if lora.note:
+        typer.echo(f"note: {lora.note}", err=True)
     if not as_json:
         typer.echo(str(lora.path))
         return
@@ -93,6 +95,7 @@ def _print(lora: "TrainedLora", *, as_json: bool) -> None:
             "steps": lora.steps,
             "num_steps": lora.num_steps,
             "loss": lora.final_loss,
+            "note": lora.note,
         }
     )
 

@@ -65,6 +65,8 @@ class Job(ABC):
     """Of a training: the mean of its latest steps."""
     seconds_left: float | None
     """Of a training: what its latest steps let expect."""
+    note: str | None
+    """Of a training: what it does beside its steps; once it is done, which pictures could not be painted, and why."""
     error: str | None
     """Why it failed, in words."""
     images_made: int
@@ -177,16 +179,17 @@ class TrainingJob(Job):
 
     @property
     def status(self) -> str:
-        """The stage, the step and the loss: "training my-style, step 120/1500, loss 0.1234"."""
+        """The stage, the step and the loss: "training my-style, step 120/1500, loss 0.1234"; and what else it does."""
         is_learning = self.state is JobState.RUNNING and self.step and self.loss is not None
-        return f"{super().status}, loss {self.loss:.4f}" if is_learning else super().status
+        loss = f"loss {self.loss:.4f}" if is_learning else None
+        return ", ".join(filter(None, (super().status, loss, self.note)))
 
     @property
     def kept(self) -> str:
         """What is left of a training that was stopped."""
         if not self.step:
             return "nothing was learnt yet"
-        return f"{self.step} of {self.num_steps} steps are learnt and kept: --resume, or Go on, takes it up again"
+        return f"{self.step} of {self.num_steps} steps are learnt and kept; existing: resume goes on from there"
 
     @property
     def eta(self) -> float | None:

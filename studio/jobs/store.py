@@ -94,9 +94,9 @@ class JobStore:
             row = connection.execute(query.order_by(*running_first).limit(1)).one_or_none()
         return None if row is None else _job(row)
 
-    def count(self, states: Collection[JobState]) -> int:
-        """Return how many jobs are in these states."""
-        query = sa.select(sa.func.count()).select_from(job_table).where(job_table.c.state.in_(states))
+    def count(self, states: Collection[JobState], *, kind: JobKind | None = None) -> int:
+        """Return how many jobs are in these states, of one kind only if asked."""
+        query = sa.select(sa.func.count()).select_from(job_table).where(job_table.c.state.in_(states), _is_of(kind))
         with self._database.read() as connection:
             return connection.execute(query).scalar_one()
 
@@ -198,6 +198,7 @@ class JobStore:
         num_steps: int,
         loss: float | None = None,
         seconds_left: float | None = None,
+        note: str | None = None,
         preview: bytes | None,
     ) -> bool:
         """Write progress; return whether cancelling was asked. A None preview keeps the last one.
@@ -212,6 +213,7 @@ class JobStore:
             "num_steps": num_steps,
             "loss": loss,
             "seconds_left": seconds_left,
+            "note": note,
             "new_preview": preview,
         }
         with self._database.write() as connection:
@@ -232,14 +234,15 @@ class JobStore:
             raise ClaimLost(_FENCE_LOST)
         return bool(asked)
 
-    def finish(self, job: Job, state: JobState, *, error: str | None = None) -> None:
-        """Close a job.
+    def finish(self, job: Job, state: JobState, *, note: str | None = None, error: str | None = None) -> None:
+        """Close a job; a note says what it could not do although it is done.
 
         Raises:
             ClaimLost: the job belongs to another attempt, or is over.
         """
         with self._database.write() as connection:
-            self._update(connection, job, {"state": state, "error": error, "finished_at": time.time(), "preview": None})
+            ended = {"state": state, "note": note, "error": error, "finished_at": time.time(), "preview": None}
+            self._update(connection, job, ended)
 
     def requeue(self, job: Job) -> None:
         """Give a job back unfinished, for the next worker; one whose cancelling was asked is cancelled.
@@ -274,7 +277,7 @@ class JobStore:
         deaths = job_table.c.worker_deaths + 1
         is_poison = deaths >= max_worker_deaths
         died = f"the worker died {max_worker_deaths} times while running this job; see the log for the reason"
-        kept = "what it learnt until its last checkpoint is kept: train the same with --resume, or press Go on"
+        kept = "what it learnt until its last checkpoint is kept; existing: resume goes on from there"
         message = sa.case((job_table.c.kind == JobKind.TRAIN, f"{died}; {kept}"), else_=died)
         with self._database.write() as connection:
             rows = connection.execute(
@@ -282,6 +285,7 @@ class JobStore:
                 .where(job_table.c.device == device, job_table.c.state == JobState.RUNNING)
                 .values(
                     worker_deaths=deaths,
+                    note=None,
                     preview=None,
                     state=sa.case(
                         (job_table.c.cancel_requested, JobState.CANCELLED),
@@ -320,6 +324,7 @@ def _given_back() -> dict[str, Any]:
     return {
         "state": sa.case((asked, JobState.CANCELLED), else_=JobState.QUEUED),
         "finished_at": sa.case((asked, time.time()), else_=None),
+        "note": None,
         "preview": None,
     }
 
@@ -339,7 +344,7 @@ _REPORT = (
     .values(
         **{
             name: sa.bindparam(name)
-            for name in ("image_index", "images_at_once", "step", "num_steps", "loss", "seconds_left")
+            for name in ("image_index", "images_at_once", "step", "num_steps", "loss", "seconds_left", "note")
         },
         preview=sa.func.coalesce(sa.bindparam("new_preview", type_=sa.LargeBinary), job_table.c.preview),
     )

@@ -112,7 +112,8 @@ def import_request(
         return Imported(OURS, larger.model_dump(exclude_defaults=True, include=set(_ENLARGING)), ())
     foreign = read_foreign(_with_extras(texts))
     if foreign is None:
-        raise NotFound(f"no settings of a picture can be read here; there is {', '.join(texts) or 'nothing'}")
+        there = f"there is only {', '.join(texts)}" if texts else "it carries no metadata"
+        raise NotFound(f"no settings of a picture can be read here: {there}")
     fields: dict[str, Any] = {}
     notes: list[Note] = []
     prompts, loras = _prompts(foreign)

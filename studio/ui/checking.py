@@ -40,13 +40,14 @@ class Checking:
         studio: makes the picture.
         find: returns the file of the picture on view, from the value of the component that names it.
         elem_id: of the button; the verdict's is the same with "-verdict".
+        why_not: said instead of a verdict while there is no picture that can be made again.
     """
 
-    def __init__(self, studio: Studio, find: Callable[[Any], Path], *, elem_id: str) -> None:
+    def __init__(self, studio: Studio, find: Callable[[Any], Path], *, elem_id: str, why_not: str = "") -> None:
         self._studio = studio
         self._find = find
-        self.button = gr.Button("Make it again and compare", elem_id=elem_id)
-        self._verdict = gr.HTML("", elem_id=f"{elem_id}-verdict", apply_default_css=False)
+        self.button = gr.Button("Make it again and compare", interactive=not why_not, elem_id=elem_id)
+        self._verdict = gr.HTML(_said(why_not), elem_id=f"{elem_id}-verdict", apply_default_css=False)
         self._check = gr.State(None)
         self._timer = gr.Timer(LOOK_SECONDS, active=False)
         self.outputs: list[Block] = [self.button, self._verdict, self._check, self._timer]
@@ -56,11 +57,11 @@ class Checking:
         self.button.click(self._start, picture, self.outputs, **QUIET)
         self._timer.tick(self._look, self._check, self.outputs, **QUIET)
 
-    def reset(self, *, interactive: bool) -> Updates:
-        """Return updates for another picture on view."""
+    def reset(self, *, why_not: str = "") -> Updates:
+        """Return updates for another picture on view, and why it cannot be made again if it cannot."""
         return {
-            self.button: gr.update(interactive=interactive),
-            self._verdict: "",
+            self.button: gr.update(interactive=not why_not),
+            self._verdict: _said(why_not),
             self._check: None,
             self._timer: gr.Timer(active=False),
         }
@@ -90,7 +91,7 @@ class Checking:
             verdict = markup.verdict(check.outcome.result())
         except StudioError as error:
             verdict = complaint(str(error))
-        return {**self.reset(interactive=True), self._verdict: verdict}
+        return {**self.reset(), self._verdict: verdict}
 
     def _compare(self, check: _Check) -> None:
         """Wait for the second picture and compare; then leave none behind, whether a page still looks on or not."""
@@ -106,3 +107,7 @@ class Checking:
             for image in self._studio.gallery.of_job(check.job_id):
                 with suppress(NotFound):  # somebody was quicker
                     self._studio.gallery.delete(image.id)
+
+
+def _said(why_not: str) -> str:
+    return waiting(why_not) if why_not else ""

@@ -10,6 +10,7 @@ from gradio.blocks import Block
 from pipelines.spec.errors import StudioError
 from pipelines.spec.upscalers import PICTURE_UPSCALERS, UPSCALERS, upscaler_label
 from studio.core import Studio
+from studio.gallery import GalleryImage
 from studio.ui import markup
 from studio.ui.widgets import QUIET, Updates, complaint, pictures, waiting
 
@@ -79,7 +80,8 @@ class Enlarging:
             job = self._studio.job(job_id)
             if not job.is_finished:
                 return {self.shown: waiting(job.status)}
-            return {**self.reset(), self.shown: markup.grid(self._studio.result(job), label="Enlarged")}
+            (larger,) = self._studio.result(job)
+            return {**self.reset(), self.shown: markup.grid([larger], label="Enlarged") + waiting(_told(larger))}
         except StudioError as error:
             return {**self.reset(), self.shown: complaint(str(error))}
 
@@ -87,6 +89,10 @@ class Enlarging:
         """Return label and name of what enlarges pictures: those of the table, and the model files at this moment."""
         names = (name for name in self._studio.upscalers() if name in PICTURE_UPSCALERS or name not in UPSCALERS)
         return [(upscaler_label(name), name) for name in names]
+
+
+def _told(larger: GalleryImage) -> str:
+    return f"Now {larger.width} × {larger.height}, and in the gallery; press it to see it."
 
 
 def _resting() -> gr.Timer:

@@ -269,7 +269,6 @@ class RequestForm:
         if name in _CHOICES:
             return self._make_choice(name, model, common)
         if name == "loras":
-            # a weight is typed behind the name: "pixel-art:0.8"
             return gr.Dropdown(
                 self._loras(model), value=[], multiselect=True, allow_custom_value=True, filterable=True, **common
             )
@@ -298,18 +297,18 @@ class RequestForm:
             "hires_model": lambda: [("The same", ""), *self._models()],
         }.get(name, lambda: [(CHOICE_LABELS[name].get(kind, kind.upper()), kind) for kind in bounds(name)["enum"]])
         value = {"model": model.name if model else None, **{each: bounds(each)["default"] for each in _ENUMS}}
-        return gr.Dropdown(choices(), value=value.get(name, ""), min_width=120, **common)
+        return gr.Dropdown(choices(), value=value.get(name, ""), min_width=160, **common)
 
     def _models(self) -> list[tuple[str, str]]:
         return [(known.name, known.name) for known in self._studio.models()]
 
     def _upscalers(self) -> list[tuple[str, str]]:
-        default = f"Default ({upscaler_label(DEFAULT_UPSCALER)})"
+        default = f"{upscaler_label(DEFAULT_UPSCALER)} (default)"
         return [(default, ""), *((upscaler_label(name), name) for name in self._studio.upscalers())]
 
     def _picture_upscalers(self) -> list[tuple[str, str]]:
         names = (name for name in self._studio.upscalers() if name in PICTURE_UPSCALERS or name not in UPSCALERS)
-        return [(f"Default ({upscaler_label('lanczos')})", ""), *((upscaler_label(name), name) for name in names)]
+        return [(f"{upscaler_label('lanczos')} (default)", ""), *((upscaler_label(name), name) for name in names)]
 
     def _to_field(self, name: str, value: Any) -> Any:
         if name in _IMAGES:
@@ -351,12 +350,12 @@ def _default(name: str, model: Model | None) -> str:
 
 
 def _schedulers(model: Model | None) -> list[tuple[str, str]]:
-    default = f"Default ({SCHEDULERS[model.default('scheduler')].label})" if model else "Default"
+    default = f"{SCHEDULERS[model.default('scheduler')].label} (default)" if model else "Default"
     return [(default, ""), *((row.label, name) for name, row in SCHEDULERS.items())]
 
 
 def _noise_schedules(model: Model | None, *, scheduler: str | None) -> list[tuple[str, str]]:
     chosen = scheduler or (model.default("scheduler") if model else None)
     possible = SCHEDULERS[chosen].noise_schedules if chosen else frozenset(NOISE_SCHEDULES)
-    own = f" ({NOISE_SCHEDULES[SCHEDULERS[chosen].noise_schedule]})" if chosen else ""
-    return [(f"Automatic{own}", ""), *((label, name) for name, label in NOISE_SCHEDULES.items() if name in possible)]
+    own = f"{NOISE_SCHEDULES[SCHEDULERS[chosen].noise_schedule]} (automatic)" if chosen else "Automatic"
+    return [(own, ""), *((label, name) for name, label in NOISE_SCHEDULES.items() if name in possible)]

@@ -1,6 +1,6 @@
 """Pictures and settings as HTML. Everything that a user typed is escaped here."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from urllib.parse import quote
 
@@ -8,10 +8,11 @@ from pipelines.spec.lora_tags import write_lora
 from pipelines.spec.loras import LoraSpec
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
-from pipelines.spec.upscalers import upscaler_label
+from pipelines.spec.upscalers import UPSCALERS, upscaler_label
 from studio.gallery import GalleryImage
 from studio.metadata import Imported, Outcome
 from studio.store import InstalledLora
+from studio.ui.form import CHOICE_LABELS, LABELS
 from studio.verification import Verification
 
 _API = "/api/v1"
@@ -116,7 +117,7 @@ def _painted(image: GalleryImage, size: tuple[str, str]) -> list[tuple[str, str]
 
 
 def lora_cards(loras: Iterable[InstalledLora]) -> str:
-    """What is chosen: a small picture, the family, and the words that call it up, which can be pressed."""
+    """What is chosen: a small picture, the family, and words that call it up, which can be pressed; or the trouble."""
     return "".join(map(_lora_card, loras))
 
 
@@ -126,19 +127,21 @@ def _lora_card(lora: InstalledLora) -> str:
     shown = f'<img src="{address}" alt="" loading="lazy">' if lora.picture is not None else "<i></i>"
     weight = "" if notes.preferred_weight is None else f"weight {notes.preferred_weight:g}"
     facts = " · ".join(filter(None, (lora.family_label, weight)))
+    about = f'<span class="reason">{escape(lora.problem)}</span>' if lora.problem else f"<span>{escape(facts)}</span>"
     words = "".join(
         f'<button type="button" data-word="{escape(word)}" title="Add to the prompt">{escape(word)}</button>'
         for word in lora.trigger_words
     )
     return (
         f'<figure class="lora" title="{escape(notes.description)}">{shown}<figcaption><b>{name}</b>'
-        f"<span>{escape(facts)}</span><div>{words}</div></figcaption></figure>"
+        f"{about}<div>{words}</div></figcaption></figure>"
     )
 
 
 def imported(imported: Imported) -> str:
     """What a picture says, and what became of each thing."""
-    rows = [("Made with", imported.program), *((name, _said(value)) for name, value in imported.request_fields.items())]
+    fields = imported.request_fields.items()
+    rows = [("Made with", imported.program), *((name, _said(name, value)) for name, value in fields)]
     body = "".join(f"<dt>{escape(_words(name))}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f'<dl class="settings">{body}</dl>{"".join(_outcome(imported, outcome) for outcome in Outcome)}'
 
@@ -171,19 +174,32 @@ def _outcome(imported: Imported, outcome: Outcome) -> str:
     )
 
 
-def _said(value: object) -> str:
-    """Return the value of a field as it is typed: LoRAs like tags, several things with commas between them."""
+def _said(field: str, value: object) -> str:
+    """Return the value of a field as the form has it: LoRAs like tags, several things with commas between them."""
     match value:
         case list() | tuple():
-            return ", ".join(map(_said, value))
+            return ", ".join(_said(field, each) for each in value)
         case {"name": _}:
             return write_lora(LoraSpec.model_validate(value))
-    return str(value)
+        case float():
+            return f"{value:g}"
+    return _CHOICES.get(field, {}).get(str(value), str(value))
 
 
 def _words(name: str) -> str:
-    """Return "Guidance scale" for guidance_scale."""
-    return name[:1].upper() + name[1:].replace("_", " ")
+    """Return what the form calls a field; what is none of its fields is called by its own name."""
+    return LABELS.get(name, name[:1].upper() + name[1:].replace("_", " "))
+
+
+_SCHEDULER_LABELS = {name: row.label for name, row in SCHEDULERS.items()}
+_UPSCALER_LABELS = {name: row.label for name, row in UPSCALERS.items()}
+_CHOICES: Mapping[str, Mapping[str, str]] = {
+    **CHOICE_LABELS,
+    **dict.fromkeys(("scheduler", "hires_scheduler"), _SCHEDULER_LABELS),
+    **dict.fromkeys(("noise_schedule", "hires_noise_schedule"), NOISE_SCHEDULES),
+    **dict.fromkeys(("upscaler", "hires_upscaler"), _UPSCALER_LABELS),
+}
+"""How the form calls the choices of a field."""
 
 
 def _sampling(request: ResolvedRequest) -> str:

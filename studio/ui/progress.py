@@ -2,6 +2,7 @@
 
 import base64
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,11 +14,14 @@ from studio.ui import markup
 
 STRIP_LENGTH = 12
 """Pictures in the strip of the latest."""
+CANCELLED_SECONDS = 10.0
+"""So long it is told that a job was cancelled while the next one is made."""
 
 _WELCOME = (
     '<div class="stage" data-state="idle"><div class="frame"><p class="welcome">'
     "<strong>Your picture appears here</strong>"
-    "Describe it above and press Generate.<br><kbd>Ctrl</kbd> + <kbd>Enter</kbd> does the same.</p></div></div>"
+    "Describe it above and press Generate."
+    '<span class="keys"><br><kbd>Ctrl</kbd> + <kbd>Enter</kbd> does the same.</span></p></div></div>'
 )
 
 
@@ -29,6 +33,8 @@ class View:
     """The job on the stage."""
     is_active: bool
     """Whether something will change soon."""
+    waiting: int
+    """How many pictures' jobs wait behind it."""
     stage: str
     strip: str
 
@@ -43,14 +49,14 @@ def observe(studio: Studio) -> View:
     kind = JobKind.GENERATE
     job = studio.current_job(kind=kind) or next(iter(studio.jobs(kind=kind, limit=1)), None)
     if job is None:
-        return View(None, is_active=False, stage=_WELCOME, strip=strip)
+        return View(None, is_active=False, waiting=0, stage=_WELCOME, strip=strip)
     images = studio.gallery.of_job(job.id)
     if job.is_finished:
-        return View(job.id, is_active=False, stage=_ended(job, images), strip=strip)
+        return View(job.id, is_active=False, waiting=0, stage=_ended(job, images), strip=strip)
     preview = studio.preview(job.id)
-    waiting = studio.queue_length() - (job.state is JobState.QUEUED)
+    waiting = studio.queue_length(kind=kind) - (job.state is JobState.QUEUED)
     stage = _working(job, images, preview=preview, status=_status(studio, job, waiting=waiting))
-    return View(job.id, is_active=True, stage=stage, strip=strip)
+    return View(job.id, is_active=True, waiting=max(0, waiting), stage=stage, strip=strip)
 
 
 def _status(studio: Studio, job: Job, *, waiting: int) -> str:
@@ -69,8 +75,18 @@ def _status(studio: Studio, job: Job, *, waiting: int) -> str:
             parts.append(f"{duration(job.eta)} left")
     if waiting:
         parts.append(f"{waiting} more in the queue")
+    parts += _cancelled(studio)
     text = " · ".join(parts)
     return text[:1].upper() + text[1:]
+
+
+def _cancelled(studio: Studio) -> list[str]:
+    """Tell of what was cancelled just now: the next job has taken the stage from it."""
+    return [
+        f"cancelled: {job.title:.40}" if job.title else "another one cancelled"
+        for job in studio.jobs(states={JobState.CANCELLED}, kind=JobKind.GENERATE, limit=1)
+        if job.finished_at is not None and time.time() - job.finished_at < CANCELLED_SECONDS
+    ]
 
 
 def _waits_for(studio: Studio) -> str:

@@ -97,9 +97,14 @@ document.addEventListener('keydown', (event) => {
     document.querySelector('#generate')?.click();
   }
 });
+document.addEventListener('click', (event) => {
+  if (event.target.closest('[data-image]')) history.pushState(null, '');
+});
+window.addEventListener('popstate', () => document.querySelector('#gallery-back')?.click());
 document.addEventListener('focusin', (event) => {
   if (event.target.closest('.number')) event.target.inputMode = 'decimal';
 });
 </script>
 """
-"""Ctrl+Enter generates from anywhere on the page. On a phone, numbers are typed on the keys for numbers."""
+"""Ctrl+Enter generates from anywhere on the page. The browser's Back leaves a picture that was opened. On a phone,
+numbers are typed on the keys for numbers."""

@@ -105,6 +105,31 @@ def test_closed_browser_loses_nothing(chromium: Browser, server: Any) -> None:
     later.close()
 
 
+def test_what_is_likely_not_meant_is_told(page: Page) -> None:
+    fill(page, prompt="a (boat", num_inference_steps="1")
+
+    page.click("#generate")
+
+    expect(page.locator("#complaint .note").first).to_be_visible()
+
+
+def test_a_cancelled_job_is_told_of_and_those_that_wait_go_with_one_press(page: Page, server: Any) -> None:
+    asked = [server.studio.request(f"boat {n}", num_inference_steps=100 + n) for n in range(4)]  # no two share a batch
+    jobs = [server.studio.submit(request) for request in asked]
+    page.wait_for_selector("#stage [data-state=running]")
+    expect(page.locator("#stage .status")).to_contain_text("3 more in the queue")
+
+    page.click("#cancel")
+    expect(page.locator("#stage .status")).to_contain_text(
+        re.compile("Step .* 2 more in the queue · cancelled: boat 0")
+    )
+    page.click("#cancel-waiting")
+
+    expect(page.locator("#cancel-waiting")).to_be_hidden()
+    states = [server.studio.job(job.id).state for job in jobs]
+    assert states == [JobState.CANCELLED, JobState.RUNNING, JobState.CANCELLED, JobState.CANCELLED]
+
+
 def test_cancel_stops_within_a_step_or_two(page: Page, server: Any) -> None:
     fill(page, prompt="never mind", num_inference_steps=200)
     page.click("#generate")
@@ -220,6 +245,18 @@ def test_page_is_never_wider_than_its_window(page: Page, width: int) -> None:
 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     expect(page.locator("#generate")).to_be_in_viewport()
+
+
+def test_a_phone_is_not_told_of_keys_that_it_lacks(chromium: Browser, server: Any) -> None:
+    for is_phone in (False, True):
+        context = chromium.new_context(viewport={"width": 390, "height": 844}, is_mobile=is_phone, has_touch=is_phone)
+        page = context.new_page()
+        page.goto(server.url)
+        page.wait_for_selector("#stage .stage")
+        page.evaluate("""document.querySelector('#stage .stage').innerHTML = '<span class="keys">Ctrl</span>'""")
+        expect(page.locator("#stage .keys")).to_be_attached()
+        expect(page.locator("#stage .keys")).to_be_visible(visible=not is_phone)
+        context.close()
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (1280, 720), (390, 844)])
@@ -344,6 +381,18 @@ def test_a_picture_that_another_has_deleted_is_told(page: Page, server: Any) -> 
     expect(page.locator("#gallery-notice")).to_be_visible()
 
 
+def test_the_browsers_back_leaves_a_picture_for_the_list(page: Page, server: Any) -> None:
+    (made,) = server.studio.generate("a kite", num_inference_steps=1, progress=False)
+    expect(page.locator(f"#strip [data-image='{made.id}']")).to_be_visible()
+
+    for place in ("#strip", "#gallery-grid"):
+        page.click(f"{place} [data-image='{made.id}']")
+        expect(page.locator("#detail-picture img")).to_be_visible()
+        page.go_back()
+        expect(page.locator("#gallery-grid")).to_be_visible()
+        expect(page.locator("#gallery-detail")).to_be_hidden()
+
+
 def test_chosen_loras_are_shown_and_their_words_go_into_the_prompt(page: Page, server: Any) -> None:
     folder = server.studio.settings.home / "loras"
     write_lora_file(folder / "sea side.safetensors")
@@ -361,3 +410,4 @@ def test_chosen_loras_are_shown_and_their_words_go_into_the_prompt(page: Page, s
     expect(card).to_have_count(0)
     fill(page, prompt="a boat <lora:SEA SIDE.safetensors:0.5>")
     expect(card).to_contain_text("sea side")
+    expect(page.locator("#lora-help")).to_be_visible()

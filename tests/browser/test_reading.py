@@ -83,8 +83,10 @@ def test_a_picture_without_words_can_still_be_started_from(page: Page, tmp_path:
 
     drop(page, path)
 
-    expect(page.locator("#read-report .complaint")).to_be_visible()
+    expect(page.locator("#read-report .complaint")).to_contain_text("it carries no metadata")
     expect(page.locator("#read-use")).to_be_disabled()
+    expect(page.locator("#read-check")).to_be_disabled()
+    expect(page.locator("#read-check-verdict")).to_contain_text("Only a picture that was made here")
     page.click("#read-start")
     expect(page.locator("#init_image img")).to_be_visible()
 
@@ -96,6 +98,8 @@ def test_what_is_no_picture_is_told_and_a_text_can_still_be_read(page: Page, tmp
     drop(page, path)
 
     expect(page.locator("#read-report .complaint")).to_have_text(re.compile("^page.png is not a PNG"))
+    expect(page.locator("#read-start")).to_be_disabled()
+    expect(page.locator("#read-repaint")).to_be_disabled()
     page.fill("#read-text textarea", INFOTEXT)
     expect(page.locator("#read-report")).to_contain_text("a <b>red</b> house (tall:1.2)")
 

@@ -29,8 +29,8 @@ from studio.worker import Machines, run_job
 class PatientTrainer:
     """Keeps the promises of `Trainer` without torch: counts steps, keeps a checkpoint, writes a file."""
 
-    def __init__(self, on_step: Callable[[int], object] = lambda _: None) -> None:
-        self._on_step = on_step
+    def __init__(self, on_step: Callable[[int], object] = lambda _: None, *, note: str = "") -> None:
+        self._on_step, self._note = on_step, note
         self.began: list[tuple[bool, int]] = []
 
     def plan(self, request: TrainingRequest, model: Model) -> TrainingPlan:
@@ -52,14 +52,14 @@ class PatientTrainer:
         self.began.append((resume, done))
         Image.new("RGB", (64, 32), "red").save(picture)
         num_steps = request.steps or 0
-        while on_step(TrainingStep(done, num_steps, 0.5 / (done + 1), 1.5, picture)) and done < num_steps:
+        while on_step(TrainingStep(done, num_steps, 0.5 / (done + 1), 1.5, picture, self._note)) and done < num_steps:
             done += 1
             save_file({}, checkpoint, metadata={IDENTITY: json.dumps(lasting(request)), "step": str(done)})
             (folder / LOSSES_NAME).write_text(f"step,loss,learning_rate,seconds\n{done},0.5,1e-4,1.5\n")
             self._on_step(done)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(f"{done} steps")
-        return TrainedLora(output, done, num_steps, 0.25, folder)
+        return TrainedLora(output, done, num_steps, 0.25, folder, self._note)
 
 
 class Dies(BaseException):
@@ -198,6 +198,24 @@ def test_a_worker_trains_and_tells(studio: Studio, storage: Storage, data: Path)
     told = seen[-1]
     assert told.status == f"training my-style, step {told.step}/5, loss {0.5 / (told.step + 1):.4f}"
     assert (told.eta, told.progress) == (1.5, told.step / 5)
+
+
+def test_what_could_not_be_painted_is_told_of_a_training_that_is_done(
+    studio: Studio, storage: Storage, data: Path
+) -> None:
+    submit(studio, data)
+    seen: list[str] = []
+
+    def look(_: int) -> None:
+        threading.Event().wait(0.3)
+        seen.extend(job.status for job in studio.jobs(states={JobState.RUNNING}))
+
+    job = run(storage, PatientTrainer(look, note="strengths.png could not be painted: out of memory"))
+
+    assert seen[-1].endswith(", strengths.png could not be painted: out of memory")
+    assert (job.state, job.error) == (JobState.DONE, None)
+    assert job.status == "done, strengths.png could not be painted: out of memory"
+    assert studio.trained(job).note == "strengths.png could not be painted: out of memory"
 
 
 def test_the_preview_of_a_training_is_its_latest_picture(studio: Studio, storage: Storage, data: Path) -> None:
@@ -371,7 +389,7 @@ def test_a_training_whose_workers_die_fails_and_says_how_to_go_on(studio: Studio
 
     assert failed.state is JobState.FAILED
     assert "died 2 times" in (failed.error or "")
-    assert "--resume" in (failed.error or "")
+    assert "existing: resume goes on" in (failed.error or "")
 
 
 def test_both_kinds_are_taken_in_the_order_they_came(studio: Studio, storage: Storage, data: Path) -> None:

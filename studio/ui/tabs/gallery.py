@@ -113,7 +113,7 @@ class _Panel:
             self.delete: gr.update(visible=True),
             self.confirm: gr.update(visible=False),
             **self.enlarging.reset(),
-            **self.checking.reset(interactive=True),
+            **self.checking.reset(),
         }
 
     def _file(self, image_id: str | None) -> Path:

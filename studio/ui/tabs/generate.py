@@ -12,6 +12,7 @@ from gradio.blocks import Block
 from pipelines.spec.choosing import tagged_loras
 from pipelines.spec.errors import InvalidRequest, StudioError
 from studio.core import Studio
+from studio.jobs import JobKind, JobState
 from studio.ui import markup
 from studio.ui.form import SHAPES, RequestForm
 from studio.ui.keeping import keep
@@ -22,6 +23,8 @@ ACTIVE_SECONDS = 0.4
 """How often the page looks while a job runs."""
 IDLE_SECONDS = 2.0
 """How often it looks otherwise: other pages and programs submit jobs too."""
+MAX_CANCELLED = 1000
+"""So many jobs are cancelled by one press at most."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,15 @@ class _Observer:
         self.stage = pictures(elem_id="stage", render=False)
         self.strip = pictures(elem_id="strip", render=False)
         self.cancel = gr.Button("Cancel", elem_id="cancel", interactive=False, render=False)
+        self.cancel_waiting = gr.Button(
+            "Cancel all that wait", size="sm", min_width=60, elem_id="cancel-waiting", visible=False, render=False
+        )
         self.timer = gr.Timer(IDLE_SECONDS, render=False)
         self.shown = gr.State(None, render=False)
         """The view on the page: a later one updates only what differs. Its job is the one that Cancel means."""
-        self.outputs: list[Block] = [self.stage, self.strip, self.cancel, self.timer, self.shown]
+        self.outputs: list[Block] = [
+            *(self.stage, self.strip, self.cancel, self.cancel_waiting, self.timer, self.shown)
+        ]
 
     def look(self, shown: View | None) -> Updates:
         """Return updates of what has changed since `shown`."""
@@ -61,6 +69,8 @@ class _Observer:
         if shown is None or view.is_active != shown.is_active:
             updates[self.cancel] = gr.update(interactive=view.is_active)
             updates[self.timer] = gr.Timer(ACTIVE_SECONDS if view.is_active else IDLE_SECONDS)
+        if shown is None or (view.waiting > 0) != (shown.waiting > 0):
+            updates[self.cancel_waiting] = gr.update(visible=view.waiting > 0)
         return updates
 
     def look_anew(self) -> Updates:
@@ -71,6 +81,13 @@ class _Observer:
         """Cancel the job that the user sees."""
         if shown is not None and shown.job_id is not None and shown.is_active:
             self._studio.cancel(shown.job_id)
+        return self.look(shown)
+
+    def stop_waiting(self, shown: View | None) -> Updates:
+        """Cancel the pictures that wait behind the job that the user sees."""
+        for job in self._studio.jobs(states={JobState.QUEUED}, kind=JobKind.GENERATE, limit=MAX_CANCELLED):
+            if shown is not None and job.id != shown.job_id:
+                self._studio.cancel(job.id)
         return self.look(shown)
 
 
@@ -84,6 +101,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
         with gr.Column(scale=1, min_width=140, elem_id="actions"):
             generate = gr.Button("Generate", variant="primary", elem_id="generate")
             place(observer.cancel)
+            place(observer.cancel_waiting)
     place(observer.complaint)
     with gr.Row(elem_id="work"):
         with gr.Column(scale=4, min_width=300, elem_id="form"):
@@ -107,6 +125,7 @@ def build(studio: Studio, demo: gr.Blocks) -> GenerateTab:
         submit, [observer.shown, *form], [observer.complaint, *observer.outputs], trigger_mode="multiple", **QUIET
     )
     observer.cancel.click(observer.stop, observer.shown, observer.outputs, **QUIET)
+    observer.cancel_waiting.click(observer.stop_waiting, observer.shown, observer.outputs, **QUIET)
     observer.timer.tick(observer.look, observer.shown, observer.outputs, **QUIET)
     demo.load(form.style_choices, None, form["styles"], **QUIET)
     demo.load(form.lora_choices, form["model"], form["loras"], **QUIET)
@@ -124,6 +143,11 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
     with gr.Column(elem_classes="card", min_width=0):
         place(form["model"])
         place(form["loras"])
+        gr.HTML(
+            '<p class="note">With a weight: type <kbd>name:0.8</kbd>, then Enter.</p>',
+            elem_id="lora-help",
+            apply_default_css=False,
+        )
         _show_loras(studio, form)
         with gr.Row(elem_classes="tight"):
             place(form["width"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.blocks import Block
 
-from pipelines.spec.errors import NotFound, StudioError
+from pipelines.spec.errors import InvalidRequest, NotFound, StudioError
 from studio.core import Studio
 from studio.metadata import Imported
 from studio.ui import markup
@@ -19,6 +19,9 @@ _WELCOME = (
     '<p class="welcome">Drop a picture here: one of yours, or one made with A1111, Forge, SD.Next, ComfyUI, InvokeAI, '
     "Fooocus, NovelAI or SwarmUI. It does not leave this machine.</p>"
 )
+
+_NO_PICTURE = "A picture that was made here can be made again, to see whether what it says is true."
+_NOT_OURS = "Only a picture that was made here, and says so, can be made again."
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,7 @@ class _Panel:
                 with gr.Row(elem_classes="tight"):
                     self.start_from = gr.Button("Start from this picture", interactive=False, elem_id="read-start")
                     self.repaint = gr.Button("Repaint parts of it", interactive=False, elem_id="read-repaint")
-                self.checking = Checking(studio, Path, elem_id="read-check")
-                self.checking.button.interactive = False
+                self.checking = Checking(studio, Path, elem_id="read-check", why_not=_NO_PICTURE)
             with gr.Column(scale=7, min_width=300):
                 self.report = gr.HTML(_WELCOME, elem_id="read-report", apply_default_css=False)
         self.outputs: list[Block] = [
@@ -66,7 +68,7 @@ class _Panel:
 
     def show(self, path: str | None) -> Updates:
         """Return updates that tell what a picture says."""
-        there_is_one = gr.update(interactive=path is not None)
+        there_is_one = gr.update(interactive=path is not None and self._can_start_from(path))
         return {
             **self._told(None if path is None else partial(self._read, path)),
             self.text: "",
@@ -78,7 +80,14 @@ class _Panel:
         """Return updates that tell what a pasted text says. Of a picture on view, only the pixels count then."""
         if not text.strip():
             return self.show(path)
-        return {**self._told(partial(self._studio.read_text, text)), **self.checking.reset(interactive=False)}
+        return {**self._told(partial(self._studio.read_text, text)), **self.checking.reset(why_not=_NO_PICTURE)}
+
+    def _can_start_from(self, path: str) -> bool:
+        try:
+            self._studio.inputs.check(Path(path))
+        except InvalidRequest:
+            return False
+        return True
 
     def _read(self, path: str) -> Imported:
         try:
@@ -87,18 +96,20 @@ class _Panel:
             raise NotFound(str(error).replace(path, Path(path).name)) from error
 
     def _told(self, read: Callable[[], Imported] | None) -> Updates:
-        report, fields, is_ours = _WELCOME, None, False
+        report, fields, why_not = _WELCOME, None, _NO_PICTURE
         try:
             if read is not None:
+                why_not = _NOT_OURS
                 imported = read()
-                report, fields, is_ours = markup.imported(imported), imported.request_fields, imported.is_ours
+                report, fields = markup.imported(imported), imported.request_fields
+                why_not = "" if imported.is_ours else _NOT_OURS
         except StudioError as error:
             report = complaint(str(error))
         return {
             self.fields: fields,
             self.report: report,
             self.use_settings: gr.update(interactive=fields is not None),
-            **self.checking.reset(interactive=is_ours),
+            **self.checking.reset(why_not=why_not),
         }
 
 

@@ -49,7 +49,7 @@ TRAINING_LABELS: Mapping[str, str] = {
     "caption": "Caption for all",
     "validation_prompts": "Pictures on the way, one prompt a line",
     "validation_every": "Paint them every … steps",
-    "existing": "If there is one of this name",
+    "existing": "Existing LoRA of this name",
     "lr_schedule": "Learning rate schedule",
     "min_snr_gamma": "Min-SNR gamma",
     "ema_decay": "EMA decay",
@@ -330,7 +330,8 @@ def _status(studio: Studio, job: TrainingJob) -> str:
     if job.state is JobState.QUEUED:
         return "In the queue" if studio.live_workers() else "Waiting for the worker to start"
     left = "" if job.eta is None else f", {duration(job.eta)} left"
-    words = {JobState.DONE: "Done; choose it under LoRAs", JobState.CANCELLED: f"Stopped; {job.kept}"}
+    done = "; ".join(filter(None, ("Done; choose it under LoRAs", job.note)))
+    words = {JobState.DONE: done, JobState.CANCELLED: f"Stopped; {job.kept}"}
     text = words.get(job.state, f"{job.status}{left}")
     return text[:1].upper() + text[1:]
 

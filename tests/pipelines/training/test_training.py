@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipelines.runtime.guards import NotFinite, Stage
 from pipelines.runtime.loading import ModelCache
 from pipelines.spec.errors import InvalidRequest, NotANumber
 from pipelines.spec.model import Model
@@ -92,6 +93,45 @@ def test_a_validation_picture_is_told_and_painting_can_be_stopped(train: Train) 
     assert not list(lora.folder.glob("step-*.png"))
     lora = train(place="b", steps=3, validation_every=2, on_step=told.append)
     assert told[-1].picture == lora.folder / "step-000003.png"
+
+
+def test_what_is_painted_is_told_with_its_number(train: Train) -> None:
+    told: list[TrainingStep] = []
+
+    train(steps=2, validation_every=1, validation_prompts=("a house", "a tree"), on_step=told.append)
+
+    painting = list(dict.fromkeys((step.step, step.note) for step in told if step.note))
+    assert painting[:4] == [(step, f"painting pictures ({number} of 2)") for step in (1, 2) for number in (1, 2)]
+    assert painting[4:] == [(2, f"painting strengths ({number} of 12)") for number in range(1, 13)]
+    assert {step.eta for step in told if step.note} == {None}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (torch.OutOfMemoryError("injected"), "out of memory"),
+        (NotFinite(Stage.VAE), "the model produced NaN (vae)"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("painting", "what"),
+    [
+        ("painting pictures", "the pictures after step 4 could not be painted"),
+        ("painting strengths", "strengths.png could not be painted"),
+    ],
+)
+def test_no_training_fails_for_its_pictures(
+    train: Train, painting: str, what: str, trouble: Exception, reason: str
+) -> None:
+    def on_step(step: TrainingStep) -> None:
+        if step.note.startswith(painting):
+            raise trouble
+
+    lora = train(steps=4, validation_every=2, on_step=on_step)
+
+    assert lora.is_complete
+    assert lora.note == f"{what}: {reason}"
+    assert _contents(lora.path) == _contents(train(place="b", steps=4, validation_every=2).path)
 
 
 def test_another_seed_gives_another_lora(train: Train) -> None:
@@ -214,7 +254,7 @@ def test_a_checkpoint_of_another_training_is_refused(train: Train) -> None:
 
 
 def test_resuming_without_a_checkpoint_is_refused(train: Train) -> None:
-    with pytest.raises(InvalidRequest, match=r"there is no checkpoint .* start without --resume"):
+    with pytest.raises(InvalidRequest, match=r"there is no checkpoint .* choose refuse or overwrite"):
         train(resume=True)
 
 

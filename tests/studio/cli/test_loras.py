@@ -49,6 +49,7 @@ def test_a_broken_lora_is_shown_with_its_reason(run: Run) -> None:
 
     assert done.code == 1
     assert done.err.startswith("error: LoRA broken cannot be used: broken.safetensors is no safetensors file")
+    assert "training:" not in done.out
 
 
 def test_an_unknown_lora_is_told(run: Run) -> None:

@@ -44,7 +44,7 @@ def test_a_folder_of_pictures_becomes_a_lora(run: Run, data: Path, tmp_path: Pat
 
     again = run(*_arguments(data, tmp_path, "--steps", "2", "--rank", "2"))
     assert again.code == 2
-    assert "my-style.safetensors exists; choose another name, --overwrite it or --resume" in again.err
+    assert "my-style.safetensors exists; choose another name, or existing: overwrite or resume" in again.err
 
 
 def test_check_reads_and_predicts_only(run: Run, data: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_ctrl_c_stops_and_keeps_and_resume_goes_on(
     path = tmp_path / "loras" / "my-style.safetensors"
     assert process.returncode == 130
     assert out == f"{path}\n"
-    assert "steps are learnt and kept: --resume" in err
+    assert "steps are learnt and kept; existing: resume" in err
     with safe_open(path, framework="pt") as file:
         kept = int(file.metadata()["ss_steps"])
     assert 0 <= kept < 400

@@ -391,9 +391,16 @@ def test_our_own_record_comes_before_any_text() -> None:
     assert GenerationRequest.parse(imported.request_fields) == made.request.asked()
 
 
-@pytest.mark.parametrize("texts", [{}, {"Comment": "made with love"}, {"prompt": "a boat"}])
-def test_texts_of_no_program_are_told_in_a_sentence(texts: dict[str, str]) -> None:
-    with pytest.raises(NotFound, match="no settings of a picture can be read here; there is"):
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        ({}, "it carries no metadata"),
+        ({"Comment": "made with love"}, "there is only Comment"),
+        ({"prompt": "a boat"}, "there is only prompt"),
+    ],
+)
+def test_texts_of_no_program_are_told_in_a_sentence(texts: dict[str, str], told: str) -> None:
+    with pytest.raises(NotFound, match=f"no settings of a picture can be read here: {told}"):
         import_request(texts)
     assert read_foreign(texts) is None
 

@@ -58,7 +58,7 @@ def test_empty_widgets_show_what_empty_means(form: RequestForm) -> None:
     shown = {name: form[name].placeholder for name in ("width", "num_inference_steps", "guidance_scale", "strength")}  # type: ignore[attr-defined]
 
     assert shown == {"width": "128", "num_inference_steps": "4", "guidance_scale": "7", "strength": "0.75"}
-    assert form["scheduler"].choices[0] == ("Default (DPM++ 2M)", "")  # type: ignore[attr-defined]
+    assert form["scheduler"].choices[0] == ("DPM++ 2M (default)", "")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

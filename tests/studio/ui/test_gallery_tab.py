@@ -62,6 +62,7 @@ def test_the_picture_on_view_is_enlarged_as_a_job_and_shown(studio: Studio, tab:
     assert started[enlarging.button]["interactive"] is False
     assert ended[enlarging.button]["interactive"] is True
     assert f'data-image="{large.id}"' in ended[enlarging.shown]
+    assert "Now 192 × 192, and in the gallery" in ended[enlarging.shown]
 
 
 @pytest.mark.parametrize(

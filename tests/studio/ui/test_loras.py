@@ -105,6 +105,13 @@ def test_a_picture_that_is_read_names_its_loras_as_they_are_typed(studio: Studio
     assert "<dd>sea:0.8</dd>" in read
 
 
+def test_the_card_of_what_cannot_be_used_says_why(studio: Studio) -> None:
+    card = markup.lora_cards(lora for lora in studio.loras() if lora.name == "broken")
+
+    assert '<span class="reason">' in card
+    assert next(lora.problem for lora in studio.loras() if lora.name == "broken") in card
+
+
 def test_the_gallery_says_what_was_applied(studio: Studio) -> None:
     image = studio.generate("a boat <lora:sea:0.5:0.25>", progress=False)[0]
 

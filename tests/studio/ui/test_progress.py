@@ -8,6 +8,7 @@ from pipelines.spec.request import GenerationRequest
 from studio import Studio
 from studio.jobs import Job, JobState, JobStore
 from studio.storage import Storage
+from studio.ui import progress
 from studio.ui.progress import observe
 
 
@@ -53,6 +54,7 @@ def test_running_job_shows_preview_step_and_what_waits(studio: Studio, jobs: Job
     assert view.job_id == running.id
     assert "Image 2 of 2 · step 3 of 4 · " in view.stage
     assert "1 more in the queue" in view.stage
+    assert view.waiting == 1
     assert 'src="data:image/jpeg;base64,anBlZw=="' in view.stage
     assert 'aria-valuenow="88"' in view.stage
 
@@ -64,6 +66,20 @@ def test_loading_and_cancelling_are_told(studio: Studio, jobs: JobStore) -> None
 
     studio.cancel(running.id)
     assert "Cancelling" in observe(studio).stage
+
+
+def test_a_cancelled_job_is_told_of_beside_the_next_for_a_moment(
+    studio: Studio, jobs: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = submit(studio, "a kite"), submit(studio)
+    studio.cancel(first.id)
+
+    view = observe(studio)
+    monkeypatch.setattr(progress, "CANCELLED_SECONDS", 0.0)
+
+    assert view.job_id == second.id
+    assert "cancelled: a kite" in view.stage
+    assert "cancelled" not in observe(studio).stage
 
 
 def test_oldest_job_of_the_queue_is_on_the_stage(studio: Studio) -> None:

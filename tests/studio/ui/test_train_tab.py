@@ -215,6 +215,19 @@ def test_a_running_training_shows_curve_picture_and_time(studio: Studio, jobs: J
     assert set(observer.look(updates[observer.shown])) == {observer.shown}
 
 
+def test_a_training_that_paints_says_so(studio: Studio, jobs: JobStore, pictures: list[str]) -> None:
+    observer, _ = make_observer(studio), submit(studio, pictures)
+    claimed = jobs.claim("cpu")
+    assert claimed is not None
+
+    jobs.report(claimed, step=50, num_steps=100, loss=0.3, note="painting pictures (2 of 6)", preview=None)
+    painting = observer.look(None)[observer.stage]
+    jobs.finish(claimed, JobState.DONE, note="strengths.png could not be painted: out of memory")
+
+    assert "step 50/100, loss 0.3000, painting pictures (2 of 6)<" in painting
+    assert "choose it under LoRAs; strengths.png could not be painted" in observer.look(None)[observer.stage]
+
+
 def test_stop_keeps_and_go_on_queues_again(studio: Studio, jobs: JobStore, pictures: list[str]) -> None:
     observer, job = make_observer(studio), submit(studio, pictures)
     claimed = jobs.claim("cpu")
