@@ -239,7 +239,7 @@ class Studio(Trainings):
         self._storage.expand(request.with_seeds())
 
     def notes(self, request: GenerationRequest) -> list[str]:
-        """Return sentences on what in the prompts is likely not meant; nothing of it keeps a picture from being made.
+        """Return sentences on what is likely not meant in prompts and mask; none keeps a picture from being made.
 
         Raises:
             InvalidRequest: naming the field.

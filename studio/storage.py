@@ -14,6 +14,7 @@ from pipelines.spec.choosing import FindLora, choose_loras, tagged_loras
 from pipelines.spec.embeddings import EmbeddingFile
 from pipelines.spec.engine import Inputs
 from pipelines.spec.errors import InvalidRequest, NotFound, StorageError
+from pipelines.spec.geometry import binary_mask, grey_mask
 from pipelines.spec.loras import LoraSpec
 from pipelines.spec.model import Model
 from pipelines.spec.pictures import on_white, to_mask
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
     from pipelines.spec.prompt import ChunkRules, TokenCount
     from studio.prompts import Templates
 
+MASKS_NOTHING = (
+    "mask_image: it masks nothing; what is to be repainted must be white (with invert_mask, black), or opaque where "
+    "the rest is transparent"
+)
 CHUNK_LENGTH = 75
 """Of a CLIP text encoder, in tokens. A token is a byte or more, so a text of so many bytes is no longer."""
 
@@ -120,7 +125,9 @@ class Storage:
             input_size = None if request.init_image is None else self.inputs.size(request.init_image)
         with _naming("mask_image"):
             if request.mask_image is not None:
-                self.inputs.path(request.mask_image)
+                mask_size = self.inputs.size(request.mask_image)
+                if input_size is not None:
+                    _check_mask_shape(mask_size, input_size)
         hires_model = self._hires_model(request)
         for field in ("upscaler", "hires_upscaler"):
             self._upscaler(request, field)
@@ -185,7 +192,7 @@ class Storage:
         )
 
     def notes(self, request: GenerationRequest) -> list[str]:
-        """Return sentences on what in the prompts is likely not meant: an open bracket, a switch that never comes.
+        """Return sentences on what is likely not meant: an open bracket, a switch that never comes, a mask of nothing.
 
         Raises:
             InvalidRequest: naming the field.
@@ -200,18 +207,20 @@ class Storage:
             if (text := getattr(first, field))
             and (any(sign in text for sign in "()[]<>:#") or (counts and len(text.encode()) > CHUNK_LENGTH))
         }
-        open_ones = [
+        known = [
             f'{field}: "{opened:.20}": this "{{" is never closed, so it is no template and is read as text.'
             for field, note in TEMPLATES.items()
             if getattr(request, note) is None and (opened := open_brace(getattr(request, field) or ""))
         ]
+        if self._masks_nothing(request):
+            known.append(MASKS_NOTHING)
         if not worth_it:
-            return open_ones
+            return known
         from pipelines.spec.prompt import lint  # a sixth of a second, and most prompts are plain words
 
         brought = {each.name.lower(): each.vectors for each in brought_by(first.loras, self.loras.find)}
         rules = self._chunk_rules(model, brought) if counts else None
-        return open_ones + [
+        return known + [
             f"{field}: {note.message}"
             for field, text in worth_it.items()
             for note in lint(
@@ -227,6 +236,13 @@ class Storage:
             )
             if note.is_warning
         ]
+
+    def _masks_nothing(self, request: GenerationRequest) -> bool:
+        if request.mask_image is None or any(request.margins):
+            return False
+        levels = binary_mask if request.mask_mode == "hard" else grey_mask
+        mask = to_mask(self.inputs.open(request.mask_image))
+        return levels(mask, size=mask.size, invert=request.invert_mask).getextrema() == (0, 0)
 
     def count_tokens(
         self,
@@ -356,6 +372,17 @@ def _choose_loras(
 
 def _texts(one: ResolvedRequest) -> tuple[str | None, ...]:
     return tuple(getattr(one, field) for field in TEMPLATES)
+
+
+def _check_mask_shape(mask_size: tuple[int, int], input_size: tuple[int, int]) -> None:
+    """Refuse a mask that would be distorted over its picture. The same shape at another size is right to a pixel."""
+    (mask_width, mask_height), (width, height) = mask_size, input_size
+    if abs(mask_width * height - mask_height * width) > max(width, height):
+        raise InvalidRequest(
+            f"mask_image must have the shape of init_image, {width}×{height}, got {mask_width}×{mask_height}; "
+            f"give a mask of {width}×{height}",
+            field="mask_image",
+        )
 
 
 @contextmanager

@@ -20,9 +20,10 @@ UPLOADS: Mapping[str, int] = {
     "/api/v1/inputs": 32 * 2**20 + 2**16,
     "/api/v1/datasets": 8 * 2**20,
     "/gradio_api/upload": 2**30,
+    "/gradio_api/run/predict": 16 * 2**20,
 }
 """Path -> bytes: the largest input image and its multipart envelope; the captions of a training; its pictures, all at
-once, which Gradio writes to the disk as they come and limits one by one."""
+once, which Gradio writes to the disk as they come and limits one by one; the page's form with a painted mask."""
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 

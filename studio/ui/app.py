@@ -17,6 +17,20 @@ from studio.ui.tabs.read import ReadTab
 from studio.ui.widgets import QUIET, TO_TOP, Updates, clicked_image
 
 TITLE = "Open Weights Studio"
+_LAND = """() => {
+  const place = document.querySelector('#start-from');
+  const goal = document.querySelector('#complaint .complaint') ?? place;
+  const growing = new ResizeObserver(() => goal.scrollIntoView());
+  growing.observe(place);
+  place.classList.add('landed');
+  place.addEventListener('animationend', () => {
+    place.classList.remove('landed');
+    growing.disconnect();
+  }, { once: true });
+}"""
+"""Shows where a picture went: the page goes there, or to what is told about it, and the place lights up.
+
+The place grows while its parts and the picture appear; until it rests, there may be too little page to scroll."""
 _CACHE_SECONDS = (3600, UPLOAD_SECONDS)
 """How often Gradio looks for old uploads, and how old they are."""
 
@@ -89,5 +103,10 @@ def _connect(studio: Studio, tabs: gr.Tabs, *, making: GenerateTab, keeping: Gal
         (sender.picture, keeping.use_as_input, reading.start_from),
         (sender.picture_to_repaint, keeping.repaint, reading.repaint),
     ):
-        from_gallery.click(partial(sender.from_gallery, what), keeping.selected, sender.outputs, **QUIET)
-        from_file.click(partial(sender.from_file, what), [reading.fields, reading.upload], sender.outputs, **QUIET)
+        sent = (
+            from_gallery.click(partial(sender.from_gallery, what), keeping.selected, sender.outputs, **QUIET),
+            from_file.click(partial(sender.from_file, what), [reading.fields, reading.upload], sender.outputs, **QUIET),
+        )
+        if what != sender.settings:
+            for each in sent:
+                each.success(None, js=_LAND, **QUIET)

@@ -18,6 +18,7 @@ from pipelines.spec.schedulers import NOISE_SCHEDULES, SCHEDULERS
 from pipelines.spec.templates import TEMPLATES
 from pipelines.spec.upscalers import DEFAULT_UPSCALER, PICTURE_UPSCALERS, UPSCALERS, upscaler_label
 from studio.core import Studio
+from studio.ui.masking import mask_input
 from studio.ui.widgets import Updates, can_show, hint, image_input, number_input, read_number
 
 LABELS: Mapping[str, str] = {
@@ -192,7 +193,8 @@ class RequestForm:
             values["model"] = default.name
         if request.hires_model not in installed:
             values["hires_model"] = ""
-        hints = self.hints(request.model, scheduler=request.scheduler)
+        starts_from_image = values["init_image"] is not None
+        hints = self.hints(request.model, scheduler=request.scheduler, starts_from_image=starts_from_image)
         return {widget: gr.update(value=values[name], **hints.get(widget, {})) for name, widget in self.widgets.items()}
 
     def restore(self, kept: object) -> Updates:
@@ -211,12 +213,16 @@ class RequestForm:
                 update["value"] = value
         return {widget: gr.update(**update) for widget, update in updates.items()}
 
-    def hints(self, model_name: str | None, *, scheduler: str | None = None) -> dict[Block, dict[str, Any]]:
+    def hints(
+        self, model_name: str | None, *, scheduler: str | None = None, starts_from_image: bool = False
+    ) -> dict[Block, dict[str, Any]]:
         """Return what empty widgets mean with a model, and which noise schedules a scheduler knows."""
         model = self._model(model_name)
         hints: dict[Block, dict[str, Any]] = {
             self[name]: {"placeholder": _default(name, model)} for name in (*_NUMBERS, "negative_prompt")
         }
+        if starts_from_image:
+            hints |= {self[name]: {"placeholder": "the image's shape"} for name in ("width", "height")}
         hints[self["scheduler"]] = {"choices": _schedulers(model)}
         hints[self["loras"]] = {"choices": self._loras(model)}
         hints[self["styles"]] = {"choices": self._styles()}
@@ -276,7 +282,7 @@ class RequestForm:
             return gr.Dropdown(self._styles(), value=[], multiselect=True, allow_custom_value=True, **common)
         if name in _IMAGES:
             del common["info"]
-            return image_input(height=180, **common)
+            return (mask_input if name == "mask_image" else image_input)(height=180, **common)
         if name in _SWITCHES:
             return gr.Checkbox(value=bounds(name)["default"], min_width=120, **common)
         lines, max_lines = (3, 10) if name == "prompt" else (2, 6)
@@ -312,7 +318,7 @@ class RequestForm:
 
     def _to_field(self, name: str, value: Any) -> Any:
         if name in _IMAGES:
-            return self._studio.inputs.put(Path(value), field=name)
+            return self._studio.inputs.put(value if isinstance(value, bytes) else Path(value), field=name)
         return read_number(bounds(name), value) if name in _NUMBERS else value
 
     def _to_widget(self, name: str, value: Any) -> Any:

@@ -12,8 +12,9 @@ from gradio.data_classes import ImageData
 QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Options of every event here. They take milliseconds, so none waits in Gradio's queue, and none is an API."""
 
-TO_TOP: Mapping[str, Any] = {"fn": None, "js": "() => window.scrollTo(0, 0)", **QUIET}
-"""An event after which another view is seen from its top, wherever on the page it was asked for."""
+_TO_TOP = "() => document.querySelector('.landed') || window.scrollTo(0, 0)"
+TO_TOP: Mapping[str, Any] = {"fn": None, "js": _TO_TOP, **QUIET}
+"""An event after which another view is seen from its top, unless the page has just gone to a part of it: `.landed`."""
 
 Updates = dict[Block, Any]
 """What an event returns: a new value, or new properties, for some of its outputs."""

@@ -91,6 +91,31 @@ def test_an_input_may_be_a_picture_its_bytes_or_a_file(give: Callable[[Path], An
     assert np.array_equal(np.asarray(studio.inputs.open(image.request.init_image or "")), np.asarray(PHOTO))
 
 
+@pytest.mark.parametrize("size", [(64, 32), (128, 64), (31, 16), (640, 321)])
+def test_a_mask_may_have_its_own_size_but_not_its_own_shape(size: tuple[int, int], studio: Studio) -> None:
+    request = studio.request("a boat", init_image=Image.new("RGB", (64, 32)), mask_image=Image.new("L", size, 255))
+
+    assert studio.notes(request) == []
+
+
+@pytest.mark.parametrize(
+    ("grey", "fields", "is_told"),
+    [
+        (0, {}, True),
+        (100, {}, True),
+        (100, {"mask_mode": "soft"}, False),
+        (255, {"invert_mask": True}, True),
+        (255, {}, False),
+        (0, {"invert_mask": True}, False),
+        (0, {"outpaint_left": 64}, False),
+    ],
+)
+def test_a_mask_of_nothing_is_told(grey: int, fields: dict[str, Any], is_told: bool, studio: Studio) -> None:
+    request = studio.request("a boat", init_image=PHOTO, mask_image=Image.new("L", PHOTO.size, grey), **fields)
+
+    assert [note.partition(":")[0] for note in studio.notes(request)] == ["mask_image"] * is_told
+
+
 def test_inpainting_takes_a_mask_too(studio: Studio) -> None:
     mask = Image.new("L", PHOTO.size, 255)
     (image,) = studio.generate("a boat", init_image=PHOTO, mask_image=mask, width=128, height=64, progress=False)
@@ -129,6 +154,11 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"init_image": Path("missing.png")}, InvalidRequest, "init_image: cannot read missing.png: No such file"),
     ({"init_image": PHOTO, "mask_image": MISSING}, InvalidRequest, "there is no stored input"),
     ({"mask_image": PHOTO}, InvalidRequest, "mask_image needs init_image: give the picture it masks"),
+    (
+        {"init_image": PHOTO, "mask_image": PHOTO.rotate(90, expand=True)},
+        InvalidRequest,
+        "mask_image must have the shape of init_image",
+    ),
     ({"init_image": PHOTO, "strength": -0.1}, InvalidRequest, "strength must be at least 0 and at most 1, got -0.1"),
     ({"prompt": "x <lora:y:1>"}, InvalidRequest, "LoRA 'y' is not installed; there are"),
     ({"strength": 0.5}, InvalidRequest, "strength 0.5 needs init_image"),

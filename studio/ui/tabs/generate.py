@@ -16,6 +16,7 @@ from studio.jobs import JobKind, JobState
 from studio.ui import markup
 from studio.ui.form import SHAPES, RequestForm
 from studio.ui.keeping import keep
+from studio.ui.masking import place_painter
 from studio.ui.progress import View, observe
 from studio.ui.widgets import QUIET, Updates, advice, clickable, complaint, pictures, place
 
@@ -166,32 +167,7 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
         with gr.Row(elem_classes="shapes"):
             draw = gr.Button("Random seed", size="sm", min_width=100, elem_id="seed-random")
             reuse = gr.Button("Reuse last seed", size="sm", min_width=100, elem_id="seed-reuse")
-    with gr.Accordion("Start from an image", open=False, elem_id="start-from") as accordion:
-        with gr.Row(elem_classes="tight"):
-            place(form["init_image"])
-            place(form["mask_image"])
-        gr.HTML(
-            '<p class="note">The picture starts from this image. With a mask, only its white parts are repainted.</p>',
-            apply_default_css=False,
-        )
-        _place_rows(form, ("strength", "resize_mode"), ("step_rule", "upscaler"))
-        with gr.Accordion("Mask", open=False, elem_id="mask") as mask:
-            _place_rows(
-                form,
-                ("inpaint_area", "mask_padding"),
-                ("masked_content", "invert_mask"),
-                ("mask_blur_x", "mask_blur_y"),
-                ("mask_mode",),
-            )
-            with gr.Accordion("Soft mask", open=False, elem_id="soft-mask"):
-                _place_rows(
-                    form,
-                    ("soft_schedule_bias", "soft_preservation"),
-                    ("soft_contrast_boost", "soft_mask_influence"),
-                    ("soft_difference_threshold", "soft_difference_contrast"),
-                )
-        with gr.Accordion("Grow the image (outpaint)", open=False, elem_id="outpaint"):
-            _place_rows(form, ("outpaint_left", "outpaint_right"), ("outpaint_top", "outpaint_bottom"))
+    accordion, mask = _lay_out_image(form)
     with gr.Accordion("Paint again, larger (hires fix)", open=False, elem_id="hires"):
         _place_rows(
             form,
@@ -227,18 +203,52 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
                 ("s_tmin", "s_tmax"),
             )
 
-    def follow(model: str | None, scheduler: str | None, noise_schedule: str | None) -> Updates:
-        hints = form.hints(model, scheduler=scheduler)
+    def follow(model: str | None, scheduler: str | None, noise_schedule: str | None, image: str | None) -> Updates:
+        hints = form.hints(model, scheduler=scheduler, starts_from_image=image is not None)
         possible = {name for _, name in hints[form["noise_schedule"]]["choices"]}
         hints[form["noise_schedule"]]["value"] = noise_schedule if noise_schedule in possible else ""
         return {widget: gr.update(**update) for widget, update in hints.items()}
 
-    sources = [form["model"], form["scheduler"], form["noise_schedule"]]
+    sources = [form["model"], form["scheduler"], form["noise_schedule"], form["init_image"]]
     for source in sources[:2]:
         source.input(follow, sources, list(form), **QUIET)  # type: ignore[attr-defined]
+    form["init_image"].change(follow, sources, list(form), **QUIET)  # type: ignore[attr-defined]
     form["styles"].focus(form.style_choices, None, form["styles"], **QUIET)  # type: ignore[attr-defined]
     draw.click(lambda: "", None, form["seed"], **QUIET)
     reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
+    return accordion, mask
+
+
+def _lay_out_image(form: RequestForm) -> tuple[gr.Accordion, gr.Accordion]:
+    """Place what a picture may start from and its mask; return both parts."""
+    with gr.Accordion("Start from an image", open=False, elem_id="start-from") as accordion:
+        with gr.Row(elem_classes="tight"):
+            place(form["init_image"])
+            place(form["mask_image"])
+        gr.HTML(
+            '<p class="note">The picture starts from this image. With a mask, painted here or uploaded, only its white '
+            "parts are repainted.</p>",
+            apply_default_css=False,
+        )
+        place_painter(form["init_image"], form["mask_image"])
+        _place_rows(form, ("strength", "resize_mode"), ("step_rule", "upscaler"))
+        with gr.Accordion("Mask", open=False, elem_id="mask") as mask:
+            _place_rows(
+                form,
+                ("inpaint_area", "mask_padding"),
+                ("masked_content", "invert_mask"),
+                ("mask_blur_x", "mask_blur_y"),
+                ("mask_mode",),
+            )
+            with gr.Accordion("Soft mask", open=False, elem_id="soft-mask"):
+                _place_rows(
+                    form,
+                    ("soft_schedule_bias", "soft_preservation"),
+                    ("soft_contrast_boost", "soft_mask_influence"),
+                    ("soft_difference_threshold", "soft_difference_contrast"),
+                )
+        with gr.Accordion("Grow the image (outpaint)", open=False, elem_id="outpaint"):
+            _place_rows(form, ("outpaint_left", "outpaint_right"), ("outpaint_top", "outpaint_bottom"))
     return accordion, mask
 
 

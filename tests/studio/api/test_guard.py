@@ -90,7 +90,7 @@ def test_own_page_and_programs_may_write(page: TestClient, host: str) -> None:
     ("path", "length", "status"),
     [
         ("/api/v1/jobs", 256 * 2**10 + 1, 413),
-        ("/gradio_api/run/predict", 256 * 2**10 + 1, 413),
+        ("/gradio_api/run/predict", 16 * 2**20 + 1, 413),
         ("/api/v1/inputs", 33 * 2**20, 413),
         ("/gradio_api/upload", 33 * 2**20, 400),  # let through: the pictures of a training come at once
         ("/api/v1/inputs", 300 * 2**10, 422),

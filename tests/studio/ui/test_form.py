@@ -1,12 +1,14 @@
 """The form and the request it stands for. Widgets are real; no browser."""
 
 import asyncio
+import base64
 import io
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.data_classes import ImageData
 from PIL import Image
 
 from pipelines.spec.errors import InvalidRequest
@@ -14,6 +16,7 @@ from pipelines.spec.request import GenerationRequest, bounds, field_names
 from pipelines.spec.schedulers import SCHEDULERS
 from studio import Settings, Studio
 from studio.ui.form import LABELS, RequestForm
+from studio.ui.masking import mask_input
 
 
 def make_form(studio: Studio) -> RequestForm:
@@ -208,3 +211,16 @@ def test_what_a_page_kept_of_several_choices_comes_back(form: RequestForm) -> No
 
     assert updates[form["styles"]]["value"] == ["Ink", "Dark"]
     assert updates[form["loras"]]["value"] == ["ink:0.5"]
+
+
+def test_a_mask_is_an_upload_or_what_was_painted_and_never_a_file_of_the_servers(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    Image.new("L", (64, 64)).save(secret)
+    painted = base64.b64encode(secret.read_bytes()).decode()
+    read = mask_input().preprocess
+
+    assert read(None) is None
+    assert read(ImageData(path="/uploads/mask.png")) == "/uploads/mask.png"
+    assert read(ImageData(url=f"data:image/png;base64,{painted}")) == secret.read_bytes()
+    assert read(ImageData(url=str(secret))) != secret.read_bytes()
+    assert isinstance(read(ImageData(url="data:,")), bytes)
