@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.data_classes import ImageData
 
-from studio.ui.widgets import QUIET, image_input
+from studio.ui.widgets import QUIET, image_input, uploaded
 
 _PAINTED = "data:image/png;base64,"
 _BODY = """
@@ -55,7 +55,7 @@ def place_painter(image: Component, mask: Component) -> None:
 
 def _path_or_bytes(mask: ImageData | None) -> str | bytes | None:
     if mask is None or mask.path is not None:
-        return None if mask is None else mask.path
+        return uploaded(mask)
     try:
         return binascii.a2b_base64((mask.url or "").removeprefix(_PAINTED))
     except binascii.Error:

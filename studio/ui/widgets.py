@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 
 QUIET: Mapping[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Options of every event here. They take milliseconds, so none waits in Gradio's queue, and none is an API."""
@@ -34,7 +36,7 @@ def image_input(**options: Any) -> gr.Image:
     """Return a place for a file that users give, whose bytes stay as they were uploaded."""
     image = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], buttons=[], **options)
     image.example_payload = lambda: None  # type: ignore[method-assign]  # or every page names a picture on Gradio's site
-    image.preprocess = _path  # type: ignore[method-assign, assignment]  # see there
+    image.preprocess = uploaded  # type: ignore[method-assign, assignment]  # see there
     return image
 
 
@@ -125,9 +127,17 @@ def clicked_image(event: gr.EventData) -> str:
     return str(event.image)
 
 
-def _path(upload: ImageData | None) -> str | None:
-    """Return the file that was uploaded, unopened: Gradio's own way answers a mere "Error" to what is no picture."""
-    return None if upload is None else upload.path
+def uploaded(upload: ImageData | None) -> str | None:
+    """Return the file that was uploaded, unopened: Gradio's own way answers a mere "Error" to what is no picture.
+
+    Raises:
+        gr.Error: it is another file of this machine. Gradio believes whatever path a page names.
+    """
+    if upload is None or upload.path is None:
+        return None
+    if not Path(upload.path).resolve().is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("that file was not uploaded; give it again", print_exception=False)
+    return upload.path
 
 
 def advice(sentences: Sequence[str]) -> str:

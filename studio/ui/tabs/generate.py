@@ -210,9 +210,10 @@ def _lay_out(studio: Studio, form: RequestForm) -> tuple[gr.Accordion, gr.Accord
         return {widget: gr.update(**update) for widget, update in hints.items()}
 
     sources = [form["model"], form["scheduler"], form["noise_schedule"], form["init_image"]]
+    hinted = list(form.hints(None))  # no others: Gradio makes anew what an event may update, and forgets how it is read
     for source in sources[:2]:
-        source.input(follow, sources, list(form), **QUIET)  # type: ignore[attr-defined]
-    form["init_image"].change(follow, sources, list(form), **QUIET)  # type: ignore[attr-defined]
+        source.input(follow, sources, hinted, **QUIET)  # type: ignore[attr-defined]
+    form["init_image"].change(follow, sources, hinted, **QUIET)  # type: ignore[attr-defined]
     form["styles"].focus(form.style_choices, None, form["styles"], **QUIET)  # type: ignore[attr-defined]
     draw.click(lambda: "", None, form["seed"], **QUIET)
     reuse.click(partial(_last_seed, studio), form["seed"], form["seed"], **QUIET)
