@@ -116,6 +116,11 @@ class Settings(BaseModel):
         return self.outputs or self.home / "outputs"
 
     @property
+    def uploads_dir(self) -> Path:
+        """What is uploaded on the page waits here until it is stored; nothing else is read for a page."""
+        return self.outputs_dir / "tmp"
+
+    @property
     def models_dir(self) -> Path:
         """The user's models: one diffusers folder each."""
         return self.models or self.home / "models"

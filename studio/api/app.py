@@ -46,7 +46,7 @@ def create_app(studio: Studio, *, ui: bool = True) -> FastAPI:
     )
     app.state.studio = studio
     errors.install(app)
-    guard.install(app, hosts=[studio.settings.host])
+    guard.install(app, hosts=[studio.settings.host], uploads=studio.settings.uploads_dir)
     app.include_router(_router)
     for router in (jobs.router, images.router, loras.router, trainings.router):
         app.include_router(router, prefix="/api/v1")

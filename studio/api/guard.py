@@ -7,7 +7,9 @@ many routes only those are open that the page needs.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fastapi import FastAPI
@@ -55,18 +57,22 @@ GRADIO_ROUTES = re.compile(
     re.VERBOSE,
 )
 """What of Gradio's routes the page needs; everything else of Gradio answers 404."""
+GRADIO_EVENTS = re.compile(r"/gradio_api/(queue/join|run/predict|component_server)/?")
+"""Those of them that carry the values of widgets."""
 OWN_ROUTES = re.compile(r"/healthz|/api/v1/.+")
 _NOT_A_LOCAL_FILE = re.compile(r"^/gradio_api/file=\s*(?![a-z]:[\\/])([a-z][a-z0-9+.-]*:|[\\/]{2})", re.IGNORECASE)
 
 
-def install(app: FastAPI, *, hosts: Iterable[str]) -> None:
+def install(app: FastAPI, *, hosts: Iterable[str], uploads: Path) -> None:
     """Put the guard before an app. Must run before Gradio is mounted: it then leaves CORS to us.
 
     Args:
         app: the app; the last middleware added is the first to see a request.
         hosts: host names that requests may name, besides loopback's; an IPv6 address in brackets or bare.
+        uploads: the only folder whose files the page may name.
     """
     app.add_middleware(CORSMiddleware, allow_origins=())
+    app.add_middleware(UploadedFilesOnly, uploads=uploads.resolve())
     app.add_middleware(KnownRoutesOnly)
     app.add_middleware(OwnPagesOnly)
     app.add_middleware(LimitedBodies)
@@ -161,6 +167,59 @@ class KnownRoutesOnly:
             await _refuse(send, 404, "Not Found")
             return
         await self._app(scope, receive, send)
+
+
+class UploadedFilesOnly:
+    """Refuses events of the page that name a file which nobody uploaded: Gradio believes whatever path it is told."""
+
+    def __init__(self, app: ASGIApp, *, uploads: Path) -> None:
+        self._app = app
+        self._uploads = uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in SAFE_METHODS or not GRADIO_EVENTS.fullmatch(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        body, is_whole = b"", False
+        while not is_whole:  # `LimitedBodies` has seen how long it is
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            is_whole = not message.get("more_body", False)
+        try:
+            named = list(_named_files(json.loads(body.decode())))
+        except (ValueError, RecursionError):
+            await _refuse(send, 400, "the body is not JSON")
+            return
+        if not all(self._is_uploaded(path) for path in named):
+            await _refuse(send, 403, "that file was not uploaded; give it again")
+            return
+        again = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive_again() -> Message:
+            return next(again, None) or await receive()
+
+        await self._app(scope, receive_again, send)
+
+    def _is_uploaded(self, path: str) -> bool:
+        try:
+            return Path(path).resolve().is_relative_to(self._uploads)
+        except (OSError, ValueError, RuntimeError):  # too long, a zero byte, links in a circle
+            return False
+
+
+def _named_files(values: Any) -> Iterator[str]:
+    """Yield the path of everything in some JSON that may mean a file."""
+    left = [values]
+    while left:
+        match left.pop():
+            case dict() as one:
+                left += one.values()
+                if isinstance(path := one.get("path"), str):
+                    yield path
+            case list() as several:
+                left += several
 
 
 def is_known_route(path: str) -> bool:

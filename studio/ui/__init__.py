@@ -25,7 +25,7 @@ def mount(app: FastAPI, studio: Studio) -> None:
 
     The app must already have a CORSMiddleware of its own: Gradio then leaves CORS alone.
     """
-    folder = studio.settings.outputs_dir / "tmp"
+    folder = studio.settings.uploads_dir
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep_old(folder, seconds=UPLOAD_SECONDS)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)

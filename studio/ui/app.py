@@ -81,7 +81,6 @@ def build(studio: Studio) -> gr.Blocks:
             tab.select(partial(_rest, len(others)), None, others, **QUIET)
             tab.select(**TO_TOP)
     demo.queue(api_open=False)
-    demo.has_launched = True  # or Gradio does not check that files which a request names were uploaded
     return demo
 
 

@@ -338,7 +338,7 @@ class RequestForm:
             path, suffix = self._studio.inputs.path(input_id), self._studio.inputs.kind(input_id)
         except NotFound:
             return None
-        copy = self._studio.settings.outputs_dir / "tmp" / f"{input_id}.{suffix}"
+        copy = self._studio.settings.uploads_dir / f"{input_id}.{suffix}"
         shutil.copyfile(path, copy)
         return str(copy)
 

@@ -38,6 +38,13 @@ def page(app_with_page: FastAPI) -> Iterator[TestClient]:
 
 
 @pytest.fixture
+def uploads(app_with_page: FastAPI) -> Path:
+    """Where the page's uploads wait."""
+    folder: Path = app_with_page.state.studio.settings.uploads_dir
+    return folder
+
+
+@pytest.fixture
 def make_images(studio: Studio) -> Callable[..., list[GalleryImage]]:
     def make(prompt: str = "a boat", **fields: object) -> list[GalleryImage]:
         return studio.generate(prompt, progress=False, **fields)

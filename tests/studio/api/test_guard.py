@@ -4,16 +4,20 @@ import asyncio
 import itertools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from studio.api.guard import GRADIO_ROUTES, SECURITY_HEADERS, is_known_route
+from studio.api.guard import GRADIO_ROUTES, SECURITY_HEADERS, UploadedFilesOnly, is_known_route
 
 OWN_HOSTS = ["127.0.0.1", "127.0.0.1:7860", "localhost", "LOCALHOST:80", "[::1]", "[::1]:7860"]
 FOREIGN_HOSTS = [
@@ -251,6 +255,36 @@ def test_page_names_no_other_server_as_a_source(page: TestClient) -> None:
 def test_gradio_serves_no_file_of_the_machine(page: TestClient) -> None:
     for path in ("/etc/passwd", "/proc/self/environ", __file__, "pyproject.toml", "C:/x", "/tmp/../etc/passwd"):
         assert raw_status(page.app, "GET", f"/gradio_api/file={path}") in {403, 404}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/run/predict", "/gradio_api/queue/join", "/gradio_api/component_server/"])
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "link.png", "/etc/hostname", "../tmp2/a.png", "https://evil.example/a.png"]
+)
+def test_a_page_may_name_only_what_was_uploaded(page: TestClient, uploads: Path, path: str, name: str) -> None:
+    (uploads.parent / "secret.png").write_bytes(b"")
+    if not (uploads / "link.png").is_symlink():
+        (uploads / "link.png").symlink_to(uploads.parent / "secret.png")
+    named = name if ":" in name or name.startswith("/") else str(uploads / name)
+
+    for file in ({"path": named}, {"path": named, "meta": {"_type": "gradio.FileData"}}):
+        answer = page.post(path, json={"data": [1, [{"deep": file}]], "fn_index": 0, "session_hash": "a"})
+        assert (answer.status_code, answer.json()["detail"]) == (403, "that file was not uploaded; give it again")
+
+
+def test_what_was_uploaded_may_be_named_and_arrives_whole(tmp_path: Path) -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(await Request(scope, receive).body())(scope, receive, send)
+
+    body = {"data": [{"path": str(tmp_path / "1" / "a.png")}, {"path": None, "url": "data:,"}, "x" * 10**6]}
+    client = TestClient(UploadedFilesOnly(echo, uploads=tmp_path.resolve()), base_url="http://127.0.0.1")
+
+    assert client.post("/gradio_api/run/predict", json=body).json() == body
+
+
+@pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b"\xff"])
+def test_events_that_are_not_json_are_refused(page: TestClient, body: bytes) -> None:
+    assert page.post("/gradio_api/run/predict", content=body).status_code == 400
 
 
 def test_websockets_are_refused(page: TestClient) -> None:
