@@ -34,11 +34,11 @@ def open_gallery(page: Page) -> None:
 
 
 def test_type_generate_watch_and_see(page: Page, server: Any) -> None:
-    fill(page, prompt="a red house", num_inference_steps=12, seed=7)
+    fill(page, prompt="a red house", num_inference_steps=40, seed=7)
     page.click("#generate")
 
     page.wait_for_selector("#stage [data-state=running] .preview")
-    expect(page.locator("#stage .status")).to_have_text(re.compile(r"Step \d+ of 12( · \d+ s left)?"))
+    expect(page.locator("#stage .status")).to_have_text(re.compile(r"Step \d+ of 40( · \d+ s left)?"))
     assert 0 < int(page.get_attribute("#stage [role=progressbar]", "aria-valuenow") or 0) <= 100
     expect(page.locator("#cancel")).to_be_enabled()
 
