@@ -31,7 +31,7 @@ def test_pictures_that_do_not_fit_beside_the_training_are_painted_in_pieces(
             raise torch.OutOfMemoryError("out of memory")
 
     hook = components.vae.decoder.register_forward_pre_hook(refuse)
-    (picture,) = paint(shown, components, lambda: None)
+    (picture,) = paint(shown, components, lambda number: None)
     hook.remove()
 
     assert tiled[:2] == [False, True]
