@@ -1,6 +1,6 @@
 """Makes what is missing of a job, or of several whose pictures share batches: one call of the engine.
 
-How a job ends is not decided here.
+How a job ends that is not done is not decided here.
 """
 
 import threading
@@ -113,10 +113,10 @@ def _unmade(job: Job, storage: Storage) -> Unmade | None:
 def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
     """Make the missing pictures of jobs, and publish each while the next one is made.
 
-    Several jobs end one by one: a job is done with its last picture, and cancelled while the others go on.
+    A job is closed with its last picture; of several, one that is cancelled is closed while the others go on.
 
     Args:
-        unmade: what is left of the jobs; several only if they share batches.
+        unmade: what is left of the jobs, of each one picture or more; several only if they share batches.
         storage: where everything is kept.
         engine: loads what paints, if need be.
         drain: set when this process must stop soon.
@@ -128,8 +128,6 @@ def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], En
         StudioError: a picture could not be made or published; those before it stand.
     """
     wanted = [(each, index) for each in unmade for index in each.pictures]
-    if not wanted:
-        return
     jobs, settings = [each.job for each in unmade], storage.settings
     requests = [each.pictures[index] for each, index in wanted]
     inputs = storage.open_inputs(jobs[0].request, unmade[0].model, requests)
@@ -141,15 +139,13 @@ def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], En
         if reporter.is_over(each.job):
             return
         provenance = {**generated.provenance, **(hashes.result() if hashes else {})}
-        try:
-            storage.gallery.add(each.job, replace(generated, index=index, provenance=provenance))
-        except ClaimLost:
-            if reporter.is_over(each.job):  # it was cancelled while the picture was written
-                return
-            raise
         left[each.job.id] -= 1
-        if not left[each.job.id]:
-            reporter.is_made(each.job)
+        closing = None if left[each.job.id] else reporter.closing(each.job)
+        try:
+            storage.gallery.add(each.job, replace(generated, index=index, provenance=provenance), closing=closing)
+        except ClaimLost:
+            if not reporter.is_over(each.job):  # or it was cancelled while the picture was written
+                raise
 
     reporting = Reporter(storage.jobs, jobs, drain=drain, drain_seconds=settings.drain_seconds)
     with reporting as reporter, ThreadPoolExecutor(max_workers=1, thread_name_prefix="publish") as publisher:

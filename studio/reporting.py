@@ -2,15 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
 from PIL import Image
 
 from pipelines.spec.errors import Cancelled
-from studio.jobs import Job, JobState, JobStore
+from studio.jobs import Job, JobStore
 from studio.preview import encode_preview
 
 REPORT_SECONDS = 0.4
@@ -39,7 +40,7 @@ class Note:
 
 
 class Reporter:
-    """Writes the latest note of each job; says when work has to end. Of several jobs it closes each when that is over.
+    """Writes the latest note of each job; says when work has to end. Of several it closes those that are cancelled.
 
     Args:
         jobs: where the jobs live.
@@ -89,7 +90,7 @@ class Reporter:
 
     def _run(self) -> None:
         written: dict[str, Note] = {}
-        while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
+        while not self._finished.wait(REPORT_SECONDS):
             self._look_for_drain()
             latest = self._latest
             for job in self._claimed:
@@ -104,12 +105,12 @@ class Reporter:
                 self._cancel(job)
             return job.id in self._over
 
-    def is_made(self, job: Job) -> None:
-        """Close one of several jobs: its last picture is published."""
+    @contextmanager
+    def closing(self, job: Job) -> Iterator[None]:
+        """Tell nothing of a job while the block closes it, nor afterwards."""
         with self._closing:
-            if len(self._claimed) > 1:
-                self._jobs.finish(job, JobState.DONE)
-                self._over.add(job.id)
+            yield
+            self._over.add(job.id)
 
     def _cancel(self, job: Job) -> None:
         """Close a job that somebody wants to end, or say so if it was the last."""

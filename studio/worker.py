@@ -117,7 +117,10 @@ def run_job(job: Job, *, storage: Storage, machines: Machines, drain: threading.
     try:
         match job:
             case GenerationJob():
-                paint([Unmade.of(job, storage)], storage=storage, engine=machines.engine, drain=drain)
+                unmade = Unmade.of(job, storage)
+                if unmade.pictures:
+                    paint([unmade], storage=storage, engine=machines.engine, drain=drain)
+                    return
                 close = partial(finish, JobState.DONE)
             case TrainingJob():
                 lora = _train(job, storage=storage, machines=machines, drain=drain)

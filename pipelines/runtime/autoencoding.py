@@ -31,7 +31,7 @@ def encode(pixels: torch.Tensor, *, components: Components) -> torch.Tensor:
     """
     vae = components.vae
     factor: float = vae.config.scaling_factor
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    posterior = vae.encode(pixels.to(components.device, components.precision.vae_dtype)).latent_dist
     latents = check_finite(posterior.mode(), Stage.VAE).float()
     statistics = _latent_statistics(vae.config, latents.device)
     if statistics is None:
@@ -53,7 +53,8 @@ def decode(latents: torch.Tensor, *, components: Components) -> torch.Tensor:
     if statistics is not None:
         mean, std = statistics
         scaled = latents * std / vae.config.scaling_factor + mean
-    return check_finite(vae.decode(scaled.to(vae.device, vae.dtype), return_dict=False)[0], Stage.VAE)
+    scaled = scaled.to(components.device, components.precision.vae_dtype)
+    return check_finite(vae.decode(scaled, return_dict=False)[0], Stage.VAE)
 
 
 def _latent_statistics(config: Any, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -7,6 +7,7 @@ are those of A1111 1.10 and Forge; formulas are written from papers and from k-d
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
@@ -52,13 +53,17 @@ class ModelSigmas:
     def sigma_max(self) -> float:
         return float(self.sigmas[-1])
 
+    @cached_property
+    def _log_sigmas(self) -> Levels:
+        return np.log(self.sigmas)
+
     def sigma_to_t(self, sigma: float | Levels) -> Levels:
         """Return timesteps, not rounded; log-linear between levels, the first or last timestep outside of them."""
-        return np.asarray(np.interp(np.log(sigma), np.log(self.sigmas), self.timesteps))
+        return np.asarray(np.interp(np.log(sigma), self._log_sigmas, self.timesteps))
 
     def t_to_sigma(self, timestep: float | Levels) -> Levels:
         """Return noise levels for timesteps, which need not be whole: the inverse of `sigma_to_t`."""
-        return np.exp(np.interp(timestep, self.timesteps, np.log(self.sigmas)))
+        return np.exp(np.interp(timestep, self.timesteps, self._log_sigmas))
 
 
 @dataclass(frozen=True)

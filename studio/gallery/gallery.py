@@ -4,7 +4,8 @@ import io
 import logging
 import re
 import time
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from studio.database import Database, image_table
 from studio.files import InputStore, publish, temporary_suffix
 from studio.gallery.image import GalleryImage
 from studio.gallery.names import SUFFIXES, Names
-from studio.gallery.rows import COLUMNS, agrees, record_of, row_of, same_picture
+from studio.gallery.rows import COLUMNS, agrees, put_row, record_of, row_of
 from studio.jobs import Job, JobStore
 from studio.metadata import Record
 
@@ -69,8 +70,15 @@ class Gallery:
         self._jobs = jobs
         self._inputs = InputStore(outputs / "inputs")
 
-    def add(self, job: Job, generated: GeneratedImage) -> GalleryImage:
+    def add(
+        self, job: Job, generated: GeneratedImage, *, closing: AbstractContextManager[object] | None = None
+    ) -> GalleryImage:
         """Publish a picture: file with record, thumbnail, row; visible exactly once, whole or not at all.
+
+        Args:
+            job: who asked for it; the writer's.
+            generated: the picture.
+            closing: for the last picture of a job: held while it becomes visible and the job is closed with it.
 
         Raises:
             StorageError: the disk refused; nothing partial stays.
@@ -92,26 +100,26 @@ class Gallery:
             path = self.images_dir / name
             self._publish(path, generated, data, temporary=f".{path.name}{temporary_suffix(job.device or '')}")
         try:
-            with self._database.write() as connection:
-                self._jobs.assert_ours(connection, job)
-                row = row_of(record, name, data, size=generated.image.size)
-                connection.execute(
-                    sa.delete(image_table).where(*same_picture(row))
-                )  # a rebuild may have found the file first
-                return self._image(connection.execute(sa.insert(image_table).values(row).returning(*COLUMNS)).one())
+            row = row_of(record, name, data, size=generated.image.size)
+            with closing or nullcontext(), self._database.write() as connection:
+                if closing is None:
+                    self._jobs.assert_ours(connection, job)
+                else:
+                    self._jobs.finish_in(connection, job)
+                put_row(connection, row)  # a rebuild may have found the file first
         except StorageError:
             self._unlink(path)
             raise
+        return self._image(row, record)
 
     def made(self, job: Job) -> set[int]:
         """Return the indexes of a job's pictures that are already published."""
-        query = sa.select(image_table.c.index).where(image_table.c.job_id == job.id)
         with self._database.read() as connection:
-            return set(connection.execute(query).scalars())
+            return set(connection.execute(_MADE, {"of_job": job.id}).scalars())
 
     def of_job(self, job_id: str) -> list[GalleryImage]:
         """Return a job's pictures in their order; those whose row is damaged are left out."""
-        return self._images(sa.select(*COLUMNS).where(image_table.c.job_id == job_id).order_by(image_table.c.index))
+        return self._images(_OF_JOB, {"of_job": job_id})
 
     def page(self, *, limit: int = 50, offset: int = 0) -> list[GalleryImage]:
         """Return pictures, newest first; those whose row is damaged are left out."""
@@ -149,7 +157,7 @@ class Gallery:
             with self._database.read() as connection:
                 row = connection.execute(sa.select(*COLUMNS).where(*same)).one_or_none()
             if row is not None:
-                return self._image(row)
+                return self._read(row)
         raise NotFound(f"there is no image {image_id[:80]!r}; `studio gallery` lists them")
 
     def delete(self, image_id: str) -> None:
@@ -207,9 +215,7 @@ class Gallery:
             for lost in gone:
                 connection.execute(sa.delete(image_table).where(image_table.c.sequence == lost.sequence))
             for row in rows:
-                replaced = sa.and_(*same_picture(row)) | (image_table.c.path == row["path"])
-                connection.execute(sa.delete(image_table).where(replaced))
-                connection.execute(sa.insert(image_table).values(row))
+                put_row(connection, row)
         return Rebuilt(found=len(names), added=len(rows), removed=len(gone), unreadable=tuple(unreadable))
 
     def _is_lost(self, name: str, names: set[str]) -> bool:
@@ -239,34 +245,44 @@ class Gallery:
     def _thumbnail(self, name: str) -> Path:
         return (self.thumbnails_dir / name).with_suffix(".webp")
 
-    def _images(self, query: sa.Select[Any]) -> list[GalleryImage]:
+    def _images(self, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> list[GalleryImage]:
         with self._database.read() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(query, values).all()
         images = []
         for row in rows:
             try:
-                images.append(self._image(row))
+                images.append(self._read(row))
             except StorageError as error:
                 log.warning("%s", error)
         return images
 
-    def _image(self, row: sa.Row[Any]) -> GalleryImage:
-        index = row._mapping["index"]
+    def _read(self, row: sa.Row[Any]) -> GalleryImage:
         record = record_of(row)
         if record is None:
-            sentence = f"picture {row.job_id}-{index} is damaged in the database, not in its file {row.path}"
+            picture = f"{row.job_id}-{row._mapping['index']}"
+            sentence = f"picture {picture} is damaged in the database, not in its file {row.path}"
             raise StorageError(f"{sentence}; run `studio gallery rebuild`")
+        return self._image(row._asdict(), record)
+
+    def _image(self, row: Mapping[str, Any], record: Record) -> GalleryImage:
+        job_id, index, path = row["job_id"], row["index"], row["path"]
         return GalleryImage(
-            id=f"{row.job_id}-{index}",
-            job_id=row.job_id,
+            id=f"{job_id}-{index}",
+            job_id=job_id,
             index=index,
-            path=self.images_dir / row.path,
-            thumbnail=self._thumbnail(row.path),
-            width=row.width,
-            height=row.height,
+            path=self.images_dir / path,
+            thumbnail=self._thumbnail(path),
+            width=row["width"],
+            height=row["height"],
             request=record.request,
             provenance=record.provenance,
             notes=record.notes,
-            sha256=row.sha256,
-            created_at=row.created_at,
+            sha256=row["sha256"],
+            created_at=row["created_at"],
         )
+
+
+# What every job asks is built once.
+_IS_OF_JOB = image_table.c.job_id == sa.bindparam("of_job")
+_MADE = sa.select(image_table.c.index).where(_IS_OF_JOB)
+_OF_JOB = sa.select(*COLUMNS).where(_IS_OF_JOB).order_by(image_table.c.index)

@@ -29,9 +29,19 @@ def agrees(listed: sa.Row[Any], row: Mapping[str, Any]) -> bool:
     return is_same and said == Record.from_json(row["record"])
 
 
-def same_picture(row: Mapping[str, Any]) -> tuple[sa.ColumnElement[bool], ...]:
-    """Match the picture that a new row stands for."""
-    return image_table.c.job_id == row["job_id"], image_table.c.index == row["index"]
+def put_row(connection: sa.Connection, row: Mapping[str, Any]) -> None:
+    """Write a row in the place of one of the same picture or the same file."""
+    connection.execute(_DELETE, {f"old_{name}": row[name] for name in ("job_id", "index", "path")})
+    connection.execute(_INSERT, row)
+
+
+_DELETE = sa.delete(image_table).where(
+    sa.or_(
+        sa.and_(*(image_table.c[name] == sa.bindparam(f"old_{name}") for name in ("job_id", "index"))),
+        image_table.c.path == sa.bindparam("old_path"),
+    )
+)
+_INSERT = sa.insert(image_table)
 
 
 def row_of(record: Record, name: str, data: bytes, *, size: tuple[int, int]) -> dict[str, Any]:

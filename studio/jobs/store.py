@@ -62,7 +62,7 @@ class JobStore:
                 ).one_or_none()
                 if known is not None:
                     return _job(known)
-            return _job(connection.execute(sa.insert(job_table).values(values).returning(*_COLUMNS)).one())
+            return _job(connection.execute(_SUBMIT, values).one())
 
     def get(self, job_id: str) -> Job:
         """Return one job.
@@ -161,20 +161,16 @@ class JobStore:
         Of the oldest and those that came right behind it, the first goes that wants what the device's last job wanted:
         its model and LoRAs, else its model. Fewer than `turns.SIDE_BY_SIDE` later ones ever overtake a job.
         """
-        among = () if job_id is None else (_is(job_id),)
         while True:
-            with self._database.read() as connection:
-                chosen = next_job(connection, device, *among)
+            chosen = job_id
             if chosen is None:
+                with self._database.read() as connection:  # who looks often must not hold up who writes
+                    chosen = next_job(connection, device)
+            if chosen is None or not chosen.isascii():
                 return None
-            values: dict[str, Any] = {"state": JobState.RUNNING, "device": device, "started_at": time.time()}
+            values = {"chosen": chosen, "on_device": device, "now": time.time()}
             with self._database.write() as connection:
-                row = connection.execute(
-                    sa.update(job_table)
-                    .where(job_table.c.sequence == chosen, job_table.c.state == JobState.QUEUED)
-                    .values(**values, attempt=job_table.c.attempt + 1, num_steps=0, step=0, error=None)
-                    .returning(*_COLUMNS)
-                ).one_or_none()
+                row = connection.execute(_CLAIM, values).one_or_none()
                 job = None if row is None else _failed_if_damaged(connection, _job(row))
             if job is None or job.state is JobState.RUNNING:
                 return job
@@ -241,8 +237,15 @@ class JobStore:
             ClaimLost: the job belongs to another attempt, or is over.
         """
         with self._database.write() as connection:
-            ended = {"state": state, "note": note, "error": error, "finished_at": time.time(), "preview": None}
-            self._update(connection, job, ended)
+            _finish(connection, job, state, note=note, error=error)
+
+    def finish_in(self, connection: sa.Connection, job: Job) -> None:
+        """Close a job that is done, inside the caller's transaction.
+
+        Raises:
+            ClaimLost: the job belongs to another attempt, or is over.
+        """
+        _finish(connection, job, JobState.DONE)
 
     def requeue(self, job: Job) -> None:
         """Give a job back unfinished, for the next worker; one whose cancelling was asked is cancelled.
@@ -251,7 +254,7 @@ class JobStore:
             ClaimLost: the job belongs to another attempt, or is over.
         """
         with self._database.write() as connection:
-            self._update(connection, job, _given_back())
+            _change(connection, sa.update(job_table).where(*_FENCE).values(_given_back()), job)
 
     def requeue_all(self, device: str) -> None:
         """Give back the running jobs of a device whose worker is to be ended: it is no death of theirs."""
@@ -305,10 +308,6 @@ class JobStore:
         with self._database.read() as connection:
             return set(connection.execute(query).scalars())
 
-    def _update(self, connection: sa.Connection, job: Job, values: dict[str, Any]) -> None:
-        if connection.execute(sa.update(job_table).where(*_FENCE).values(values), _attempt(job)).rowcount != 1:
-            raise ClaimLost(_FENCE_LOST)
-
 
 def _is(job_id: str) -> sa.ColumnElement[bool]:
     """Match one job. What is not ASCII is no id, and half of a surrogate pair cannot even be looked up."""
@@ -336,7 +335,27 @@ _FENCE = (
 )
 """Matches a running job of one attempt, which `_attempt` names."""
 
-# Asked again and again while a job runs, and therefore built once.
+# What every job asks, some of it again and again, is built once.
+_SUBMIT = sa.insert(job_table).returning(*_COLUMNS)
+_CLAIM = (
+    sa.update(job_table)
+    .where(job_table.c.id == sa.bindparam("chosen"), job_table.c.state == JobState.QUEUED)
+    .values(
+        state=JobState.RUNNING,
+        device=sa.bindparam("on_device"),
+        started_at=sa.bindparam("now"),
+        attempt=job_table.c.attempt + 1,
+        num_steps=0,
+        step=0,
+        error=None,
+    )
+    .returning(*_COLUMNS)
+)
+_FINISH = (
+    sa.update(job_table)
+    .where(*_FENCE)
+    .values(**{name: sa.bindparam(f"new_{name}") for name in ("state", "note", "error", "finished_at")}, preview=None)
+)
 _IS_CANCEL_REQUESTED = sa.select(job_table.c.cancel_requested).where(*_FENCE)
 _REPORT = (
     sa.update(job_table)
@@ -350,6 +369,19 @@ _REPORT = (
     )
     .returning(job_table.c.cancel_requested)
 )
+
+
+def _finish(
+    connection: sa.Connection, job: Job, state: JobState, *, note: str | None = None, error: str | None = None
+) -> None:
+    ended = {"new_state": state, "new_note": note, "new_error": error, "new_finished_at": time.time()}
+    _change(connection, _FINISH, job, ended)
+
+
+def _change(connection: sa.Connection, change: sa.Update, job: Job, values: Mapping[str, Any] | None = None) -> None:
+    """Change the row of a running job, if it belongs to this attempt."""
+    if connection.execute(change, {**_attempt(job), **(values or {})}).rowcount != 1:
+        raise ClaimLost(_FENCE_LOST)
 
 
 def _attempt(job: Job) -> dict[str, Any]:

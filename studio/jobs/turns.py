@@ -13,29 +13,38 @@ SIDE_BY_SIDE = 8
 """Among so many jobs submitted one after the other the order may change, so that models and LoRAs change less often."""
 
 
-def next_job(connection: sa.Connection, device: str, *among: sa.ColumnElement[bool]) -> int | None:
-    """Return the sequence number of the queued job that a device runs next, among some; None if there is none."""
-    request = sa.cast(job_table.c.request, sa.Text).label("request")  # read by us: a damaged row hurts no other
-    columns = sa.select(job_table.c.sequence, job_table.c.started_at, request)
-    queued = columns.where(job_table.c.state == JobState.QUEUED).order_by(job_table.c.sequence).limit(SIDE_BY_SIDE)
-    waiting = connection.execute(queued.where(*among)).all()
+# Asked by idle workers again and again, and therefore built once.
+_JOBS = sa.select(
+    job_table.c.sequence,
+    job_table.c.id,
+    job_table.c.started_at,
+    sa.cast(job_table.c.request, sa.Text).label("request"),  # read by us: a damaged row hurts no other
+).limit(SIDE_BY_SIDE)
+_QUEUED = _JOBS.where(job_table.c.state == JobState.QUEUED).order_by(job_table.c.sequence)
+_LATELY = _JOBS.where(job_table.c.device == sa.bindparam("on_device"), job_table.c.state.not_in(UNFINISHED)).order_by(
+    job_table.c.sequence.desc()
+)
+
+
+def next_job(connection: sa.Connection, device: str) -> str | None:
+    """Return the id of the queued job that a device runs next; None if there is none."""
+    waiting = connection.execute(_QUEUED).all()
     if not waiting:
         return None
-    oldest: int = waiting[0].sequence
-    near = [row for row in waiting if row.sequence < oldest + SIDE_BY_SIDE]
+    oldest = waiting[0]
+    near = [row for row in waiting if row.sequence < oldest.sequence + SIDE_BY_SIDE]
     if len(near) == 1:
-        return oldest
-    before = columns.where(job_table.c.device == device, job_table.c.state.not_in(UNFINISHED))
-    lately = connection.execute(before.order_by(job_table.c.sequence.desc()).limit(SIDE_BY_SIDE)).all()
+        return str(oldest.id)
+    lately = connection.execute(_LATELY, {"on_device": device}).all()
     if not lately:
-        return oldest
+        return str(oldest.id)
     model, loras = _wanted(max(lately, key=lambda row: row.started_at or 0.0).request)
 
     def changes(row: sa.Row[Any]) -> tuple[bool, bool]:
         wanted = _wanted(row.request)
         return wanted[0] != model, wanted[1] != loras
 
-    return int(min(near, key=changes).sequence)  # the oldest of equal ones
+    return str(min(near, key=changes).id)  # the oldest of equal ones
 
 
 def is_near(job_id: str) -> sa.ColumnElement[bool]:

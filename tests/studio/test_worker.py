@@ -17,7 +17,8 @@ from pipelines.spec.request import GenerationRequest
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.trainer import Trainer
 from studio import JobState, Settings, Studio
-from studio.jobs import Job
+from studio.jobs import GenerationJob, Job
+from studio.painting import Unmade
 from studio.reporting import Draining
 from studio.storage import Storage, server_lock, worker_lock
 from studio.supervisor import Supervisor
@@ -202,16 +203,33 @@ def full(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
 
 
 @pytest.mark.parametrize(
-    ("engine", "state"), [(FakeEngine(), JobState.DONE), (Trouble(raising(NotANumber("NaN"))), JobState.FAILED)]
+    ("engine", "reason", "made"), [(FakeEngine(), "disk is full", 2), (Trouble(raising(NotANumber("NaN"))), "NaN", 1)]
 )
 def test_a_job_is_closed_as_soon_as_the_database_takes_it(
-    engine: Engine, state: JobState, storage: Storage, full: Callable[[], None]
+    engine: Engine, reason: str, made: int, storage: Storage, full: Callable[[], None]
 ) -> None:
     healing = threading.Timer(0.2, full)
     healing.start()
     job = run(storage, engine)
     healing.join()
-    assert (job.state, job.worker_deaths) == (state, 0)
+    assert (job.state, job.worker_deaths) == (JobState.FAILED, 0)
+    assert reason in str(job.error)
+    assert len(storage.gallery.of_job(job.id)) == job.images_made == made, "the last one comes with the end or not"
+
+
+def test_a_job_of_which_nothing_is_missing_is_closed_as_soon_as_the_database_takes_it(
+    storage: Storage, full: Callable[[], None]
+) -> None:
+    submitted = storage.jobs.submit(GenerationRequest(prompt="a boat"))
+    job = storage.jobs.claim("cpu", job_id=submitted.id)
+    assert isinstance(job, GenerationJob)
+    (request,) = Unmade.of(job, storage).pictures.values()
+    storage.gallery.add(job, GeneratedImage(0, request, Image.new("RGB", (64, 64)), {}))
+    healing = threading.Timer(0.2, full)
+    healing.start()
+    run_job(job, storage=storage, machines=Machines(FakeEngine, no_trainer), drain=threading.Event())
+    healing.join()
+    assert storage.jobs.get(job.id).state is JobState.DONE
 
 
 def test_a_worker_outlives_a_database_that_refuses_and_no_job_is_lost(
@@ -224,8 +242,11 @@ def test_a_worker_outlives_a_database_that_refuses_and_no_job_is_lost(
     time.sleep(1)
     full()
     deadline = time.monotonic() + 20
-    while not storage.jobs.get(job).is_finished and time.monotonic() < deadline:
+    while storage.jobs.get(job).state is not JobState.DONE and time.monotonic() < deadline:
         time.sleep(0.02)
+        if storage.jobs.get(job).state is JobState.FAILED:  # it was taken just when that was to be said
+            assert "disk is full" in str(storage.jobs.get(job).error)
+            storage.jobs.resume(job)
     stop.set()
     worker.join(5)
     assert (storage.jobs.get(job).state, storage.jobs.get(job).worker_deaths) == (JobState.DONE, 0)
