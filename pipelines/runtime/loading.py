@@ -16,7 +16,7 @@ import transformers
 from pipelines.runtime.guards import Stage, is_out_of_memory, release_memory
 from pipelines.runtime.preview import LatentPreview
 from pipelines.runtime.sigmas import ModelSigmas
-from pipelines.runtime.unet import AnnouncedAttention, RowwiseUNet
+from pipelines.runtime.unet import AnnouncedAttention, RowwiseUNet, remember_prompts
 from pipelines.runtime.weights import Stamp, Weights, find_weights, fingerprint, read_json, stamp_files
 from pipelines.spec.errors import ModelError
 from pipelines.spec.model import Model
@@ -309,6 +309,7 @@ class _Loader:
             raise ModelError(f"{folder} lacks {len(missing)} tensors that its config.json asks for, first {missing[0]}")
         if part == "unet":
             module.set_attn_processor(AnnouncedAttention())
+            remember_prompts(module)
         if self._device.type == "cpu":
             _detach_from_file(module)
         return module.to(self._device).eval().requires_grad_(False)

@@ -1,14 +1,40 @@
-"""The U-Net's own: attention that need not be asked for its signature, and pixels that do not know of it."""
+"""The U-Net's own: attention that need not be asked for its signature, prompts looked at once, and the same pixels."""
 
 import inspect
+import weakref
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from pipelines.runtime.loading import ModelCache
-from pipelines.runtime.unet import AnnouncedAttention
+from pipelines.runtime.unet import REMEMBERED_BYTES, AnnouncedAttention, RememberingLinear
 from studio.store import find_model
+
+
+@pytest.fixture
+def unet(tmp_path: Path) -> UNet2DConditionModel:
+    models = ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=2**30)
+    unet: UNet2DConditionModel = models.get(find_model("pocket", tmp_path)).unet
+    return unet
+
+
+@pytest.fixture
+def layer() -> RememberingLinear:
+    return RememberingLinear(torch.nn.Linear(4, 3).requires_grad_(False))
+
+
+def randn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@torch.inference_mode()
+def predict(unet: UNet2DConditionModel, embeds: torch.Tensor) -> torch.Tensor:
+    latents = randn(2, unet.config.in_channels, 16, 16)
+    prediction: torch.Tensor = unet(latents, 500, encoder_hidden_states=embeds, return_dict=False)[0]
+    return prediction
 
 
 def test_what_is_announced_is_diffusers_own_signature() -> None:
@@ -18,19 +44,66 @@ def test_what_is_announced_is_diffusers_own_signature() -> None:
     assert inspect.signature(announced) is inspect.signature(announced)  # at hand, not worked out anew
 
 
-def test_every_layer_has_it_and_predicts_the_same_bits(tmp_path: Path) -> None:
-    models = ModelCache(torch.device("cpu"), dtype=torch.float32, max_bytes=2**30)
-    unet = models.get(find_model("pocket", tmp_path)).unet
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn((2, unet.config.in_channels, 16, 16), generator=generator)
-    embeds = torch.randn((2, 77, unet.config.cross_attention_dim), generator=generator)
-
-    def predict() -> torch.Tensor:
-        with torch.inference_mode():
-            prediction: torch.Tensor = unet(latents, 500, encoder_hidden_states=embeds, return_dict=False)[0]
-        return prediction
-
-    announced = predict()
+def test_every_layer_has_it_and_predicts_the_same_bits(unet: UNet2DConditionModel) -> None:
+    embeds = randn(2, 77, unet.config.cross_attention_dim)
+    announced = predict(unet, embeds)
     assert all(type(processor) is AnnouncedAttention for processor in unet.attn_processors.values())
     unet.set_attn_processor(AttnProcessor2_0())
-    assert torch.equal(predict(), announced)
+    assert torch.equal(predict(unet, embeds), announced)
+
+
+def test_a_prompt_is_looked_at_once_and_predicts_the_bits_of_diffusers(unet: UNet2DConditionModel) -> None:
+    embeds, others = randn(2, 77, unet.config.cross_attention_dim), randn(2, 154, unet.config.cross_attention_dim)
+    stock = UNet2DConditionModel.from_config(unet.config).eval()
+    stock.load_state_dict(unet.state_dict())
+    layers = [each for each in unet.modules() if isinstance(each, RememberingLinear)]
+    assert len(layers) == 2 * sum(name.endswith("attn2.processor") for name in unet.attn_processors)
+
+    for each in (embeds, others, embeds, embeds):
+        expected = predict(stock, each)
+        torch.testing.assert_close(predict(unet, each), expected, rtol=0, atol=1e-5)  # time is embedded by rows there
+    again = predict(unet, embeds)
+    for layer in layers:
+        layer.weight.data.zero_()
+
+    assert torch.equal(predict(unet, embeds), again), "nothing was asked again"
+    assert not torch.equal(predict(unet, embeds.clone()), again)
+
+
+@torch.inference_mode()
+def test_an_answer_is_forgotten_with_the_question(layer: RememberingLinear) -> None:
+    question = randn(2, 4)
+    answer = weakref.ref(layer(question))
+    assert answer() is layer(question)
+    del question
+    assert answer() is None
+
+
+@torch.inference_mode()
+def test_only_the_last_answer_is_kept_and_none_that_is_large(layer: RememberingLinear) -> None:
+    first, second, large = randn(2, 4), randn(1, 4), randn(REMEMBERED_BYTES // 4, 4)
+    of_first = weakref.ref(layer(first))
+    of_second = weakref.ref(layer(second))
+    assert of_first() is None
+    assert of_second() is not None
+    assert torch.equal(layer(large), layer(large))
+    assert of_second() is None
+
+
+def test_gradients_flow_anew_every_time(layer: RememberingLinear) -> None:
+    question = randn(2, 4).requires_grad_()
+    with torch.no_grad():
+        layer(question)
+    for _ in range(2):
+        layer(question).sum().backward()
+    assert question.grad is not None
+    assert torch.equal(question.grad, 2 * layer.weight.sum(0).expand(2, 4))
+
+
+@torch.inference_mode()
+def test_what_is_hooked_on_acts_every_time(layer: RememberingLinear) -> None:
+    question, plain = randn(2, 4), layer(randn(2, 4))
+    factors = iter([2.0, 3.0])
+    layer.register_forward_hook(lambda *given: given[2] * next(factors))
+    assert torch.equal(layer(question), plain * 2)
+    assert torch.equal(layer(question), plain * 3)
