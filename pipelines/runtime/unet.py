@@ -71,7 +71,10 @@ class RememberingLinear(torch.nn.Linear):
 
 
 def remember_prompts(unet: UNet2DConditionModel) -> None:
-    """Let the layers that see prompts alone remember them."""
-    for name, attention in unet.named_modules():
-        if name.endswith(".attn2"):
-            attention.to_k, attention.to_v = RememberingLinear(attention.to_k), RememberingLinear(attention.to_v)
+    """Let the layers that see prompts alone remember them; those of few bits work otherwise, and stay as they are."""
+    for path, attention in list(unet.named_modules()):
+        if path.endswith(".attn2"):
+            for name in ("to_k", "to_v"):
+                layer = getattr(attention, name)
+                if type(layer) is torch.nn.Linear:
+                    setattr(attention, name, RememberingLinear(layer))

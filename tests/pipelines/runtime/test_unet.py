@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from pipelines.runtime.loading import ModelCache
-from pipelines.runtime.unet import REMEMBERED_BYTES, AnnouncedAttention, RememberingLinear
+from pipelines.runtime.unet import REMEMBERED_BYTES, AnnouncedAttention, RememberingLinear, remember_prompts
 from studio.store import find_model
 
 
@@ -68,6 +68,19 @@ def test_a_prompt_is_looked_at_once_and_predicts_the_bits_of_diffusers(unet: UNe
 
     assert torch.equal(predict(unet, embeds), again), "nothing was asked again"
     assert not torch.equal(predict(unet, embeds.clone()), again)
+
+
+def test_layers_of_another_kind_stay_as_they_are(unet: UNet2DConditionModel) -> None:
+    class FewBits(torch.nn.Linear):
+        """As the quantizing libraries make them: with a `forward` of its own."""
+
+    attention = unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2")
+    attention.to_k, attention.to_v = other, _ = FewBits(128, 192), torch.nn.Linear(128, 192)
+
+    remember_prompts(unet)
+
+    assert attention.to_k is other
+    assert type(attention.to_v) is RememberingLinear
 
 
 @torch.inference_mode()
