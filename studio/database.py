@@ -191,6 +191,8 @@ class Database:
             advice = [advice for sign, advice in _ADVICE.items() if sign in reason][:1]
             sentence = "; ".join([f"{reason}{self._room(reason)}", *advice])
             raise StorageError(f"database {self.place}: {sentence}") from error
+        except sa.exc.TimeoutError as error:
+            raise StorageError(f"database {self.place}: too many ask at once; try again") from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StorageError(f"database {self.place}: {error}; {_DAMAGED}") from error
 

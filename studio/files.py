@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +35,8 @@ MAX_INPUT_PIXELS = 64 * 10**6
 MAX_INPUT_SIDE = 16384
 MIN_INPUT_SIDE = 8
 INPUT_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF")
+KNOWN_SIZES = 1024
+"""Of so many inputs the size is remembered."""
 ORPHAN_SECONDS = 3600
 UNUSED_SECONDS = 24 * 3600
 """An input that nobody has asked for so long is forgotten, if nothing names it."""
@@ -49,6 +52,7 @@ class InputStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._size = lru_cache(KNOWN_SIZES)(lambda input_id: self.open(input_id).size)
 
     def put(self, source: bytes | Path | Image.Image, *, field: str = "init_image") -> str:
         """Store an image and return its id; the same bytes give the same id.
@@ -142,10 +146,13 @@ class InputStore:
     def size(self, input_id: str) -> tuple[int, int]:
         """Return width and height in pixels, upright.
 
+        The id stands for the bytes, so they are decoded the first time only: every job asks twice.
+
         Raises:
             NotFound: no such input, or its file is damaged.
         """
-        return self.open(input_id).size
+        self.path(input_id)
+        return self._size(input_id)
 
     @contextmanager
     def _opened(self, input_id: str) -> Iterator[Image.Image]:

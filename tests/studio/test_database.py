@@ -4,7 +4,8 @@ import re
 import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,18 @@ def test_a_database_without_room_says_how_much_is_left(path: Path) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StorageError, match=r"is full \(\d+\.\d MiB free\); this was not written; free some disk space"):
         JobStore(opened).submit(GenerationRequest(prompt="a boat " * 1000))
+    opened.close()
+
+
+def test_one_too_many_at_once_is_told_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sa, "create_engine", partial(sa.create_engine, pool_timeout=0.01))
+    opened = open_database(path)
+    with ExitStack() as readers:
+        for _ in range(15):
+            readers.enter_context(opened.read())
+        with pytest.raises(StorageError, match=r"studio\.db: too many ask at once; try again"):
+            JobStore(opened).newest()
+    assert JobStore(opened).newest() == []
     opened.close()
 
 

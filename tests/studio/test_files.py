@@ -111,6 +111,16 @@ def test_an_input_whose_file_was_damaged_says_so_whatever_is_asked(inputs: Input
             ask(name)
 
 
+def test_the_size_of_an_input_is_looked_at_once_but_never_told_of_one_that_is_gone(inputs: InputStore) -> None:
+    name = inputs.put(picture())
+    size = inputs.size(name)
+    inputs.path(name).write_bytes(b"junk")
+    assert inputs.size(name) == size
+    inputs.path(name).unlink()
+    with pytest.raises(NotFound, match="there is no stored input"):
+        inputs.size(name)
+
+
 def test_a_sixteen_bit_picture_keeps_its_greys(inputs: InputStore) -> None:
     ramp = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (24, 1))
     upright = inputs.open(inputs.put(encoded(Image.fromarray(ramp), "PNG"))).convert("RGB")
