@@ -15,8 +15,8 @@ from pipelines.spec.upscalers import UPSCALERS
 from studio.bars import job_bar, requests_bar
 from studio.enlarging import enlarged, upscaled
 from studio.expanding import as_typed
-from studio.files import InputStore, is_input_id
 from studio.gallery import Gallery, GalleryImage, Rebuilt
+from studio.inputs import InputStore, is_input_id
 from studio.jobs import Job, JobState
 from studio.metadata import FoundLora, Imported, Record, import_request, read_texts, texts_of
 from studio.settings import Settings

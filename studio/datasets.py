@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.spec.dataset import CAPTION_SUFFIX
 from pipelines.spec.errors import InvalidRequest, StorageError
-from studio.files import InputStore
+from studio.inputs import InputStore
 
 MAX_FILES = 2000
 MAX_CAPTION_BYTES = 64 * 2**10

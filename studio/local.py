@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from pipelines.spec.errors import StorageError
-from studio.files import ProcessLock
+from studio.locks import ProcessLock
 from studio.storage import Storage
 from studio.worker import take_over
 

@@ -28,9 +28,11 @@ from studio import metadata
 from studio.database import Database, image_table, job_table, outputs_table
 from studio.datasets import DataSets
 from studio.expanding import write_out
-from studio.files import InputStore, ProcessLock, ids_in, publish
+from studio.files import publish
 from studio.gallery import Gallery
+from studio.inputs import InputStore, ids_in
 from studio.jobs import JobState, JobStore
+from studio.locks import ProcessLock
 from studio.settings import Settings
 from studio.store import (
     EmbeddingCatalogue,

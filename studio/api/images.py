@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from studio.api.views import ImagePage, ImageView, StoredInput, StudioDep
-from studio.files import MAX_INPUT_BYTES
+from studio.inputs import MAX_INPUT_BYTES
 from studio.metadata import stripped
 
 MEDIA_TYPES: Mapping[str, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp", "avif": "image/avif"}

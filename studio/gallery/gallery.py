@@ -18,10 +18,11 @@ from pipelines.spec.engine import GeneratedImage
 from pipelines.spec.errors import NotFound, StorageError
 from studio import metadata, naming
 from studio.database import Database, image_table
-from studio.files import InputStore, publish, temporary_suffix
+from studio.files import publish, temporary_suffix
 from studio.gallery.image import GalleryImage
 from studio.gallery.names import SUFFIXES, Names
 from studio.gallery.rows import COLUMNS, agrees, put_row, record_of, row_of
+from studio.inputs import InputStore
 from studio.jobs import Job, JobStore
 from studio.metadata import Record
 

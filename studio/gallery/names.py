@@ -11,8 +11,8 @@ from pipelines.spec.engine import GeneratedImage
 from pipelines.spec.errors import NotFound
 from studio import metadata, naming
 from studio.database import Database, image_table
-from studio.files import ProcessLock
 from studio.jobs import Job
+from studio.locks import ProcessLock
 
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
 """By output format."""

@@ -6,7 +6,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from studio.core import Studio
-from studio.files import MAX_INPUT_BYTES
+from studio.inputs import MAX_INPUT_BYTES
 from studio.ui import UPLOAD_SECONDS, theme
 from studio.ui.foreign_tags import NoForeignTags
 from studio.ui.sending import Sender
