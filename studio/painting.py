@@ -1,6 +1,6 @@
 """Makes what is missing of a job, or of several whose pictures share batches: one call of the engine.
 
-How a job ends that is not done is not decided here.
+Closes what is done; how any other job ends is decided by who calls.
 """
 
 import threading
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from pipelines.spec.engine import Engine, GeneratedImage, Step, shared_fields
-from pipelines.spec.errors import StudioError
+from pipelines.spec.errors import GenerationFailed, StudioError
 from pipelines.spec.model import Model
 from pipelines.spec.resolved import ResolvedRequest
 from pipelines.spec.schedulers import SCHEDULERS
@@ -144,7 +144,7 @@ def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], En
         try:
             storage.gallery.add(each.job, replace(generated, index=index, provenance=provenance), closing=closing)
         except ClaimLost:
-            if not reporter.is_over(each.job):  # or it was cancelled while the picture was written
+            if not reporter.is_over(each.job):  # it may have been cancelled while the picture was written
                 raise
 
     reporting = Reporter(storage.jobs, jobs, drain=drain, drain_seconds=settings.drain_seconds)
@@ -158,6 +158,10 @@ def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], En
             published = publisher.submit(publish, generated)
         if published is not None:
             published.result()
+        if any(left[job.id] and not reporter.is_over(job) for job in jobs):
+            raise GenerationFailed(
+                "the engine made fewer pictures than were asked for; this is a bug: please report it"
+            )
 
 
 def _notes(step: Step, unmade: Sequence[Unmade]) -> dict[str, Note]:

@@ -70,6 +70,7 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._finished.set()
         self._thread.shutdown()
+        del self._reporting  # an error in it holds the caller's frame, and so the models' tensors, and us
 
     def note(self, notes: Mapping[str, Note]) -> None:
         """Leave notes, by id of the job; raise what ended the reporting thread.
@@ -107,7 +108,7 @@ class Reporter:
 
     @contextmanager
     def closing(self, job: Job) -> Iterator[None]:
-        """Tell nothing of a job while the block closes it, nor afterwards."""
+        """Tell nothing of a job while the block closes it, nor afterwards, unless the block raises."""
         with self._closing:
             yield
             self._over.add(job.id)

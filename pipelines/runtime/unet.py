@@ -10,8 +10,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch.utils.weak import WeakIdKeyDictionary
 
 REMEMBERED_BYTES = 2**20
-"""The largest answer that a layer remembers: those of a picture or two take 140 MiB in Stable Diffusion XL at most, and
-the larger a batch, the smaller the share of its time that is spent here."""
+"""What a layer's answers may hold: 140 MiB in all of Stable Diffusion XL, which a picture or two with prompts of usual
+length stay below. The larger a batch, the smaller the share of its time that is spent here."""
 
 
 class RowwiseUNet(UNet2DConditionModel):
@@ -45,10 +45,11 @@ class AnnouncedAttention(AttnProcessor2_0):
 
 
 class RememberingLinear(torch.nn.Linear):
-    """A linear layer that gives its last answer again to the same tensor, as long as somebody keeps that tensor.
+    """A linear layer that gives its latest answers again to the same tensors, as long as somebody keeps those.
 
-    What a U-Net's cross-attention makes of a prompt (keys and values) is the same at every step. Hooks, such as LoRAs
-    whose weight changes with the steps, are called behind it every time and must not change what they are given.
+    What a U-Net's cross-attention makes of a prompt (keys and values) is the same at every step. Neither the tensor nor
+    the layer's weight may change in between. Hooks, such as LoRAs whose weight changes with the steps, are called every
+    time behind it and must not change what they are given.
     """
 
     def __init__(self, layer: torch.nn.Linear) -> None:
@@ -63,8 +64,9 @@ class RememberingLinear(torch.nn.Linear):
         known: torch.Tensor | None = self._answers.get(input)
         if known is not None:
             return known
-        self._answers.clear()
         answer = super().forward(input)
+        if answer.nbytes + sum(each.nbytes for each in self._answers.values()) > REMEMBERED_BYTES:
+            self._answers.clear()
         if answer.nbytes <= REMEMBERED_BYTES:
             self._answers[input] = answer
         return answer

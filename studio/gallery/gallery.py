@@ -79,12 +79,14 @@ class Gallery:
         Args:
             job: who asked for it; the writer's.
             generated: the picture.
-            closing: for the last picture of a job: held while it becomes visible and the job is closed with it.
+            closing: given for the last picture of a job only, which is closed, as done, in the transaction that shows
+                the picture; held meanwhile.
 
         Raises:
             StorageError: the disk refused; nothing partial stays.
             NotFound: the input that the picture is, larger, is gone.
-            ClaimLost: the job is no longer this worker's; nothing becomes visible.
+            ClaimLost: the job is no longer this worker's; nothing becomes visible. The file stays, for who has the job
+                now may have written it.
         """
         record = Record(job.id, generated.index, time.time(), generated.request, generated.provenance)
         buffer = io.BytesIO()

@@ -20,9 +20,12 @@ _FENCE_LOST = "this job is no longer ours"
 _KEYS_AT_ONCE = 500
 
 
-_COLUMNS = [
+_OWN_COLUMNS = [
     *(column for column in job_table.columns if column.name in {"kind", *Job.__dataclass_fields__} - {"request"}),
     sa.cast(job_table.c.request, sa.Text).label("request"),  # read in `_job`, so that one damaged row hurts no other
+]
+_COLUMNS = [
+    *_OWN_COLUMNS,
     sa.select(sa.func.count())
     .select_from(image_table)
     .where(image_table.c.job_id == job_table.c.id)
@@ -336,7 +339,7 @@ _FENCE = (
 """Matches a running job of one attempt, which `_attempt` names."""
 
 # What every job asks, some of it again and again, is built once.
-_SUBMIT = sa.insert(job_table).returning(*_COLUMNS)
+_SUBMIT = sa.insert(job_table).returning(*_OWN_COLUMNS, sa.literal(0).label("images_made"))
 _CLAIM = (
     sa.update(job_table)
     .where(job_table.c.id == sa.bindparam("chosen"), job_table.c.state == JobState.QUEUED)

@@ -49,8 +49,10 @@ __all__ = [
 ]
 
 _JPEG_BYTES = 65533
-_PNG_STRATEGY = zlib.Z_RLE
+_PNG_PAINTED = {"compress_type": zlib.Z_RLE}
 """Painted pictures hardly repeat themselves: so they take a fourth of the time of Pillow's own, and are as small."""
+_PNG_ENLARGED = {"compress_level": 4}
+"""Pages of text and drawings do. Pillow's own 6 takes more than twice the time for files that are 3 % smaller."""
 _PROVENANCE_BYTES = 4096
 """Room kept for what the engine reports."""
 
@@ -85,7 +87,8 @@ def save(
                 chunks.add_text(key, text)
             if xmp:
                 chunks.add_itxt(XMP, xmp)
-            image.save(file, format="PNG", pnginfo=chunks, compress_type=_PNG_STRATEGY)
+            packing = _PNG_ENLARGED if record.request.paints_nothing else _PNG_PAINTED
+            image.save(file, format="PNG", pnginfo=chunks, **packing)
         case "jpeg":
             image.save(file, format="JPEG", quality=95, subsampling=0, exif=_to_exif(texts), xmp=xmp.encode())
         case "webp":

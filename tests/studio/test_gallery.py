@@ -1,6 +1,7 @@
 """Pictures are published whole, once, and found again – from the database or, without it, from the files."""
 
 import hashlib
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from pipelines.spec.engine import GeneratedImage
 from pipelines.spec.errors import NotFound, StorageError
@@ -38,6 +39,29 @@ def generated(storage: Storage, job: Job, index: int = 0) -> GeneratedImage:
     request = storage.expand(job.request)[1][index]
     pixels = np.random.default_rng(index).integers(0, 256, (request.height, request.width, 3), dtype=np.uint8)
     return GeneratedImage(index, request, Image.fromarray(pixels), {"engine": "test", "device": "cpu"})
+
+
+def test_a_new_job_has_made_nothing_whatever_others_have(storage: Storage) -> None:
+    job = claimed(storage)
+    storage.gallery.add(job, generated(storage, job))
+
+    new = storage.jobs.submit(GenerationRequest(prompt="a boat"))
+
+    assert new == storage.jobs.get(new.id)
+    assert (new.images_made, storage.jobs.get(job.id).images_made) == (0, 1)
+
+
+def test_drawings_that_were_enlarged_are_packed_small(storage: Storage) -> None:
+    page = Image.new("L", (640, 640), "white")
+    for index in range(40):
+        ImageDraw.Draw(page).text((5, 16 * index), "the same words, line for line, as a page of text has them", fill=0)
+    buffer = io.BytesIO()
+    page.convert("RGB").save(buffer, format="PNG")
+    job = claimed(storage, init_image=storage.inputs.put(page), strength=0.0, width=640, height=640)
+
+    added = storage.gallery.add(job, replace(generated(storage, job), image=page.convert("RGB")))
+
+    assert added.path.stat().st_size < 1.5 * len(buffer.getvalue()) + 4096
 
 
 def test_a_picture_has_the_size_of_its_file_not_of_what_was_painted(storage: Storage) -> None:

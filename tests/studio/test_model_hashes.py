@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.spec.errors import StorageError
 from studio import Settings, Studio
 from studio.metadata import Note, Outcome, a1111_keys, read_texts
-from studio.store import model_hashes
+from studio.storage import Storage
+from studio.store import FileHashes, model_hashes
 from studio.verification import Difference
 from tests.studio.conftest import write_model
 
@@ -52,6 +54,19 @@ def test_pictures_and_their_names_say_the_hash_of_the_model(settings: Settings, 
     text = read_texts(made.path)[a1111_keys.KEY]
     assert f", Size: 128x128, Model hash: {TOY[:10]}, Model: toy, " in text
     assert f", Hires checkpoint: other [{other[:10]}], " in text
+
+
+def test_a_hash_is_asked_of_the_database_once_and_again_when_the_file_changes(settings: Settings, toy: Path) -> None:
+    storage = Storage.open(settings)
+    hashes, path = FileHashes(storage.database), toy / "unet/diffusion_pytorch_model.safetensors"
+    known = hashes.of(path)
+    storage.database.close()
+    (settings.outputs_dir / "studio.db").unlink()
+
+    assert hashes.of(path) == known
+    path.write_bytes(b"other weights")
+    with pytest.raises(StorageError):
+        hashes.of(path)
 
 
 def test_a_hash_is_known_once_the_model_has_painted_and_until_a_file_changes(studio: Studio, toy: Path) -> None:

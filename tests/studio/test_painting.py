@@ -134,7 +134,8 @@ def test_a_job_that_is_cancelled_while_its_picture_is_written_stops_no_other(sto
 
     def cancel_and_save(save: Callable[..., None], *arguments: object, **options: object) -> None:
         storage.jobs.cancel(jobs[1].id)
-        while not storage.jobs.get(jobs[1].id).is_finished:
+        deadline = time.monotonic() + 20
+        while not storage.jobs.get(jobs[1].id).is_finished and time.monotonic() < deadline:
             time.sleep(0.01)
         save(*arguments, **options)
 
@@ -194,8 +195,9 @@ def test_when_all_are_cancelled_the_engine_stops(settings: Settings, storage: St
     jobs = submit(storage, "a", "b")
     worker = threading.Thread(target=work_off, args=(storage, engine))
     worker.start()
-    while states(storage, jobs) != [JobState.RUNNING] * 2:
-        pass
+    deadline = time.monotonic() + 20
+    while states(storage, jobs) != [JobState.RUNNING] * 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     for job in jobs:
         storage.jobs.cancel(job.id)
 

@@ -232,7 +232,7 @@ def test_a_job_of_which_nothing_is_missing_is_closed_as_soon_as_the_database_tak
     assert storage.jobs.get(job.id).state is JobState.DONE
 
 
-def test_a_worker_outlives_a_database_that_refuses_and_no_job_is_lost(
+def test_a_worker_outlives_a_database_that_refuses_and_every_job_can_be_made(
     storage: Storage, full: Callable[[], None]
 ) -> None:
     job = storage.jobs.submit(GenerationRequest(prompt="a boat")).id
@@ -251,6 +251,19 @@ def test_a_worker_outlives_a_database_that_refuses_and_no_job_is_lost(
     worker.join(5)
     assert (storage.jobs.get(job).state, storage.jobs.get(job).worker_deaths) == (JobState.DONE, 0)
     assert len(storage.gallery.of_job(job)) == 1
+
+
+def test_an_engine_that_makes_too_few_pictures_fails_the_job(storage: Storage) -> None:
+    class Lazy(FakeEngine):
+        def generate(
+            self, requests: Sequence[ResolvedRequest], inputs: Inputs, on_step: Callable[[Step], None]
+        ) -> Iterator[GeneratedImage]:
+            yield from super().generate(requests[1:], inputs, on_step)
+
+    job = run(storage, Lazy())
+
+    assert (job.state, job.images_made) == (JobState.FAILED, 2)
+    assert "the engine made fewer pictures than were asked for" in str(job.error)
 
 
 def test_a_job_that_was_taken_away_is_not_given_back(storage: Storage) -> None:

@@ -49,7 +49,7 @@ def test_every_layer_has_it_and_predicts_the_same_bits(unet: UNet2DConditionMode
     announced = predict(unet, embeds)
     assert all(type(processor) is AnnouncedAttention for processor in unet.attn_processors.values())
     unet.set_attn_processor(AttnProcessor2_0())
-    assert torch.equal(predict(unet, embeds), announced)
+    assert torch.equal(predict(unet, embeds.clone()), announced)
 
 
 def test_a_prompt_is_looked_at_once_and_predicts_the_bits_of_diffusers(unet: UNet2DConditionModel) -> None:
@@ -62,11 +62,12 @@ def test_a_prompt_is_looked_at_once_and_predicts_the_bits_of_diffusers(unet: UNe
     for each in (embeds, others, embeds, embeds):
         expected = predict(stock, each)
         torch.testing.assert_close(predict(unet, each), expected, rtol=0, atol=1e-5)  # time is embedded by rows there
-    again = predict(unet, embeds)
+    again, other = predict(unet, embeds), predict(unet, others)
     for layer in layers:
         layer.weight.data.zero_()
 
     assert torch.equal(predict(unet, embeds), again), "nothing was asked again"
+    assert torch.equal(predict(unet, others), other), "a prompt may be longer than its negative one"
     assert not torch.equal(predict(unet, embeds.clone()), again)
 
 
@@ -93,14 +94,15 @@ def test_an_answer_is_forgotten_with_the_question(layer: RememberingLinear) -> N
 
 
 @torch.inference_mode()
-def test_only_the_last_answer_is_kept_and_none_that_is_large(layer: RememberingLinear) -> None:
-    first, second, large = randn(2, 4), randn(1, 4), randn(REMEMBERED_BYTES // 4, 4)
-    of_first = weakref.ref(layer(first))
-    of_second = weakref.ref(layer(second))
-    assert of_first() is None
-    assert of_second() is not None
+def test_as_many_answers_are_kept_as_there_is_room_for(layer: RememberingLinear) -> None:
+    rows = REMEMBERED_BYTES // (3 * 4)
+    first, second, third, large = (randn(each, 4) for each in (rows // 2, rows // 2, 9, rows + 1))
+    answers = [weakref.ref(layer(each)) for each in (first, second)]
+    assert all(answer() is not None for answer in answers)
+    answers.append(weakref.ref(layer(third)))
+    assert [answer() is None for answer in answers] == [True, True, False]
     assert torch.equal(layer(large), layer(large))
-    assert of_second() is None
+    assert answers[-1]() is None
 
 
 def test_gradients_flow_anew_every_time(layer: RememberingLinear) -> None:

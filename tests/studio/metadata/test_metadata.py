@@ -356,7 +356,7 @@ def test_flipped_bytes_give_a_record_or_a_sentence(output_format: str, tmp_path:
 
 
 def test_a_bomb_is_told_in_a_sentence(tmp_path: Path) -> None:
-    from tests.studio.test_files import png_header
+    from tests.studio.test_inputs import png_header
 
     for side in (20_000, 100_000):
         (tmp_path / "bomb.png").write_bytes(png_header(side, side))
