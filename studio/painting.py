@@ -113,7 +113,8 @@ def _unmade(job: Job, storage: Storage) -> Unmade | None:
 def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], Engine], drain: threading.Event) -> None:
     """Make the missing pictures of jobs, and publish each while the next one is made.
 
-    A job is closed with its last picture; of several, one that is cancelled is closed while the others go on.
+    A job is closed with its last picture; of several, one that is cancelled is closed while the others go on. When this
+    returns, all are closed.
 
     Args:
         unmade: what is left of the jobs, of each one picture or more; several only if they share batches.
@@ -158,7 +159,7 @@ def paint(unmade: Sequence[Unmade], *, storage: Storage, engine: Callable[[], En
             published = publisher.submit(publish, generated)
         if published is not None:
             published.result()
-        if any(left[job.id] and not reporter.is_over(job) for job in jobs):
+        if not all(reporter.is_over(job) for job in jobs):
             raise GenerationFailed(
                 "the engine made fewer pictures than were asked for; this is a bug: please report it"
             )

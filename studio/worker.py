@@ -158,12 +158,13 @@ def run_next(storage: Storage, device: str, *, machines: Machines, drain: thread
 
 
 def _run_together(together: Sequence[Unmade], *, storage: Storage, machines: Machines, drain: threading.Event) -> None:
-    """Paint jobs that share batches, and close them; where that fails they run one by one."""
+    """Paint jobs that share batches, which closes them; where that fails they run one by one."""
     jobs = [each.job for each in together]
     try:
         paint(together, storage=storage, engine=machines.engine, drain=drain)
     except (Cancelled, Draining):
-        pass  # some may be finished all the same
+        for job in jobs:
+            _close(job, partial(_give_back, job, storage))
     except Exception as error:  # noqa: BLE001 - each by itself says what is wrong with it, and the others are made
         log.warning("jobs %s run one by one: %s", ", ".join(job.id for job in jobs), error)
         for job in jobs:
@@ -171,18 +172,11 @@ def _run_together(together: Sequence[Unmade], *, storage: Storage, machines: Mac
                 _close(job, partial(storage.jobs.requeue, job))
             else:
                 run_job(job, storage=storage, machines=machines, drain=drain)
-        return
-    for job in jobs:
-        _close(job, partial(_finish_or_give_back, job, storage))
 
 
-def _finish_or_give_back(job: Job, storage: Storage) -> None:
-    """Close a job that was painted with others, unless it is over; given back, one that is to end is cancelled."""
-    if storage.jobs.get(job.id).is_finished:
-        return
-    if len(storage.gallery.made(job)) == job.num_images:
-        storage.jobs.finish(job, JobState.DONE)
-    else:
+def _give_back(job: Job, storage: Storage) -> None:
+    """Give back a job that was painted with others, unless it is over; one that is to end is cancelled."""
+    if not storage.jobs.get(job.id).is_finished:
         storage.jobs.requeue(job)
 
 

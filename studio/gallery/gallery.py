@@ -23,7 +23,7 @@ from studio.gallery.image import GalleryImage
 from studio.gallery.names import SUFFIXES, Names
 from studio.gallery.rows import COLUMNS, agrees, put_row, record_of, row_of
 from studio.inputs import InputStore
-from studio.jobs import Job, JobStore
+from studio.jobs import Job, JobState, JobStore
 from studio.metadata import Record
 
 THUMBNAIL_SIDE = 256
@@ -49,7 +49,7 @@ class Gallery:
     Args:
         outputs: folder with `images/` and `thumbnails/`.
         database: holds the index.
-        jobs: asked, inside the transaction, whether the job still belongs to the writer.
+        jobs: asked, inside the transaction, whether the job still belongs to the writer; closes it with its last one.
         filename_pattern: how new pictures are named; see `studio.naming`.
         provenance_mark: see `metadata.save`.
     """
@@ -108,7 +108,7 @@ class Gallery:
                 if closing is None:
                     self._jobs.assert_ours(connection, job)
                 else:
-                    self._jobs.finish_in(connection, job)
+                    self._jobs.finish_in(connection, job, JobState.DONE)
                 put_row(connection, row)  # a rebuild may have found the file first
         except StorageError:
             self._unlink(path)

@@ -35,15 +35,6 @@ def put_row(connection: sa.Connection, row: Mapping[str, Any]) -> None:
     connection.execute(_INSERT, row)
 
 
-_DELETE = sa.delete(image_table).where(
-    sa.or_(
-        sa.and_(*(image_table.c[name] == sa.bindparam(f"old_{name}") for name in ("job_id", "index"))),
-        image_table.c.path == sa.bindparam("old_path"),
-    )
-)
-_INSERT = sa.insert(image_table)
-
-
 def row_of(record: Record, name: str, data: bytes, *, size: tuple[int, int]) -> dict[str, Any]:
     """Return the row of a picture.
 
@@ -64,3 +55,10 @@ def row_of(record: Record, name: str, data: bytes, *, size: tuple[int, int]) -> 
         "height": height,
         "created_at": record.created_at,
     }
+
+
+_DELETE = sa.delete(image_table).where(
+    (image_table.c.job_id == sa.bindparam("old_job_id")) & (image_table.c.index == sa.bindparam("old_index"))
+    | (image_table.c.path == sa.bindparam("old_path"))
+)
+_INSERT = sa.insert(image_table)

@@ -1,38 +1,23 @@
 """Jobs in a database: submitting, claiming, progress, cancelling, and what happens when a worker dies."""
 
-import json
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipelines.spec.errors import InvalidRequest, NotFound
+from pipelines.spec.errors import NotFound
 from pipelines.spec.request import GenerationRequest
 from pipelines.spec.training import TrainingRequest
-from studio.database import Database, image_table, job_table
-from studio.jobs.job import UNFINISHED, ClaimLost, GenerationJob, Job, JobKind, JobState, TrainingJob
-from studio.jobs.turns import is_near, next_job
+from studio.database import Database, job_table
+from studio.jobs.job import UNFINISHED, ClaimLost, Job, JobKind, JobState
+from studio.jobs.rows import COLUMNS, OWN_COLUMNS, job_of
+from studio.jobs.turns import IS_NEAR, next_job
 
 _FENCE_LOST = "this job is no longer ours"
 _KEYS_AT_ONCE = 500
-
-
-_OWN_COLUMNS = [
-    *(column for column in job_table.columns if column.name in {"kind", *Job.__dataclass_fields__} - {"request"}),
-    sa.cast(job_table.c.request, sa.Text).label("request"),  # read in `_job`, so that one damaged row hurts no other
-]
-_COLUMNS = [
-    *_OWN_COLUMNS,
-    sa.select(sa.func.count())
-    .select_from(image_table)
-    .where(image_table.c.job_id == job_table.c.id)
-    .correlate(job_table)
-    .scalar_subquery()
-    .label("images_made"),
-]
 
 
 class JobStore:
@@ -61,11 +46,11 @@ class JobStore:
         with self._database.write() as connection:
             if idempotency_key is not None:
                 known = connection.execute(
-                    sa.select(*_COLUMNS).where(job_table.c.idempotency_key == idempotency_key)
+                    sa.select(*COLUMNS).where(job_table.c.idempotency_key == idempotency_key)
                 ).one_or_none()
                 if known is not None:
-                    return _job(known)
-            return _job(connection.execute(_SUBMIT, values).one())
+                    return job_of(known)
+            return job_of(connection.execute(_SUBMIT, values).one())
 
     def get(self, job_id: str) -> Job:
         """Return one job.
@@ -74,28 +59,28 @@ class JobStore:
             NotFound: no job has this id.
         """
         with self._database.read() as connection:
-            row = connection.execute(sa.select(*_COLUMNS).where(_is(job_id))).one_or_none()
+            row = connection.execute(sa.select(*COLUMNS).where(_is(job_id))).one_or_none()
         if row is None:
             raise NotFound(f"there is no job {job_id[:80]!r}; `studio jobs` lists them")
-        return _job(row)
+        return job_of(row)
 
     def newest(
         self, *, states: Collection[JobState] | None = None, kind: JobKind | None = None, limit: int = 50
     ) -> list[Job]:
         """Return the newest jobs first, of some states or of one kind only if asked."""
-        query = sa.select(*_COLUMNS).where(_is_of(kind)).order_by(job_table.c.sequence.desc()).limit(limit)
+        query = sa.select(*COLUMNS).where(_is_of(kind)).order_by(job_table.c.sequence.desc()).limit(limit)
         if states is not None:
             query = query.where(job_table.c.state.in_(states))
         with self._database.read() as connection:
-            return [_job(row) for row in connection.execute(query)]
+            return [job_of(row) for row in connection.execute(query)]
 
     def current(self, *, kind: JobKind | None = None) -> Job | None:
         """Return the job that runs, the oldest if there are several; else the one that will run next."""
-        query = sa.select(*_COLUMNS).where(job_table.c.state.in_(UNFINISHED), _is_of(kind))
+        query = sa.select(*COLUMNS).where(job_table.c.state.in_(UNFINISHED), _is_of(kind))
         running_first = (sa.case((job_table.c.state == JobState.RUNNING, 0), else_=1), job_table.c.sequence)
         with self._database.read() as connection:
             row = connection.execute(query.order_by(*running_first).limit(1)).one_or_none()
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     def count(self, states: Collection[JobState], *, kind: JobKind | None = None) -> int:
         """Return how many jobs are in these states, of one kind only if asked."""
@@ -174,7 +159,7 @@ class JobStore:
             values = {"chosen": chosen, "on_device": device, "now": time.time()}
             with self._database.write() as connection:
                 row = connection.execute(_CLAIM, values).one_or_none()
-                job = None if row is None else _failed_if_damaged(connection, _job(row))
+                job = None if row is None else _failed_if_damaged(connection, job_of(row))
             if job is None or job.state is JobState.RUNNING:
                 return job
 
@@ -183,9 +168,8 @@ class JobStore:
 
         Those that have seen a worker die are left out. Fewer than `turns.SIDE_BY_SIDE` later ones overtake any job.
         """
-        near = sa.select(*_COLUMNS).where(is_near(job.id), job_table.c.worker_deaths == 0)
         with self._database.read() as connection:
-            return [_job(row) for row in connection.execute(near.order_by(job_table.c.sequence))]
+            return [job_of(row) for row in connection.execute(_NEAR, {"claimed": job.id})]
 
     def report(
         self,
@@ -240,15 +224,14 @@ class JobStore:
             ClaimLost: the job belongs to another attempt, or is over.
         """
         with self._database.write() as connection:
-            _finish(connection, job, state, note=note, error=error)
+            self.finish_in(connection, job, state, note=note, error=error)
 
-    def finish_in(self, connection: sa.Connection, job: Job) -> None:
-        """Close a job that is done, inside the caller's transaction.
-
-        Raises:
-            ClaimLost: the job belongs to another attempt, or is over.
-        """
-        _finish(connection, job, JobState.DONE)
+    def finish_in(
+        self, connection: sa.Connection, job: Job, state: JobState, *, note: str | None = None, error: str | None = None
+    ) -> None:
+        """Close a job inside the caller's transaction; see `finish`."""
+        ended = {"new_state": state, "new_note": note, "new_error": error, "new_finished_at": time.time()}
+        _change(connection, _FINISH, job, ended)
 
     def requeue(self, job: Job) -> None:
         """Give a job back unfinished, for the next worker; one whose cancelling was asked is cancelled.
@@ -301,9 +284,9 @@ class JobStore:
                     error=sa.case((is_poison & ~job_table.c.cancel_requested, message), else_=None),
                     finished_at=sa.case((job_table.c.cancel_requested | is_poison, time.time()), else_=None),
                 )
-                .returning(*_COLUMNS)
+                .returning(*COLUMNS)
             ).all()
-            return [_failed_if_damaged(connection, _job(row)) for row in rows]
+            return [_failed_if_damaged(connection, job_of(row)) for row in rows]
 
     def running_devices(self) -> set[str]:
         """Return the devices that running jobs are said to run on."""
@@ -339,7 +322,8 @@ _FENCE = (
 """Matches a running job of one attempt, which `_attempt` names."""
 
 # What every job asks, some of it again and again, is built once.
-_SUBMIT = sa.insert(job_table).returning(*_OWN_COLUMNS, sa.literal(0).label("images_made"))
+_SUBMIT = sa.insert(job_table).returning(*OWN_COLUMNS, sa.literal(0).label("images_made"))
+"""A new job has made nothing; and an INSERT correlates no subquery, so `COLUMNS` would count the pictures of all."""
 _CLAIM = (
     sa.update(job_table)
     .where(job_table.c.id == sa.bindparam("chosen"), job_table.c.state == JobState.QUEUED)
@@ -352,8 +336,9 @@ _CLAIM = (
         step=0,
         error=None,
     )
-    .returning(*_COLUMNS)
+    .returning(*COLUMNS)
 )
+_NEAR = sa.select(*COLUMNS).where(IS_NEAR, job_table.c.worker_deaths == 0).order_by(job_table.c.sequence)
 _FINISH = (
     sa.update(job_table)
     .where(*_FENCE)
@@ -374,13 +359,6 @@ _REPORT = (
 )
 
 
-def _finish(
-    connection: sa.Connection, job: Job, state: JobState, *, note: str | None = None, error: str | None = None
-) -> None:
-    ended = {"new_state": state, "new_note": note, "new_error": error, "new_finished_at": time.time()}
-    _change(connection, _FINISH, job, ended)
-
-
 def _change(connection: sa.Connection, change: sa.Update, job: Job, values: Mapping[str, Any] | None = None) -> None:
     """Change the row of a running job, if it belongs to this attempt."""
     if connection.execute(change, {**_attempt(job), **(values or {})}).rowcount != 1:
@@ -389,28 +367,6 @@ def _change(connection: sa.Connection, change: sa.Update, job: Job, values: Mapp
 
 def _attempt(job: Job) -> dict[str, Any]:
     return {"job_id": job.id, "job_attempt": job.attempt}
-
-
-def _job(row: sa.Row[Any]) -> Job:
-    """Read a row. If it cannot be read, the job says so as its error: the others must go on."""
-    values = dict(row._mapping)
-    made: type[Job]
-    asked: GenerationRequest | TrainingRequest
-    made, parse, asked = _KINDS.get(values.pop("kind"), _KINDS[JobKind.GENERATE])
-    try:
-        state, asked = JobState(values["state"]), parse(json.loads(values["request"]))
-    except (ValueError, TypeError, InvalidRequest) as error:
-        state = JobState(values["state"]) if values["state"] in set(JobState) else JobState.FAILED
-        reason = " ".join(str(error).split())[:300]
-        values["error"] = f"job {values['id']} in the database is damaged: {reason}"
-    return made(**{**values, "state": state, "request": asked})
-
-
-_KINDS: Mapping[str, tuple[type[Job], Callable[..., Any], GenerationRequest | TrainingRequest]] = {
-    JobKind.GENERATE: (GenerationJob, GenerationRequest.parse, GenerationRequest()),
-    JobKind.TRAIN: (TrainingJob, TrainingRequest.parse, TrainingRequest(data="unknown", name="unknown")),
-}
-"""Kind -> its class, what reads its request, and what stands for one that cannot be read."""
 
 
 def _failed_if_damaged(connection: sa.Connection, job: Job) -> Job:

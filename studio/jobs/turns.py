@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from pipelines.spec.prompt import parse
 from studio.database import job_table
 from studio.jobs.job import UNFINISHED, JobState
+from studio.jobs.rows import REQUEST
 
 SIDE_BY_SIDE = 8
 """Among so many jobs submitted one after the other the order may change, so that models and LoRAs change less often."""
@@ -18,12 +19,18 @@ _JOBS = sa.select(
     job_table.c.sequence,
     job_table.c.id,
     job_table.c.started_at,
-    sa.cast(job_table.c.request, sa.Text).label("request"),  # read by us: a damaged row hurts no other
+    REQUEST,
 ).limit(SIDE_BY_SIDE)
 _QUEUED = _JOBS.where(job_table.c.state == JobState.QUEUED).order_by(job_table.c.sequence)
 _LATELY = _JOBS.where(job_table.c.device == sa.bindparam("on_device"), job_table.c.state.not_in(UNFINISHED)).order_by(
     job_table.c.sequence.desc()
 )
+_other = job_table.alias()
+_OLDEST = sa.select(sa.func.min(_other.c.sequence)).where(
+    (_other.c.state == JobState.QUEUED) | (_other.c.id == sa.bindparam("claimed"))
+)
+IS_NEAR = (job_table.c.state == JobState.QUEUED) & (job_table.c.sequence < _OLDEST.scalar_subquery() + SIDE_BY_SIDE)
+"""Matches the queued jobs that may go together with the `claimed` one: they overtake none more than is allowed."""
 
 
 def next_job(connection: sa.Connection, device: str) -> str | None:
@@ -45,14 +52,6 @@ def next_job(connection: sa.Connection, device: str) -> str | None:
         return wanted[0] != model, wanted[1] != loras
 
     return str(min(near, key=changes).id)  # the oldest of equal ones
-
-
-def is_near(job_id: str) -> sa.ColumnElement[bool]:
-    """Match the queued jobs that may go together with a claimed one: they overtake none more than is allowed."""
-    other = job_table.alias()
-    here = (other.c.state == JobState.QUEUED) | (other.c.id == job_id)
-    oldest = sa.select(sa.func.min(other.c.sequence)).where(here).scalar_subquery()
-    return (job_table.c.state == JobState.QUEUED) & (job_table.c.sequence < oldest + SIDE_BY_SIDE)
 
 
 def _wanted(request: str) -> tuple[object, object]:

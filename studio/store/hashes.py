@@ -55,11 +55,16 @@ class FileHashes:
         """
         try:
             state = key(path)
-            if state not in self._seen:
-                self._seen[state] = self._kept(state) or self._computed(path, state)
+            hashes = self._seen.get(state) or self._kept(state)
+            if hashes is None:
+                hashes = _computed(path)
+                if key(path) != state:
+                    raise ModelError(f"{path} is being written; try again when that is done")
+                self._keep(state, hashes)
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-        return self._seen[state]
+        self._seen[state] = hashes
+        return hashes
 
     def _kept(self, state: tuple[str, int, int]) -> Hashes | None:
         table, (name, size, mtime_ns) = file_hash_table, state
@@ -68,16 +73,12 @@ class FileHashes:
             row = connection.execute(sa.select(table).where(*same)).first()
         return None if row is None else Hashes(row.file_sha256, row.tensors_sha256)
 
-    def _computed(self, path: Path, state: tuple[str, int, int]) -> Hashes:
-        hashes = _computed(path)
-        if key(path) != state:
-            raise ModelError(f"{path} is being written; try again when that is done")
+    def _keep(self, state: tuple[str, int, int], hashes: Hashes) -> None:
         table, (name, size, mtime_ns) = file_hash_table, state
         values = {"size": size, "mtime_ns": mtime_ns, "file_sha256": hashes.file, "tensors_sha256": hashes.tensors}
         with self._database.write() as connection:
             connection.execute(sa.delete(table).where(table.c.path == name))
             connection.execute(sa.insert(table).values(path=name, **values))
-        return hashes
 
 
 def key(path: Path, status: os.stat_result | None = None) -> tuple[str, int, int]:
