@@ -33,6 +33,7 @@ HELP = """\
 usage: python launch.py [--torch-index URL] [COMMAND ...]
 
   python launch.py                        start the studio on http://127.0.0.1:7860 (the same as `serve`)
+  python launch.py --port 7861            the same with an option of `serve`
   python launch.py generate "a red boat"  any other command of the studio
   python launch.py test [PYTEST ARGS]     install what the tests need, and run them
 
@@ -142,7 +143,9 @@ def read_order(arguments: Sequence[str], environ: Mapping[str, str]) -> Order:
         torch_index = rest.pop(0).partition("=")[2] or (rest.pop(0) if rest else None)
         if torch_index is None:
             raise Problem("--torch-index needs the address of a package index; see python launch.py --help")
-    return Order(arguments=tuple(rest) or ("serve",), torch_index=torch_index)
+    if not rest or (rest[0].startswith("-") and rest[0] != "--version"):  # options alone are those of `serve`
+        rest = ["serve", *rest]
+    return Order(arguments=tuple(rest), torch_index=torch_index)
 
 
 def program(root: Path, name: str) -> Path:
@@ -394,6 +397,9 @@ def main(arguments: Sequence[str]) -> int:
     except Problem as problem:
         say(f"\n{problem}")
         return 1
+    except BrokenPipeError:  # who reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         say(f"\n{diagnose(str(error))}\n    {error}")
         return 1

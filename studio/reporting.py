@@ -91,7 +91,7 @@ class Reporter:
 
     def _run(self) -> None:
         written: dict[str, Note] = {}
-        while not self._finished.wait(REPORT_SECONDS):
+        while not self._finished.wait(REPORT_SECONDS if written else REPORT_SECONDS / 5):
             self._look_for_drain()
             latest = self._latest
             for job in self._claimed:

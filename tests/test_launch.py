@@ -34,11 +34,24 @@ CPU = launch.CPU_INDEX
         (["--torch-index", CPU], launch.Order(("serve",), CPU)),
         ([f"--torch-index={CPU}", "doctor"], launch.Order(("doctor",), CPU)),
         (["generate", "--torch-index", "x"], launch.Order(("generate", "--torch-index", "x"))),
-        (["--port", "8000"], launch.Order(("--port", "8000"))),
+        (["--port", "8000"], launch.Order(("serve", "--port", "8000"))),
+        (["--torch-index", CPU, "--listen"], launch.Order(("serve", "--listen"), CPU)),
+        (["--version"], launch.Order(("--version",))),
     ],
 )
 def test_only_a_leading_torch_index_is_ours(arguments: list[str], expected: launch.Order) -> None:
     assert launch.read_order(arguments, {}) == expected
+
+
+def test_who_reads_only_the_first_lines_hears_of_no_trouble() -> None:
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(LAUNCH), "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+
+    assert process.communicate(timeout=60)[1] == b""
 
 
 def test_environment_names_the_torch_index_and_the_option_wins() -> None:

@@ -15,7 +15,7 @@ from pipelines.runtime.tiling import Tiles
 from pipelines.runtime.weights import fingerprint
 from pipelines.spec.errors import ModelError, NotANumber
 from pipelines.spec.safetensors_header import read_header
-from pipelines.spec.upscalers import UPSCALERS, PictureUpscaler
+from pipelines.spec.upscalers import INSTALL_SPANDREL, UPSCALERS, PictureUpscaler
 
 TILE = 256
 """Pixels of the input that a model sees at once, along each side."""
@@ -180,9 +180,7 @@ def _load(path: Path, device: torch.device) -> Any:
     try:
         from spandrel import ImageModelDescriptor, ModelLoader
     except ImportError as error:
-        raise ModelError(
-            f"the upscaler {path.name} needs spandrel: pip install 'open-weights-studio[upscale]' ({error})"
-        ) from error
+        raise ModelError(f"the upscaler {path.name} needs spandrel: {INSTALL_SPANDREL} ({error})") from error
     read_header(path)
     try:
         descriptor = ModelLoader(device).load_from_state_dict(load_file(path))

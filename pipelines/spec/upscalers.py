@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+INSTALL_SPANDREL = ".venv/bin/pip install -c constraints.txt -e '.[upscale]' in the studio's folder"
+"""What runs model files is not installed with the rest; without the constraints pip would change torch."""
+
 DEFAULT_UPSCALER = "latent_bilinear"
 """What A1111 begins with."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.spec.schedulers import AUTOMATIC, NOISE_SCHEDULES, SCHEDULERS
-from pipelines.spec.upscalers import UPSCALERS, canonical_upscaler
+from pipelines.spec.upscalers import INSTALL_SPANDREL, UPSCALERS, canonical_upscaler
 from studio.metadata import a1111, vocabulary, weights
 from studio.metadata.a1111_keys import ENLARGED
 from studio.metadata.finding import FindModel, FindUpscaler, Lacking, Outcome, Reading, found_model, shortened
@@ -154,7 +154,7 @@ def upscaler(text: str, source: Source) -> Reading | None:
     if found is None:
         raise Lacking(
             f"no upscaler {shortened(name)} is installed: put {stem(file)[:60]}.safetensors into upscalers/, which "
-            f"spandrel runs (pip install 'open-weights-studio[upscale]'), or choose one of {', '.join(UPSCALERS)}"
+            f"spandrel runs ({INSTALL_SPANDREL}), or choose one of {', '.join(UPSCALERS)}"
         )
     if found != stem(name):
         return Reading(found, Outcome.APPROXIMATED, f"{found} is called almost so; it may be another model")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.spec.errors import InvalidRequest, NotFound
 from pipelines.spec.pickles import WAY_OUT
-from pipelines.spec.upscalers import UPSCALERS
+from pipelines.spec.upscalers import INSTALL_SPANDREL, PICTURE_UPSCALERS, UPSCALERS
 
 SUFFIX = ".safetensors"
 _ENDING = re.compile(r"\.(safetensors|pth|pt|ckpt|bin|onnx)\Z")
@@ -31,6 +31,7 @@ def find_upscaler(name: str, folder: Path, *, field: str) -> Path:
         NotFound: no such file; the message lists what there is.
         InvalidRequest: it is not a safetensors file, or spandrel, which runs it, is not installed.
     """
+    built_in = ", ".join(PICTURE_UPSCALERS if field == "upscaler" else UPSCALERS)
     path = next((path for path in folder.glob(f"*{SUFFIX}") if name in {path.stem, path.name}), None)
     if path is None:
         other = next((path for path in sorted(folder.glob("*")) if name in {path.stem, path.name}), None)
@@ -40,12 +41,11 @@ def find_upscaler(name: str, folder: Path, *, field: str) -> Path:
                 f"read; get one of safetensors, or, if it is a pickle: {WAY_OUT}",
                 field=field,
             )
-        known = ", ".join((*UPSCALERS, *installed_upscalers(folder)))
+        known = ", ".join((built_in, *installed_upscalers(folder)))
         raise NotFound(f"{field} {name!r} is not there; there are {known} (model files live in {folder})")
     if find_spec("spandrel") is None:
         raise InvalidRequest(
-            f"{field} {name!r} is a model file, which needs spandrel: "
-            "pip install 'open-weights-studio[upscale]'; or choose one of " + ", ".join(UPSCALERS),
+            f"{field} {name!r} is a model file, which needs spandrel: {INSTALL_SPANDREL}; or choose one of {built_in}",
             field=field,
         )
     return path

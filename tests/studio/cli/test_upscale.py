@@ -109,7 +109,7 @@ def test_a_file_that_is_no_picture_is_named(run: Run, tmp_path: Path) -> None:
         ({"strength": 0.0, "outpaint_left": 64}, "strength", "strength 0 paints nothing, and inpaint"),
         ({"upscaler": "nearest", "outpaint_left": 64}, "upscaler", "this is inpaint; take it out"),
         ({"upscaler": "nearest", "init_image": None}, "upscaler", "this is text-to-image; take it out"),
-        ({"upscaler": "4x"}, "upscaler", "upscaler '4x' is not there; there are "),
+        ({"upscaler": "4x"}, "upscaler", "upscaler '4x' is not there; there are lanczos, nearest "),
     ],
 )
 def test_what_would_be_ignored_is_refused(studio: Studio, fields: dict[str, object], field: str, message: str) -> None:
