@@ -81,7 +81,9 @@ def test_a_model_file_is_found_by_its_name_and_needs_spandrel(studio: Studio) ->
 
     assert studio.upscalers()[-1] == "4x-Test"
     if find_spec("spandrel") is None:
-        with pytest.raises(InvalidRequest, match=r"needs spandrel: .*pip install -c constraints.txt -e '\.\[upscale\]'"):
+        with pytest.raises(
+            InvalidRequest, match=r"needs spandrel: .*pip install -c constraints.txt -e '\.\[upscale\]'"
+        ):
             studio.check(request)
     else:
         studio.check(request)
